@@ -1,0 +1,46 @@
+"""Errors a user can cause: one family, shown by the command lines in one line with exit code 2."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake in a flag, a file or a definition; the message is one line: what, where, what is accepted."""
+
+
+class FlagError(UserError):
+    """A flag with a value that cannot be used."""
+
+
+class DataError(UserError):
+    """A file or a line of a file that cannot be read."""
+
+    def __init__(self, message: str, path: Path | str | None = None, line: int | None = None):
+        where = "" if path is None else f"{path}: " if line is None else f"{path}, line {line}: "
+        super().__init__(where + message)
+
+
+class TaskDefError(UserError):
+    """One or more mistakes in a task definition."""
+
+
+def nearest(name: str, accepted: Iterable[str]) -> str:
+    """A hint " (did you mean 'cola'?)" for a misspelt name, or the empty string."""
+    match = difflib.get_close_matches(name, list(accepted), n=1)
+    return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def run_command_line(main: Callable[[], None]) -> None:
+    """Call `main`; a `UserError` becomes one line on standard error and exit code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

