@@ -1,0 +1,139 @@
+"""Metrics of a dataset, in percent, by scikit-learn and SciPy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews_corrcoef, roc_auc_score
+
+from data_utils.errors import UserError
+
+
+class Metric(IntEnum):
+    """Names and numbers as in MT-DNN."""
+
+    ACC = 0
+    F1 = 1
+    MCC = 2
+    Pearson = 3
+    Spearman = 4
+    AUC = 5
+    SeqEval = 7
+    EmF1 = 8
+    F1MAC = 9
+    F1MIC = 10
+    CMAT = 11
+    EmF12 = 12
+    SeqEvalList = 13
+
+
+BUILT_METRICS = (
+    Metric.ACC,
+    Metric.F1,
+    Metric.MCC,
+    Metric.Pearson,
+    Metric.Spearman,
+    Metric.AUC,
+    Metric.F1MAC,
+    Metric.F1MIC,
+    Metric.CMAT,
+)
+
+
+def calc_metrics(
+    metrics: Sequence[Metric], golds: ArrayLike, predictions: ArrayLike, scores: ArrayLike
+) -> dict[str, float]:
+    """Metrics of a classification or regression dataset of N examples.
+
+    Args:
+        metrics: which, in the order of the answer.
+        golds: gold labels, (N,): class indices, or numbers for regression.
+        predictions: predicted classes, (N,).
+        scores: class probabilities (N, C), or a regression's outputs (N,) or (N, 1).
+
+    Returns:
+        Percentages by the metric's name. Pearson, Spearman and AUC use the scores, the others the predictions.
+        F1 is that of class 1 of two, F1MAC and F1MIC its macro and micro average over classes. CMAT, the confusion
+        matrix, gives one entry `CMAT_gold_predicted` a cell: the share of all examples.
+        Where a metric has no value (a constant's correlation, AUC with one class, F1 without positives) it is 0.
+
+    Raises:
+        UserError: no examples; sizes that differ; a metric that does not fit the labels or is not built yet.
+    """
+    golds, predictions, scores = np.asarray(golds), np.asarray(predictions), np.asarray(scores, dtype=np.float64)
+    if not len(golds):
+        raise UserError("metrics: found no examples; at least one is needed")
+    if not len(golds) == len(predictions) == len(scores):
+        raise UserError(
+            f"metrics: found {len(golds)} gold labels, {len(predictions)} predictions and {len(scores)} rows of scores; "
+            "they must be equally many"
+        )
+    values: dict[str, float] = {}
+    for metric in metrics:
+        if metric == Metric.CMAT:
+            values.update(_confusion(golds, predictions))
+        else:
+            values[metric.name] = 100.0 * float(_value(metric, golds, predictions, scores))
+    return values
+
+
+def _value(metric: Metric, golds: np.ndarray, predictions: np.ndarray, scores: np.ndarray) -> float:
+    match metric:
+        case Metric.ACC:
+            return accuracy_score(golds, predictions)
+        case Metric.F1:
+            _require_two_classes(metric, np.concatenate([golds, predictions]))
+            return f1_score(golds, predictions, pos_label=1, zero_division=0)
+        case Metric.F1MAC:
+            return f1_score(golds, predictions, average="macro", zero_division=0)
+        case Metric.F1MIC:
+            return f1_score(golds, predictions, average="micro", zero_division=0)
+        case Metric.MCC:
+            return matthews_corrcoef(golds, predictions)
+        case Metric.AUC:
+            return _area_under_curve(golds, scores)
+        case Metric.Pearson:
+            return _correlation(pearsonr, golds, scores)
+        case Metric.Spearman:
+            return _correlation(spearmanr, golds, scores)
+    accepted = ", ".join(built.name for built in BUILT_METRICS)
+    raise UserError(f"metric {metric.name} is not built yet; accepted: {accepted}")
+
+
+def _correlation(correlate, golds: np.ndarray, scores: np.ndarray) -> float:
+    scores = scores.reshape(len(golds), -1)
+    if scores.shape[1] != 1:
+        raise UserError(f"correlation: found {scores.shape[1]} scores an example; a regression has one")
+    scores = scores[:, 0]
+    if not np.isfinite(scores).all() or np.ptp(scores) == 0 or np.ptp(golds) == 0:
+        return 0.0
+    return np.nan_to_num(correlate(golds, scores).statistic)
+
+
+def _area_under_curve(golds: np.ndarray, scores: np.ndarray) -> float:
+    _require_two_classes(Metric.AUC, golds)
+    if scores.ndim != 2 or scores.shape[1] != 2:
+        raise UserError(f"metric AUC: found scores of shape {scores.shape}; accepted is one column for each of two classes")
+    if np.ptp(golds) == 0 or not np.isfinite(scores).all():
+        return 0.0
+    return roc_auc_score(golds, scores[:, 1])
+
+
+def _confusion(golds: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
+    classes = np.union1d(golds, predictions).tolist()
+    shares = 100.0 * confusion_matrix(golds, predictions, labels=classes, normalize="all")
+    return {
+        f"{Metric.CMAT.name}_{gold}_{predicted}": float(shares[row, column])
+        for row, gold in enumerate(classes)
+        for column, predicted in enumerate(classes)
+    }
+
+
+def _require_two_classes(metric: Metric, labels: np.ndarray) -> None:
+    if not np.isin(labels, (0, 1)).all():
+        found = ", ".join(str(label) for label in np.unique(labels).tolist()[:5])
+        raise UserError(f"metric {metric.name} is for the two classes 0 and 1; found {found}; F1MAC and F1MIC take more")

@@ -1,0 +1,177 @@
+"""The text formats between the commands: canonical TSV, token JSON lines, score files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from data_utils.errors import DataError
+from data_utils.files import atomic_write
+from data_utils.task_def import DataFormat
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+CANONICAL_COLUMNS = {
+    DataFormat.PremiseOnly: ("uid", "label", "premise"),
+    DataFormat.PremiseAndOneHypothesis: ("uid", "label", "premise", "hypothesis"),
+    DataFormat.Seqence: ("uid", "label", "premise"),
+}
+
+
+class Scores(TypedDict):
+    """What a score file holds: of N examples, `scores` is flattened row by row."""
+
+    metrics: dict[str, float]
+    predictions: list[Any]
+    uids: list[str]
+    scores: list[float]
+
+
+def read_lines(path: Path | str) -> Iterator[tuple[int, str]]:
+    r"""The lines of a UTF-8 file with their numbers from 1.
+
+    A line ends at "\n" alone (or "\r\n"), so that the rarer separators of Unicode stay inside it; a byte order mark
+    at the start of the file is dropped.
+
+    Raises:
+        DataError: the file is missing or unreadable, or a line is not UTF-8.
+    """
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(BYTE_ORDER_MARK)
+                try:
+                    yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(
+                        f"found the byte {line[error.start]:#04x} at byte {error.start + 1}; accepted is UTF-8",
+                        path,
+                        number,
+                    ) from error
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", path) from error
+
+
+def read_table(path: Path | str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
+    """The lines of a TSV with their numbers, each split into as many fields as `columns` names; no quoting.
+
+    Raises:
+        DataError: a line with another number of columns, as well as what `read_lines` raises.
+    """
+    for number, line in read_lines(path):
+        fields = line.split("\t")
+        if len(fields) != len(columns):
+            raise DataError(
+                f"expected {len(columns)} tab-separated columns ({', '.join(columns)}), found {len(fields)}", path, number
+            )
+        yield number, fields
+
+
+def read_canonical_tsv(path: Path | str, data_format: DataFormat) -> Iterator[dict[str, str]]:
+    """The examples of a canonical TSV, one dictionary a line, keyed by column; every value is the text as it stands.
+
+    Raises:
+        DataError: the file cannot be read, a line has the wrong number of columns, or the format is not built yet.
+    """
+    if data_format not in CANONICAL_COLUMNS:
+        accepted = ", ".join(known.name for known in CANONICAL_COLUMNS)
+        raise DataError(f"data_format {data_format.name} is not built yet; accepted: {accepted}", path)
+    columns = CANONICAL_COLUMNS[data_format]
+    for _, fields in read_table(path, columns):
+        yield dict(zip(columns, fields, strict=True))
+
+
+def read_token_json(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The examples of a token JSON-lines file with their line numbers.
+
+    Raises:
+        DataError: a line that is no JSON object, or whose `token_id` is not a non-empty list of integers, or whose
+            `type_id` or `attention_mask` is no such list of the same length.
+    """
+    for number, line in read_lines(path):
+        try:
+            sample = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"found no whole JSON object ({error.msg} at column {error.colno})", path, number) from error
+        if not isinstance(sample, dict):
+            raise DataError(f"expected a JSON object, found {line[:40]!r}", path, number)
+        _check_tokens(sample, path, number)
+        yield number, sample
+
+
+def _check_tokens(sample: Mapping[str, Any], path: Path | str, number: int) -> None:
+    tokens = sample.get("token_id")
+    if not tokens or not _is_integers(tokens):
+        raise DataError("token_id must be a list of at least one integer", path, number)
+    for key in ("type_id", "attention_mask"):
+        values = sample.get(key)
+        if values is None:
+            continue
+        if not _is_integers(values) or len(values) != len(tokens):
+            raise DataError(f"{key} must be a list of as many integers as token_id has ({len(tokens)})", path, number)
+
+
+def _is_integers(values: object) -> bool:
+    return isinstance(values, list) and set(map(type, values)) <= {int}
+
+
+def write_json_lines(path: Path | str, objects: Iterable[Mapping[str, Any]]) -> int:
+    """Write one JSON object a line; the file appears when all is written. Returns how many there were."""
+    count = 0
+    with atomic_write(path) as file:
+        for content in objects:
+            file.write(json.dumps(content) + "\n")
+            count += 1
+    return count
+
+
+def write_score_file(
+    path: Path | str, metrics: Mapping[str, float], predictions: ArrayLike, uids: Sequence[str], scores: ArrayLike
+) -> None:
+    """Write the predictions for a dataset of N examples as MT-DNN does.
+
+    Args:
+        path: `DATASET_SPLIT_scores_epoch_N.json`.
+        metrics: percentages by name.
+        predictions: (N,).
+        uids: the N examples' ids.
+        scores: (N,) or (N, C); flattened row by row.
+    """
+    content = {
+        "metrics": dict(metrics),
+        "predictions": np.asarray(predictions).tolist(),
+        "uids": list(uids),
+        "scores": np.asarray(scores).reshape(-1).tolist(),
+    }
+    with atomic_write(path) as file:
+        json.dump(content, file)
+
+
+def read_score_file(path: Path | str) -> Scores:
+    """Read what `write_score_file` or MT-DNN wrote.
+
+    Raises:
+        DataError: missing, no JSON object, a key is missing, or `predictions`, `uids` and `scores` do not fit.
+    """
+    text = "\n".join(line for _, line in read_lines(path))
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"found no whole JSON object ({error.msg})", path, error.lineno) from error
+    expected = list(Scores.__annotations__)
+    if not isinstance(content, dict) or not set(expected) <= content.keys():
+        raise DataError(f"is no score file; expected a JSON object with the keys {', '.join(expected)}", path)
+    uids, predictions, scores = content["uids"], content["predictions"], content["scores"]
+    if len(predictions) != len(uids) or len(scores) % max(len(uids), 1) or len(scores) < len(uids):
+        raise DataError(
+            f"found {len(uids)} uids, {len(predictions)} predictions and {len(scores)} scores; "
+            "expected one prediction and equally many scores for each uid",
+            path,
+        )
+    return Scores(metrics=content["metrics"], predictions=predictions, uids=uids, scores=scores)

@@ -1,0 +1,65 @@
+"""Encoders by name: transformers' models, and the configuration that an MT-DNN checkpoint carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+
+from data_utils.errors import DataError
+from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
+
+
+def load_encoder(
+    name: str, *, dropout_p: float | None = None, num_hidden_layers: int = -1, cache_dir: str | None = None
+) -> PreTrainedModel:
+    """A pre-trained encoder in single precision, from a hub name, a local folder or `embedded-minilm`.
+
+    Args:
+        name: where the encoder is.
+        dropout_p: dropout of hidden states and attention; None keeps the encoder's own.
+        num_hidden_layers: keep that many of the lowest layers; -1 keeps all.
+        cache_dir: where downloads from a hub are kept.
+
+    Raises:
+        DataError: no encoder of that name can be loaded.
+    """
+    source = resolve_pretrained(name)
+    try:
+        config = AutoConfig.from_pretrained(source, cache_dir=cache_dir)
+        _adjust(config, dropout_p, num_hidden_layers)
+        return AutoModel.from_pretrained(source, config=config, cache_dir=cache_dir, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"encoder {name!r} cannot be loaded ({reason}); accepted: a hub name, a local folder with config.json and "
+            f"weights, an MT-DNN checkpoint (.pt), {EMBEDDED_NAME}"
+        ) from error
+
+
+def encoder_from_config(
+    config: Mapping[str, Any], *, dropout_p: float | None = None, num_hidden_layers: int = -1
+) -> PreTrainedModel:
+    """A randomly initialized encoder of the architecture in a flat checkpoint configuration (`model_type`, sizes, …)."""
+    model_type = config.get("model_type", "bert")
+    accepted = set(AutoConfig.for_model(model_type).to_dict())
+    encoder_config = AutoConfig.for_model(model_type, **{k: v for k, v in config.items() if k in accepted})
+    _adjust(encoder_config, dropout_p, num_hidden_layers)
+    return AutoModel.from_config(encoder_config, dtype=torch.float32)
+
+
+def is_checkpoint(name: str) -> bool:
+    """Whether an encoder's name is an MT-DNN checkpoint: a file, not a folder."""
+    return Path(name).is_file() or name.endswith(".pt")
+
+
+def _adjust(config: PretrainedConfig, dropout_p: float | None, num_hidden_layers: int) -> None:
+    if dropout_p is not None:
+        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if hasattr(config, key):
+                setattr(config, key, dropout_p)
+    if num_hidden_layers > 0:
+        config.num_hidden_layers = num_hidden_layers

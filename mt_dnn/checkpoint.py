@@ -1,0 +1,99 @@
+"""Checkpoints: MT-DNN's structure `{"state", "optimizer", "config"}`, with `progress` beside it for a resume.
+
+Nothing is unpickled but through torch's weights-only loader and the classes that a task definition is made of.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_utils.errors import DataError
+from data_utils.files import atomic_write
+from experiments.exp_def import TaskDef, checkpoint_globals
+
+REQUIRED_KEYS = ("state", "config")
+
+
+def save_checkpoint(path: Path | str, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint to a temporary file beside `path`, then rename it.
+
+    Raises:
+        DataError: the file cannot be written; an older file of that name is untouched.
+    """
+    with atomic_write(path, "wb") as file:
+        try:
+            torch.save(dict(content), file)
+        except RuntimeError as error:
+            # torch's writer reports a failed write of the file below it as a RuntimeError
+            raise OSError(0, f"the checkpoint could not be written ({str(error).splitlines()[0]})") from error
+
+
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Read a checkpoint of this project or of MT-DNN, tensors on the CPU; its `task_def_list` holds `TaskDef`s.
+
+    Raises:
+        DataError: missing, damaged, not a checkpoint, or with objects that are not allowed in one.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError("missing; accepted: a checkpoint written by train.py or by MT-DNN", path)
+    try:
+        with torch.serialization.safe_globals(checkpoint_globals()):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+        raise DataError(f"is damaged or holds objects that a checkpoint may not hold. {reason}".strip(), path) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise DataError(f"is damaged or no checkpoint ({str(error).strip().splitlines()[0][:200]})", path) from error
+    if not isinstance(content, dict) or any(not isinstance(content.get(key), Mapping) for key in REQUIRED_KEYS):
+        raise DataError(f"is no checkpoint; expected a dictionary with the keys {', '.join(REQUIRED_KEYS)}", path)
+    config = dict(content["config"])
+    config["task_def_list"] = [TaskDef.from_attributes(task_def) for task_def in config.get("task_def_list", [])]
+    return {**content, "config": config}
+
+
+def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path | str, encoder_only: bool = False) -> None:
+    """Put a checkpoint's parameters into the network.
+
+    Args:
+        network: with `bert` and `scoring_list`.
+        state: parameters by name, `bert.*` and `scoring_list.*`.
+        path: named in errors.
+        encoder_only: take the encoder alone and leave the heads as they are.
+
+    Raises:
+        DataError: parameters are missing, left over or of another shape; names the first.
+    """
+    # Buffers that transformers keeps out of its own files (position ids) may stand in older checkpoints.
+    state = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+    expected = network.state_dict()
+    if encoder_only:
+        state = {name: tensor for name, tensor in state.items() if name.startswith("bert.")}
+        expected = {name: tensor for name, tensor in expected.items() if name.startswith("bert.")}
+    for name in [*expected, *state]:
+        if name not in state:
+            raise DataError(f"has no parameter {name!r}, which the network needs", path)
+        if name not in expected:
+            raise DataError(f"has a parameter {name!r} that the network does not have", path)
+        if state[name].shape != expected[name].shape:
+            found, wanted = tuple(state[name].shape), tuple(expected[name].shape)
+            raise DataError(f"parameter {name!r} has shape {found}, the network expects {wanted}", path)
+    network.load_state_dict(dict(state), strict=not encoder_only)
+
+
+def newest_checkpoint(folder: Path | str) -> Path:
+    """The checkpoint of a folder that was written last.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = sorted(Path(folder).glob("model_*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    if not found:
+        raise DataError("holds no checkpoint model_*.pt to resume from; start without --resume", folder)
+    return found[-1]

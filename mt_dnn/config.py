@@ -1,0 +1,260 @@
+"""The configuration of a run: one frozen dataclass with four groups, built from the flags of `train.py`.
+
+Names and defaults of flags are MT-DNN's where MT-DNN has the flag; the noise has its own file, `adversarial_config.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from data_utils.errors import FlagError
+from data_utils.pretrained import folder_name
+from mt_dnn.adversarial_config import AdversarialConfig, adversarial_notices, translate_numbers
+from mt_dnn.flags import FlagParser, add_flags, build, check_flags, flag, flags_of
+
+CANONICAL_DATA = "data/canonical_data"
+
+NO_SAN = "the stochastic answer network is not built yet"
+NO_MLM = "masked language modeling is not built yet"
+LENGTH_GROUPS = "no use any more: batches are grouped by length, --no_group_by_length switches that off"
+LAUNCHER = "no use any more: torchrun or `accelerate launch` starts the processes and tells them this"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What is read, and where things are written down."""
+
+    data_dir: str | None = flag(
+        None, "folder of the token files", shown=f"{CANONICAL_DATA}/ENCODER, where prepro_std.py writes"
+    )
+    task_def: str = flag("experiments/glue/glue_task_def.yml", "task definitions (YAML)")
+    train_datasets: tuple[str, ...] = flag(("mnli",), "datasets to train on")
+    test_datasets: tuple[str, ...] = flag(("mnli_matched", "mnli_mismatched"), "datasets to evaluate on")
+    glue_format_on: bool = flag(False, "write GLUE's submission files too")
+    mkd_opt: int = flag(
+        0, "knowledge distillation", at_least=0, notice="distillation is not built yet; labels alone are learned"
+    )
+    do_padding: bool = flag(False, "pad every batch to --max_seq_len")
+    tokenizer: str | None = flag(
+        None, "tokenizer", notice="no use here: the token files hold its output, prepro_std.py --model chooses it"
+    )
+    dataloader_num_workers: int = flag(2, "processes that collate batches", at_least=0)
+    log_file: str = flag("mt-dnn-train.log", "file of the log")
+    tensorboard: bool = flag(False, "write TensorBoard events")
+    tensorboard_logdir: str = flag("tensorboard_logdir", "folder of TensorBoard events")
+    data_sort_on: bool = flag(False, "sort data by length", notice=LENGTH_GROUPS)
+    name: str = flag("farmer", "name of the run", notice="no use any more: --output_dir tells runs apart")
+
+    def __post_init__(self) -> None:
+        check_flags(self)
+        for name in ("train_datasets", "test_datasets"):
+            datasets = getattr(self, name)
+            twice = sorted({dataset for dataset in datasets if datasets.count(dataset) > 1})
+            if twice:
+                raise FlagError(f"--{name}: found {', '.join(twice)} more than once, accepted: every dataset once")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The encoder, its heads, and how tasks share it."""
+
+    init_checkpoint: str | None = flag(
+        None, "encoder: hub name, local folder, embedded-minilm or MT-DNN checkpoint", shown="--bert_model_type"
+    )
+    bert_model_type: str = flag("bert-base-uncased", "encoder where --init_checkpoint is left out")
+    encoder_type: int = flag(
+        1, "kind of encoder", at_least=1, notice="no use any more: the encoder's own configuration tells its kind"
+    )
+    num_hidden_layers: int = flag(-1, "use the first N layers of the encoder; -1: all", at_least=-1)
+    update_bert_opt: int = flag(0, "above 0: the encoder is frozen", at_least=0)
+    max_seq_len: int = flag(512, "longest example in tokens", at_least=1)
+    ratio: float = flag(0.0, "other tasks' batches, as a multiple of task 0's; 0: all", at_least=0)
+    mix_opt: int = flag(0, "1: the other tasks' batches first, then task 0's", choices=(0, 1))
+    do_lower_case: bool = flag(
+        False, "lower-case the text", notice="no use here: the text is tokenized by prepro_std.py, with --do_lower"
+    )
+    pooler_actf: str = flag("tanh", "pooler's activation", notice="no use: `actf` in the task definition sets it")
+    mtl_opt: int = flag(0, "multi-task option", notice="no use any more: --ratio and --mix_opt mix the tasks")
+    init_ratio: float = flag(1.0, "initial ratio", notice="no use any more: --ratio and --mix_opt mix the tasks")
+    multi_gpu_on: bool = flag(False, "several GPUs", notice=LAUNCHER)
+    local_rank: int = flag(-1, "rank of the process", notice=LAUNCHER)
+    world_size: int = flag(1, "number of processes", notice=LAUNCHER)
+    master_addr: str = flag("localhost", "address of the first process", notice=LAUNCHER)
+    master_port: str = flag("6600", "port of the first process", notice=LAUNCHER)
+    backend: str = flag("nccl", "backend of torch.distributed", notice=LAUNCHER)
+    answer_opt: int = flag(1, "use the answer network", notice=NO_SAN)
+    answer_num_turn: int = flag(5, "turns of the answer network", at_least=1, notice=NO_SAN)
+    answer_mem_drop_p: float = flag(0.1, "dropout of turns", at_least=0, below=1, notice=NO_SAN)
+    answer_mem_type: int = flag(1, "1: average over turns", notice=NO_SAN)
+    answer_merge_opt: int = flag(1, "1: merge difference and product too", notice=NO_SAN)
+    answer_att_hidden_size: int = flag(128, "hidden size of the attention", at_least=1, notice=NO_SAN)
+    answer_att_type: str = flag("bilinear", "attention of the answer network", notice=NO_SAN)
+    answer_sum_att_type: str = flag("bilinear", "attention of the summary", notice=NO_SAN)
+    answer_rnn_type: str = flag("gru", "cell of the answer network", notice=NO_SAN)
+    answer_dropout_p: float = flag(0.1, "dropout of the answer network", at_least=0, below=1, notice=NO_SAN)
+    answer_weight_norm_on: bool = flag(False, "weight normalization", notice=NO_SAN)
+    mem_cum_type: str = flag("simple", "memory of the answer network", notice=NO_SAN)
+    max_answer_len: int = flag(10, "longest span", at_least=1, notice="span tasks are not built yet")
+    masked_lm_prob: float = flag(0.15, "share of masked tokens", at_least=0, below=1, notice=NO_MLM)
+    short_seq_prob: float = flag(0.2, "share of short sequences", at_least=0, below=1, notice=NO_MLM)
+    max_predictions_per_seq: int = flag(128, "most masked tokens", at_least=1, notice=NO_MLM)
+    bin_on: bool = flag(False, "bins of similar length", notice=LENGTH_GROUPS)
+    bin_size: int = flag(64, "width of a bin", notice=LENGTH_GROUPS)
+    bin_grow_ratio: float = flag(0.5, "growth of bins", notice=LENGTH_GROUPS)
+    dump_state_on: bool = flag(False, "dump the state", notice="no use any more: a checkpoint follows every epoch")
+
+    def __post_init__(self) -> None:
+        check_flags(self)
+        if self.num_hidden_layers == 0:
+            raise FlagError("--num_hidden_layers: found 0, accepted: -1 for all layers, or at least 1")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Optimization, evaluation, checkpoints and the machine."""
+
+    cuda: bool | None = flag(None, "use the GPU", shown="where there is one")
+    epochs: int = flag(5, "passes over the data", at_least=1)
+    batch_size: int = flag(8, "examples a batch, over all processes", at_least=1)
+    batch_size_eval: int = flag(8, "examples a batch in evaluation", at_least=1)
+    grad_accumulation_step: int = flag(1, "batches an update", at_least=1)
+    no_group_by_length: bool = flag(False, "batches of mixed lengths")
+    optimizer: str = flag("adamax", "optimizer", choices=("adamax", "adamw", "adam", "sgd", "adadelta"))
+    learning_rate: float = flag(5e-5, "peak learning rate", above=0)
+    weight_decay: float = flag(0.01, "weight decay; none on biases and normalizations", at_least=0)
+    momentum: float = flag(0.0, "momentum of sgd", at_least=0, below=1)
+    adam_eps: float = flag(1e-6, "eps of adamax, adamw and adam", above=0)
+    scheduler_type: int = flag(0, "0 linear, 1 cosine, 2 constant, 3 polynomial", choices=(0, 1, 2, 3))
+    warmup: float = flag(0.1, "share of the updates in which the learning rate rises", at_least=0, below=1)
+    warmup_schedule: str = flag(
+        "warmup_linear", "schedule", notice="no use any more: --scheduler_type chooses the schedule"
+    )
+    grad_clipping: float = flag(0.0, "bound of each tensor's gradient norm; 0: none", at_least=0)
+    global_grad_clipping: float = flag(1.0, "bound of the whole gradient's norm; 0: none", at_least=0)
+    dropout_p: float = flag(0.1, "dropout of heads whose task sets none", at_least=0, below=1)
+    bert_dropout_p: float = flag(0.1, "dropout of the encoder", at_least=0, below=1)
+    dropout_w: float = flag(
+        0.0, "dropout of weights", notice="no use any more: --dropout_p and --weight_decay regularize"
+    )
+    vb_dropout: bool = flag(True, "variational dropout; the flag alone switches it off", notice=NO_SAN, const=False)
+    seed: int = flag(2018, "seed of everything random", at_least=0)
+    log_per_updates: int = flag(500, "updates between log lines", at_least=1)
+    save_per_updates: int = flag(10000, "updates between checkpoints with --save_per_updates_on", at_least=1)
+    save_per_updates_on: bool = flag(False, "checkpoints within an epoch too")
+    output_dir: str = flag("checkpoint", "folder of checkpoints and score files")
+    resume: bool = flag(False, "go on from --model_ckpt")
+    model_ckpt: str | None = flag(None, "checkpoint to go on from", shown="the newest in --output_dir")
+    early_stop: int = flag(0, "stop after N epochs without improvement; 0: never", at_least=0)
+    best_metric: str | None = flag(
+        None,
+        "metric of the best epoch: ACC, or DATASET:ACC",
+        shown="mean over the test datasets of their task's first metric",
+    )
+    fp16: bool = flag(False, "torch's mixed precision with float16")
+    bf16: bool = flag(False, "torch's mixed precision with bfloat16")
+    fp16_opt_level: str = flag("O1", "apex level", notice="no use any more: --fp16 is torch's own mixed precision")
+    transformer_cache: str = flag(".cache", "folder of downloaded encoders")
+    encode_mode: bool = flag(
+        False, "only encode", notice="no use here: features are experiments/dump_embedding's work, not built yet"
+    )
+    debug: bool = flag(False, "debug", notice="no use any more: --log_per_updates 1 logs every update")
+
+    def __post_init__(self) -> None:
+        check_flags(self)
+        if self.fp16 and self.bf16:
+            raise FlagError("--fp16 and --bf16: found both, accepted: one of them")
+
+
+GROUPS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "training": TrainingConfig,
+    "adversarial": AdversarialConfig,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run.
+
+    Attributes:
+        data, model, training, adversarial: the groups; a field's name is its flag's.
+        notices: a line for each flag that the user gave and that has no effect (yet).
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
+    notices: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def encoder(self) -> str:
+        """The encoder's name: a hub name, a local folder, `embedded-minilm` or an MT-DNN checkpoint."""
+        return self.model.init_checkpoint or self.model.bert_model_type
+
+    @property
+    def data_dir(self) -> str:
+        """The folder of the token files: `--data_dir`, or where `prepro_std.py --model` of the same encoder writes.
+
+        The name of a checkpoint file tells nothing about its tokenizer: there `--bert_model_type` does.
+        """
+        is_checkpoint = self.encoder.endswith(".pt") or Path(self.encoder).is_file()
+        encoder = self.model.bert_model_type if is_checkpoint else self.encoder
+        return self.data.data_dir or str(Path(CANONICAL_DATA) / folder_name(encoder))
+
+    @classmethod
+    def from_flags(cls, given: Mapping[str, Any]) -> Config:
+        """The configuration with the flags in `given` (name to value) set and all others at their defaults.
+
+        Raises:
+            FlagError: an unknown name, a value out of range, or values that contradict each other.
+        """
+        unknown = [name for name in given if not any(name in flags_of(group) for group in GROUPS.values())]
+        if unknown:
+            raise FlagError(f"unknown flag --{unknown[0]}; --help lists all")
+        values = translate_numbers(given)
+        config = cls(**{name: build(group, values) for name, group in GROUPS.items()})
+        return replace(config, notices=tuple(_notices(given, config)))
+
+    @classmethod
+    def from_flat(cls, flat: Mapping[str, Any]) -> Config:
+        """The configuration in a checkpoint's flat `config`, MT-DNN's included; keys that are no flags are ignored."""
+        values = translate_numbers(flat)
+        if "adv_norm_level" in flat and "adv_projection" not in flat:
+            # MT-DNN's own run: its release had one projection and no flag for it
+            values.setdefault("adv_preset", "mtdnn_release")
+        return cls(**{name: build(group, values) for name, group in GROUPS.items()})
+
+    def to_flat(self) -> dict[str, Any]:
+        """Flag name to plain value (lists for tuples), as a checkpoint's `config` holds them."""
+        flat = {name: value for group in GROUPS for name, value in asdict(getattr(self, group)).items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> Config:
+    """The configuration that a command line asks for; without `argv`, this process's own.
+
+    Raises:
+        FlagError: an unknown flag, a value that is not accepted, or flags that contradict each other.
+    """
+    parser = FlagParser(
+        prog="train.py",
+        usage="%(prog)s [flags]",
+        description="Fine-tune a language model on one or more tasks; with --adv_train, under adversarial noise.",
+    )
+    for title, group in GROUPS.items():
+        add_flags(parser, group, title)
+    return Config.from_flags(parser.given(argv))
+
+
+def _notices(given: Mapping[str, Any], config: Config) -> list[str]:
+    """A line for each flag given without effect, in the order given."""
+    flags = {name: spec for group in GROUPS.values() for name, spec in flags_of(group).items()}
+    lines = [f"--{name}: {flags[name].notice}" for name in given if flags[name].notice]
+    if config.training.model_ckpt is not None and not config.training.resume:
+        lines.append("--model_ckpt: no effect without --resume")
+    return lines + adversarial_notices(given, config.adversarial)

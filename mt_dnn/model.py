@@ -1,0 +1,250 @@
+"""The model in training: one optimisation step, predictions, saving and loading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+
+from data_utils.errors import DataError, FlagError
+from experiments.exp_def import TaskDef
+from module.encoder import encoder_from_config, is_checkpoint, load_encoder
+from module.noise import example_seeds
+from module.noise_injection import UnsupportedLevelError
+from mt_dnn.batcher import Batch
+from mt_dnn.checkpoint import load_checkpoint, load_state, save_checkpoint
+from mt_dnn.config import Config
+from mt_dnn.loss import LOSS_REGISTRY, Criterion, LossCriterion
+from mt_dnn.matcher import SANBertNetwork
+from mt_dnn.objective import TrainingObjective
+from mt_dnn.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
+from mt_dnn.perturbation import (
+    PERTURBATIONS,
+    MtdnnReleasePerturbation,
+    Regularization,
+    SiftPerturbation,
+    SmartPerturbation,
+)
+
+
+class UpdateReport(NamedTuple):
+    """What one update did: scalar tensors, means over its batches; without a perturbation the last five are None.
+
+    task_loss: ℓ; adv_loss: R; emb_val, eff_perturb, delta_size: as in `Regularization`; skipped: share of examples.
+    """
+
+    task_loss: Tensor
+    adv_loss: Tensor | None = None
+    emb_val: Tensor | None = None
+    eff_perturb: Tensor | None = None
+    delta_size: Tensor | None = None
+    skipped: Tensor | None = None
+
+
+class MTDNNModel:
+    """A network with its training objective, optimizer and schedule.
+
+    Args:
+        config: the run's configuration.
+        task_defs: the tasks in the order of their ids.
+        total_updates: length of the learning-rate schedule.
+        accelerator: devices, processes and mixed precision; by default as the configuration says.
+        network: an existing network; by default built from the configuration's encoder.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        task_defs: Sequence[TaskDef],
+        total_updates: int = 1,
+        accelerator: Accelerator | None = None,
+        network: SANBertNetwork | None = None,
+    ):
+        self.config = config
+        self.task_defs = list(task_defs)
+        self.total_updates = total_updates
+        self.accelerator = accelerator or build_accelerator(config)
+        self.network = network or build_network(config, task_defs)
+        for parameter in self.network.bert.parameters():
+            parameter.requires_grad_(config.model.update_bert_opt == 0)
+        self.network.to(self.accelerator.device)
+        self.optimizer = build_optimizer(self.network, config.training)
+        self.schedule = build_schedule(self.optimizer, config.training, total_updates)
+        objective = build_objective(config, self.network)
+        self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
+        self.updates = 0
+
+    def update(self, *batches: Batch) -> UpdateReport:
+        """One update from the gradients of these batches (more than one: gradient accumulation).
+
+        Each batch is this process's share of a batch of all processes; the gradient is that of the mean over all.
+        """
+        self.objective.train()
+        reports = []
+        for position, batch in enumerate(batches):
+            batch = batch.to(self.accelerator.device)
+            seeds = example_seeds(self.config.training.seed, self.updates, batch.uids)
+            last = position == len(batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.objective):
+                value = self.objective(batch, seeds)
+                self.accelerator.backward(value.loss * (self._share(batch) / len(batches)))
+            reports.append((value.task_loss, *_figures(value.regularization, len(batch))))
+        self.accelerator.unscale_gradients(self.wrapped_optimizer)
+        clip_gradients(self.network, self.config.training)
+        self.wrapped_optimizer.step()
+        self.schedule.step()
+        self.wrapped_optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
+        return UpdateReport(*(torch.stack(column).float().mean() for column in zip(*reports, strict=True)))
+
+    def _share(self, batch: Batch) -> float:
+        """The factor that makes the mean over processes the mean over the examples of all of them."""
+        processes = self.accelerator.num_processes
+        if processes == 1:
+            return 1.0
+        count = torch.tensor(float(len(batch)), device=self.accelerator.device)
+        return len(batch) * processes / float(self.accelerator.reduce(count, "sum"))
+
+    def predict(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (examples, n_class) and predictions (examples,) of one batch, in evaluation mode."""
+        self.network.eval()
+        batch = batch.to(self.accelerator.device)
+        with torch.inference_mode(), self.accelerator.autocast():
+            logits = self.network(
+                batch.input_ids, batch.token_type_ids, batch.attention_mask, None, None, task_id=batch.task_id
+            )
+        return self.network.tasks[batch.task_id].predict(logits)
+
+    def encode(self, batch: Batch) -> Tensor:
+        """The encoder's last hidden states, (examples, tokens, hidden), in evaluation mode."""
+        self.network.eval()
+        batch = batch.to(self.accelerator.device)
+        with torch.inference_mode(), self.accelerator.autocast():
+            return self.network.encode(batch.input_ids, batch.token_type_ids, batch.attention_mask)
+
+    def save(self, path: str, progress: Mapping[str, Any] | None = None) -> None:
+        """Write a checkpoint; call it in the main process.
+
+        Args:
+            progress: what a resume needs beside parameters and optimizer.
+        """
+        encoder_config = self.network.bert.config.to_dict()
+        config = {**self.config.to_flat(), **encoder_config, "task_def_list": self.task_defs}
+        content = {
+            "state": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "config": config,
+            "progress": {**(progress or {}), "updates": self.updates},
+        }
+        save_checkpoint(path, content)
+
+    def load(self, path: str) -> tuple[dict[str, Any], bool]:
+        """Take over parameters and, where the optimizer is of the same kind, its state.
+
+        Returns:
+            The checkpoint's progress (empty for MT-DNN's) and whether the optimizer's state was taken over.
+        """
+        content = load_checkpoint(path)
+        load_state(self.network, content["state"], path)
+        taken = load_optimizer_state(self.optimizer, content.get("optimizer", {}))
+        progress = content.get("progress", {})
+        self.updates = int(progress.get("updates", 0))
+        self.schedule = build_schedule(self.optimizer, self.config.training, self.total_updates, self.updates)
+        return progress, taken
+
+
+def _figures(found: Regularization | None, examples: int) -> tuple[Tensor, ...]:
+    if found is None:
+        return ()
+    return (found.loss.detach(), found.emb_val, found.eff_perturb, found.delta_size, found.skipped / examples)
+
+
+def build_accelerator(config: Config) -> Accelerator:
+    """Devices and processes as torchrun or `accelerate launch` set them up, mixed precision as the flags say."""
+    training = config.training
+    has_gpu = torch.cuda.is_available()
+    if training.cuda and not has_gpu:
+        raise FlagError("--cuda: no GPU is visible to torch; leave the flag out to run on the CPU")
+    if training.fp16 and not has_gpu:
+        raise FlagError("--fp16: needs a GPU, and none is visible to torch; accepted on the CPU: --bf16, or neither")
+    return Accelerator(
+        cpu=not has_gpu,
+        mixed_precision="fp16" if training.fp16 else "bf16" if training.bf16 else "no",
+        # A step runs one head of several, and the encoder's own pooler never.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )
+
+
+def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwork:
+    """The network over the configuration's encoder: by name, from a folder, or out of an MT-DNN checkpoint.
+
+    Of a checkpoint the encoder is taken; heads start anew, for their tasks may be others.
+    """
+    model, training = config.model, config.training
+    opt = {"task_def_list": list(task_defs), "dropout_p": training.dropout_p}
+    settings = {"dropout_p": training.bert_dropout_p, "num_hidden_layers": model.num_hidden_layers}
+    if not is_checkpoint(config.encoder):
+        encoder = load_encoder(config.encoder, cache_dir=training.transformer_cache, **settings)  # type: ignore[arg-type]
+        return SANBertNetwork(opt, encoder)
+    content = load_checkpoint(config.encoder)
+    network = SANBertNetwork(opt, encoder_from_config(content["config"], **settings))  # type: ignore[arg-type]
+    load_state(network, content["state"], config.encoder, encoder_only=True)
+    return network
+
+
+def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
+    """The whole network of a checkpoint, heads included, and the checkpoint's flat configuration."""
+    content = load_checkpoint(path)
+    if not content["config"]["task_def_list"]:
+        raise DataError("holds no task definitions (task_def_list); its heads cannot be rebuilt", path)
+    network = SANBertNetwork(content["config"])
+    load_state(network, content["state"], path)
+    return network, content["config"]
+
+
+def build_objective(config: Config, network: SANBertNetwork) -> TrainingObjective:
+    """Task losses and, with `--adv_train`, the regularizer that the configuration asks for."""
+    criteria = [
+        _criterion(task.task_def.loss if task.task_def.loss is not None else task.default_loss) for task in network.tasks
+    ]
+    adversarial = config.adversarial
+    if not adversarial.adv_train:
+        return TrainingObjective(network, criteria)
+    method: type[SmartPerturbation] = PERTURBATIONS[adversarial.adv_opt]
+    if adversarial.adv_preset == "mtdnn_release":
+        method = MtdnnReleasePerturbation
+    elif adversarial.adv_norm_level == SiftPerturbation.default_level:
+        method = SiftPerturbation
+    try:
+        perturbation = method(
+            epsilon=adversarial.adv_epsilon,
+            step_size=adversarial.adv_step_size,
+            noise_var=adversarial.adv_noise_var,
+            norm_p=adversarial.adv_p_norm,
+            k=adversarial.adv_k,
+            loss_map=[_criterion(task.task_def.adv_loss) for task in network.tasks],
+            norm_level=("token", "sentence").index(adversarial.adv_norm_scope),
+            radius=adversarial.adv_radius,
+            projection=adversarial.adv_projection,
+            scale=adversarial.adv_scale,
+            level=adversarial.adv_norm_level,
+            noise_clamp=adversarial.adv_noise_clamp,
+            detach_base=adversarial.adv_detach_base,
+            same_dropout=adversarial.adv_same_dropout,
+        )
+        return TrainingObjective(network, criteria, perturbation, adversarial.adv_alpha)
+    except UnsupportedLevelError as error:
+        raise FlagError(f"--adv_norm_level: {error}") from error
+
+
+def _criterion(loss: LossCriterion) -> Criterion:
+    if loss not in LOSS_REGISTRY:
+        accepted = ", ".join(known.name for known in LOSS_REGISTRY)
+        raise FlagError(f"loss {loss.name} is not built yet; accepted: {accepted}")
+    return LOSS_REGISTRY[loss]()

@@ -1,0 +1,75 @@
+"""The datasets of a run: found by name, read, and checked against the task definitions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data_utils.errors import DataError, FlagError, nearest
+from experiments.exp_def import TaskDefs
+from mt_dnn.batcher import SingleTaskDataset
+from mt_dnn.config import CANONICAL_DATA, Config
+
+EVALUATION_SPLITS = ("dev", "test")
+
+
+class RunData:
+    """Training and evaluation sets of a run.
+
+    Args:
+        config: names the datasets; the part of a name before the first `_` is its task.
+
+    Attributes:
+        tasks: names of the tasks, in the order of their ids: as `--train_datasets` first names them.
+        task_defs: their definitions, likewise.
+        train: a dataset for each of `--train_datasets`.
+        evaluation: by (dataset, split), for each of `--test_datasets` and each split that has a file.
+
+    Raises:
+        UserError: an unknown task, a missing file (with the command that makes it), a line that cannot be used.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        definitions = TaskDefs(config.data.task_def)
+        names = [definitions.task_of(dataset) for dataset in config.data.train_datasets]
+        self.tasks = list(dict.fromkeys(names))
+        self.task_defs = [definitions.get_task_def(task) for task in self.tasks]
+        for dataset in config.data.test_datasets:
+            task = definitions.task_of(dataset)
+            if task not in self.tasks:
+                raise FlagError(
+                    f"--test_datasets: {dataset} is of task {task}, which is not trained; accepted tasks: "
+                    f"{', '.join(self.tasks)}{nearest(task, self.tasks)}"
+                )
+        self.train = [
+            self._read(dataset, "train", task, is_train=True)
+            for dataset, task in zip(config.data.train_datasets, names, strict=True)
+        ]
+        self.evaluation: dict[tuple[str, str], SingleTaskDataset] = {}
+        for dataset in config.data.test_datasets:
+            splits = [split for split in EVALUATION_SPLITS if self._path(dataset, split).is_file()]
+            for split in splits or EVALUATION_SPLITS[:1]:
+                task = definitions.task_of(dataset)
+                self.evaluation[dataset, split] = self._read(dataset, split, task, is_train=False)
+
+    def _path(self, dataset: str, split: str) -> Path:
+        return Path(self.config.data_dir) / f"{dataset}_{split}.json"
+
+    def _read(self, dataset: str, split: str, task: str, is_train: bool) -> SingleTaskDataset:
+        path = self._path(dataset, split)
+        if not path.is_file():
+            raise DataError(f"missing; make it with: {self._command(path)}", path)
+        task_id = self.tasks.index(task)
+        max_seq_len = self.config.model.max_seq_len
+        return SingleTaskDataset(path, is_train, task_id, self.task_defs[task_id], max_seq_len, name=f"{dataset}_{split}")
+
+    def _command(self, path: Path) -> str:
+        """What makes a missing token file: its own step, and the step before where that is missing too."""
+        root = Path(self.config.data_dir).parent
+        command = f"python prepro_std.py --model {self.config.encoder} --task_def {self.config.data.task_def}"
+        if str(root) != CANONICAL_DATA:
+            command += f" --root_dir {root}"
+        if not (root / f"{path.stem}.tsv").is_file() and "glue" in self.config.data.task_def:
+            command = f"python experiments/glue/glue_prepro.py, then {command}"
+        return command
+

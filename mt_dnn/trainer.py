@@ -1,0 +1,264 @@
+"""A training run: epochs, log, evaluation, checkpoints, resume."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object, set_seed
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from data_utils.errors import DataError, UserError
+from data_utils.files import atomic_write
+from data_utils.log_wrapper import create_logger
+from data_utils.readers import write_score_file
+from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
+from mt_dnn.checkpoint import newest_checkpoint
+from mt_dnn.config import Config
+from mt_dnn.inference import eval_model
+from mt_dnn.model import MTDNNModel, UpdateReport, build_accelerator
+from mt_dnn.random_state import random_state, set_random_state
+from mt_dnn.run_data import RunData
+from mt_dnn.selection import Selection
+from mt_dnn.telemetry import Telemetry
+
+# Flags that decide which examples meet which update; a resumed run that changes one is another run.
+ORDER_FLAGS = ("train_datasets", "batch_size", "grad_accumulation_step", "seed", "epochs", "ratio", "mix_opt")
+
+
+@dataclass
+class RunResult:
+    """What a run found.
+
+    Attributes:
+        history: an entry an epoch: `epoch`, and `metrics`, by `DATASET_SPLIT` and metric name, in percent.
+        best_epoch: by the development sets; the last epoch where there are none.
+        seconds_per_update: median over the updates of this process, evaluation aside.
+        output_dir: where checkpoints and score files are.
+    """
+
+    output_dir: str
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    best_value: float | None = None
+    seconds_per_update: float = math.nan
+
+    @property
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """Metrics of the best epoch, by `DATASET_SPLIT` and metric name."""
+        return next(entry["metrics"] for entry in self.history if entry["epoch"] == self.best_epoch)
+
+
+def train(config: Config) -> RunResult:
+    """Train as the configuration says; the whole of `train.py` but for the flags.
+
+    Raises:
+        UserError: a mistake in flags, files or definitions; a loss that is not finite; a file that cannot be written.
+    """
+    return Trainer(config).run()
+
+
+class Trainer:
+    """One run; see `train`."""
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.output_dir = Path(config.training.output_dir)
+        self.accelerator = build_accelerator(config)
+        self.main = self.accelerator.is_main_process
+        self.log = create_logger(config.data.log_file, quiet=not self.main)
+        for notice in config.notices:
+            self.log.info(notice)
+        self.data = RunData(config)
+        self.selection = Selection.from_flag(config.training.best_metric, self.data)
+        training = config.training
+        self.sampler = MultiTaskBatchSampler(
+            self.data.train,
+            training.batch_size,
+            mix_opt=config.model.mix_opt,
+            ratio=config.model.ratio,
+            seed=training.seed,
+            group_by_length=not training.no_group_by_length,
+            num_processes=self.accelerator.num_processes,
+            process_index=self.accelerator.process_index,
+        )
+        self.updates_per_epoch = math.ceil(len(self.sampler) / training.grad_accumulation_step)
+        set_seed(training.seed)
+        self.model = MTDNNModel(
+            config, self.data.task_defs, self.updates_per_epoch * training.epochs, self.accelerator
+        )
+        set_seed(training.seed, device_specific=True)
+        pad_token_id = getattr(self.model.network.bert.config, "pad_token_id", None) or 0
+        self.collater = Collater(pad_token_id, do_padding=config.data.do_padding, max_seq_len=config.model.max_seq_len)
+        self.result = RunResult(str(self.output_dir))
+        self.seconds: list[float] = []
+
+    def run(self) -> RunResult:
+        """Train to the last epoch, or until the development sets stop improving."""
+        training = self.config.training
+        first_epoch, batches_done = self._resume() if training.resume else (0, 0)
+        self._announce()
+        total = self.model.total_updates
+        with (
+            Telemetry(self.config, enabled=self.main) as self.telemetry,
+            tqdm(total=total, initial=self.model.updates, disable=not self.main, unit="update") as self.bar,
+        ):
+            for epoch in range(first_epoch, training.epochs):
+                self._train_epoch(epoch, batches_done)
+                batches_done = 0
+                self._evaluate(epoch)
+                self._save(f"model_{epoch}.pt", epoch + 1, 0)
+                if training.early_stop and epoch - self.result.best_epoch >= training.early_stop:
+                    self.log.info("no improvement of %s in %d epochs: stopped", self.selection, training.early_stop)
+                    break
+        self.result.seconds_per_update = median(self.seconds) if self.seconds else math.nan
+        self._write_result()
+        self.log.info("best epoch: %d (%s)", self.result.best_epoch, self._best_text())
+        self.accelerator.end_training()
+        return self.result
+
+    def _train_epoch(self, epoch: int, batches_done: int) -> None:
+        training = self.config.training
+        self.sampler.set_epoch(epoch)
+        self.sampler.set_position(batches_done)
+        start = time.perf_counter()
+        for batches in _groups(iter(self._loader()), training.grad_accumulation_step):
+            report = self.model.update(*batches)
+            batches_done += len(batches)
+            self.telemetry.add(report)
+            self.bar.update()
+            if self.model.updates == 1 or self.model.updates % training.log_per_updates == 0:
+                self._log_update(epoch, report, batches[0])
+            self.seconds.append(time.perf_counter() - start)
+            if training.save_per_updates_on and self.model.updates % training.save_per_updates == 0:
+                self._check_finite()
+                self._save(f"model_{epoch}_{self.model.updates}.pt", epoch, batches_done)
+            start = time.perf_counter()
+        self._check_finite()
+
+    def _loader(self) -> DataLoader[Batch]:
+        return DataLoader(
+            MultiTaskDataset(self.data.train),
+            sampler=self.sampler,
+            batch_size=None,
+            collate_fn=self.collater,
+            num_workers=self.config.data.dataloader_num_workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            # Its own generator, for the loader draws a seed for its workers from the default one.
+            generator=torch.Generator(),
+        )
+
+    def _log_update(self, epoch: int, report: UpdateReport, batch: Batch) -> None:
+        line, short = self.telemetry.flush(self.model.updates, report, self.model.schedule.get_last_lr()[0])
+        self.bar.set_postfix_str(short)
+        task = self.data.tasks[batch.task_id]
+        self.log.info("epoch %d, update %d of %d, task %s: %s", epoch, self.model.updates, self.bar.total, task, line)
+        self._check_finite()
+
+    def _check_finite(self) -> None:
+        """Stop before parameters that are not numbers are saved over good ones."""
+        if not self.telemetry.finite():
+            raise UserError(
+                f"the loss is not finite (seen by update {self.model.updates}); the last checkpoint in "
+                f"{self.output_dir} is kept. Try a smaller --learning_rate, --adv_radius or --adv_alpha"
+            )
+
+    def _evaluate(self, epoch: int) -> None:
+        metrics: dict[str, dict[str, float]] = {}
+        for dataset in self.data.evaluation.values():
+            found = eval_model(
+                self.model, dataset, dataset.task_def.metric_meta, self.collater, self.config.training.batch_size_eval
+            )
+            if self.main:
+                path = self.output_dir / f"{dataset.name}_scores_epoch_{epoch}.json"
+                write_score_file(path, found.metrics, found.predictions, found.uids, found.scores)
+            if found.metrics:
+                metrics[dataset.name] = found.metrics
+                shown = ", ".join(f"{name} {value:.2f}" for name, value in found.metrics.items())
+                self.log.info("epoch %d, %s: %s", epoch, dataset.name, shown)
+        self.telemetry.evaluation(self.model.updates, metrics)
+        self.result.history.append({"epoch": epoch, "metrics": metrics})
+        value = self.selection.value(metrics)
+        if value is None or self.result.best_value is None or value > self.result.best_value:
+            self.result.best_epoch, self.result.best_value = epoch, value
+        self._write_result()
+
+    def _write_result(self) -> None:
+        if self.main:
+            with atomic_write(self.output_dir / "results.json") as file:
+                json.dump(asdict(self.result), file, indent=1)
+
+    def _best_text(self) -> str:
+        return "no development set ranks the epochs" if self.result.best_value is None else (
+            f"{self.selection}: {self.result.best_value:.2f}"
+        )
+
+    def _save(self, name: str, epoch: int, batches_done: int) -> None:
+        """A checkpoint from which training goes on at that epoch, after that many of its batches."""
+        state = random_state()
+        states = gather_object([state]) if self.accelerator.num_processes > 1 else [state]
+        if self.main:
+            progress = {
+                "epoch": epoch,
+                "batches_done": batches_done,
+                "random_states": states,
+                "flags": {name: self.config.to_flat()[name] for name in ORDER_FLAGS},
+                "history": self.result.history,
+                "best_epoch": self.result.best_epoch,
+                "best_value": self.result.best_value,
+            }
+            self.model.save(str(self.output_dir / name), progress)
+        self.accelerator.wait_for_everyone()
+
+    def _resume(self) -> tuple[int, int]:
+        """Take over a checkpoint; the epoch to go on with, and how many of its batches are done."""
+        path = self.config.training.model_ckpt or str(newest_checkpoint(self.output_dir))
+        progress, optimizer_taken = self.model.load(path)
+        self.log.info("resumed from %s", path)
+        if not optimizer_taken:
+            self.log.info("--optimizer differs from the checkpoint's: its state is not taken over and starts anew")
+        if "random_states" not in progress:
+            self.log.info("the checkpoint tells no progress: parameters are taken over, training starts at epoch 0")
+            return 0, 0
+        self._check_resumable(path, progress["flags"])
+        states = progress["random_states"]
+        if len(states) == self.accelerator.num_processes:
+            set_random_state(states[self.accelerator.process_index])
+        else:
+            self.log.info("saved by %d processes: the data order goes on, dropout's does not", len(states))
+        self.result.history = progress["history"]
+        self.result.best_epoch, self.result.best_value = progress["best_epoch"], progress["best_value"]
+        return progress["epoch"], progress["batches_done"]
+
+    def _check_resumable(self, path: str, saved: dict[str, Any]) -> None:
+        flat = self.config.to_flat()
+        changed = [f"--{name} {saved[name]} there, {flat[name]} here" for name in ORDER_FLAGS if saved[name] != flat[name]]
+        if changed:
+            raise DataError(f"was written with other flags, which a resume has to keep: {'; '.join(changed)}", path)
+
+    def _announce(self) -> None:
+        examples = sum(len(dataset) for dataset in self.data.train)
+        self.log.info(
+            "%d examples of %s, %d updates in %d epochs, on %s x %d; encoder %s",
+            examples, ", ".join(self.config.data.train_datasets), self.model.total_updates, self.config.training.epochs,
+            self.accelerator.device.type, self.accelerator.num_processes, self.config.encoder,
+        )  # fmt: skip
+        adversarial = self.config.adversarial
+        if adversarial.adv_train:
+            shown = {name[4:]: value for name, value in asdict(adversarial).items() if name != "adv_train"}
+            self.log.info("adversarial: %s", ", ".join(f"{name} {value}" for name, value in shown.items()))
+
+
+def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    """The batches of each update, in groups of `size`; the last may be smaller."""
+    while group := list(islice(batches, size)):
+        yield group

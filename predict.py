@@ -1,0 +1,92 @@
+"""Score a file of token JSON lines with a checkpoint.
+
+    python predict.py --task sst --prep_input data/canonical_data/bert-base-uncased/sst_dev.json --with_label \
+        --checkpoint checkpoint/model_0.pt --score sst_dev_scores.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+from data_utils.errors import FlagError, nearest, run_command_line
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task_def", default="experiments/glue/glue_task_def.yml", help="task definitions (YAML)")
+    parser.add_argument("--task", help="name of the task; may be left out where the checkpoint has one task")
+    parser.add_argument("--task_id", type=int, help="number of the task's head; default: by --task's name")
+    parser.add_argument("--prep_input", required=True, help="token JSON lines, as prepro_std.py writes them")
+    parser.add_argument("--with_label", action="store_true", help="the file has labels: compute the metrics")
+    parser.add_argument("--score", default="scores.json", help="score file to write (default: %(default)s)")
+    parser.add_argument("--metric", help="metrics, comma-separated (default: the task definition's)")
+    parser.add_argument("--max_seq_len", type=int, default=512, help="longest example in tokens (default: 512)")
+    parser.add_argument("--batch_size_eval", type=int, default=8, help="examples a batch (default: 8)")
+    parser.add_argument("--cuda", action="store_true", default=None, help="use the GPU (default: where there is one)")
+    parser.add_argument("--checkpoint", required=True, help="checkpoint of train.py or of MT-DNN")
+    arguments = parser.parse_args(argv)
+    if arguments.batch_size_eval < 1:
+        raise FlagError(f"--batch_size_eval: found {arguments.batch_size_eval}, accepted: at least 1")
+    return arguments
+
+
+def task_id_of(arguments: argparse.Namespace, config: dict[str, Any]) -> int:
+    """The head's number: `--task_id`, or by the order in which the checkpoint's tasks were trained."""
+    count = len(config["task_def_list"])
+    names = list(dict.fromkeys(dataset.split("_")[0] for dataset in config.get("train_datasets", [])))
+    if arguments.task_id is not None:
+        if not 0 <= arguments.task_id < count:
+            raise FlagError(f"--task_id: found {arguments.task_id}, accepted: 0 to {count - 1}")
+        return arguments.task_id
+    if arguments.task is None and count == 1:
+        return 0
+    if arguments.task not in names:
+        hint = nearest(arguments.task or "", names)
+        raise FlagError(f"--task: found {arguments.task!r}, accepted: {', '.join(names)}{hint}")
+    return names.index(arguments.task)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_args(argv)
+    from data_utils.log_wrapper import create_logger
+    from data_utils.metrics import Metric
+    from data_utils.readers import write_score_file
+    from experiments.exp_def import TaskDefs
+    from mt_dnn.batcher import Collater, SingleTaskDataset
+    from mt_dnn.config import Config
+    from mt_dnn.inference import eval_model
+    from mt_dnn.model import MTDNNModel, restore_network
+
+    log = create_logger(None)
+    network, flat = restore_network(arguments.checkpoint)
+    task_id = task_id_of(arguments, flat)
+    task_def = flat["task_def_list"][task_id]
+    if arguments.task is not None:
+        defined = TaskDefs(arguments.task_def).get_task_def(arguments.task)
+        if (defined.task_type, defined.n_class) != (task_def.task_type, task_def.n_class):
+            raise FlagError(
+                f"--task: {arguments.task} is {defined.task_type.name} with {defined.n_class} outputs in "
+                f"{arguments.task_def}, head {task_id} is {task_def.task_type.name} with {task_def.n_class}"
+            )
+    metrics = task_def.metric_meta
+    if arguments.metric is not None:
+        unknown = [name for name in arguments.metric.split(",") if name not in Metric.__members__]
+        if unknown:
+            raise FlagError(f"--metric: found {unknown[0]!r}, accepted: {', '.join(Metric.__members__)}")
+        metrics = tuple(Metric[name] for name in arguments.metric.split(","))
+    dataset = SingleTaskDataset(arguments.prep_input, False, task_id, task_def, arguments.max_seq_len)
+    if arguments.with_label and dataset.labels is None:
+        raise FlagError(f"--with_label: {arguments.prep_input} has no labels")
+    model = MTDNNModel(Config.from_flags({"cuda": arguments.cuda} if arguments.cuda else {}), flat["task_def_list"], network=network)
+    collater = Collater(getattr(network.bert.config, "pad_token_id", None) or 0)
+    found = eval_model(model, dataset, metrics, collater, arguments.batch_size_eval, arguments.with_label)
+    write_score_file(arguments.score, found.metrics, found.predictions, found.uids, found.scores)
+    for name, value in found.metrics.items():
+        log.info("%s %s: %.2f", dataset.name, name, value)
+    log.info("%d examples scored: %s", len(dataset), arguments.score)
+
+
+if __name__ == "__main__":
+    run_command_line(main)
