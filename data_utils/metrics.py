@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -69,8 +70,8 @@ def calc_metrics(
         raise UserError("metrics: found no examples; at least one is needed")
     if not len(golds) == len(predictions) == len(scores):
         raise UserError(
-            f"metrics: found {len(golds)} gold labels, {len(predictions)} predictions and {len(scores)} rows of scores; "
-            "they must be equally many"
+            f"metrics: found {len(golds)} gold labels, {len(predictions)} predictions and {len(scores)} rows of "
+            "scores; they must be equally many"
         )
     values: dict[str, float] = {}
     for metric in metrics:
@@ -104,7 +105,7 @@ def _value(metric: Metric, golds: np.ndarray, predictions: np.ndarray, scores: n
     raise UserError(f"metric {metric.name} is not built yet; accepted: {accepted}")
 
 
-def _correlation(correlate, golds: np.ndarray, scores: np.ndarray) -> float:
+def _correlation(correlate: Callable[..., Any], golds: np.ndarray, scores: np.ndarray) -> float:
     scores = scores.reshape(len(golds), -1)
     if scores.shape[1] != 1:
         raise UserError(f"correlation: found {scores.shape[1]} scores an example; a regression has one")
@@ -117,7 +118,7 @@ def _correlation(correlate, golds: np.ndarray, scores: np.ndarray) -> float:
 def _area_under_curve(golds: np.ndarray, scores: np.ndarray) -> float:
     _require_two_classes(Metric.AUC, golds)
     if scores.ndim != 2 or scores.shape[1] != 2:
-        raise UserError(f"metric AUC: found scores of shape {scores.shape}; accepted is one column for each of two classes")
+        raise UserError(f"metric AUC: found scores of shape {scores.shape}; accepted is one column a class, of two")
     if np.ptp(golds) == 0 or not np.isfinite(scores).all():
         return 0.0
     return roc_auc_score(golds, scores[:, 1])
@@ -136,4 +137,4 @@ def _confusion(golds: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
 def _require_two_classes(metric: Metric, labels: np.ndarray) -> None:
     if not np.isin(labels, (0, 1)).all():
         found = ", ".join(str(label) for label in np.unique(labels).tolist()[:5])
-        raise UserError(f"metric {metric.name} is for the two classes 0 and 1; found {found}; F1MAC and F1MIC take more")
+        raise UserError(f"metric {metric.name} is for the classes 0 and 1; found {found}; F1MAC and F1MIC take more")

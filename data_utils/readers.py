@@ -67,9 +67,8 @@ def read_table(path: Path | str, columns: Sequence[str]) -> Iterator[tuple[int, 
     for number, line in read_lines(path):
         fields = line.split("\t")
         if len(fields) != len(columns):
-            raise DataError(
-                f"expected {len(columns)} tab-separated columns ({', '.join(columns)}), found {len(fields)}", path, number
-            )
+            expected = f"{len(columns)} tab-separated columns ({', '.join(columns)})"
+            raise DataError(f"expected {expected}, found {len(fields)}", path, number)
         yield number, fields
 
 
@@ -98,7 +97,8 @@ def read_token_json(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
         try:
             sample = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"found no whole JSON object ({error.msg} at column {error.colno})", path, number) from error
+            message = f"found no whole JSON object ({error.msg} at column {error.colno})"
+            raise DataError(message, path, number) from error
         if not isinstance(sample, dict):
             raise DataError(f"expected a JSON object, found {line[:40]!r}", path, number)
         _check_tokens(sample, path, number)

@@ -19,25 +19,26 @@ def load_tokenizer(
 
     Args:
         name: hub name, local folder, or `embedded-minilm`.
-        do_lower_case: override the tokenizer's own setting, where its kind has one; None leaves it.
+        do_lower_case: overrides the tokenizer's own setting, where its kind has one; None leaves it.
         cache_dir: where downloads are kept; None for transformers' own folder.
 
     Raises:
         DataError: nothing of that name is found, or it holds no fast tokenizer.
     """
-    from transformers import AutoTokenizer  # takes seconds, which a mistake found before need not wait for
+    # the import takes seconds, which a mistake found before need not wait for
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     source = resolve_pretrained(name)
     options = {} if do_lower_case is None else {"do_lower_case": do_lower_case}
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, cache_dir=cache_dir, use_fast=True, **options)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = "no tokenizer in this folder" if os.path.isdir(source) else "no such folder, and not fetched from the hub"
+    except Exception as error:  # the tokenizers library raises plain exceptions for a damaged file
+        tried = "no tokenizer in this folder" if os.path.isdir(source) else "no such folder, and not found on the hub"
         raise DataError(
-            f"tokenizer {name!r}: {reason} ({_first_line(error)}); accepted: the name of a model on the hub, "
+            f"tokenizer {name!r}: {tried} ({_first_line(error)}); accepted: the name of a model on the hub, "
             f"a folder with a tokenizer, or {EMBEDDED_NAME}"
         ) from error
-    if not tokenizer.is_fast:
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise DataError(f"tokenizer {name!r} has no fast version; accepted: encoders with a tokenizer.json")
     return tokenizer
 

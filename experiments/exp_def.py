@@ -13,7 +13,7 @@ from data_utils.errors import TaskDefError, UserError, nearest
 from data_utils.metrics import Metric
 from data_utils.task_def import DataFormat, TaskType
 from data_utils.vocab import Vocabulary
-from experiments.task_def_schema import find_mistakes, parse_task
+from experiments.task_def_schema import default_adv_loss, default_loss, find_mistakes, parse_task
 from mt_dnn.loss import LossCriterion
 
 ATTRIBUTES: dict[str, Any] = {
@@ -25,7 +25,7 @@ ATTRIBUTES: dict[str, Any] = {
     "split_names": (tuple, list),
     "enable_san": bool,
     "dropout_p": (float, int, type(None)),
-    "loss": LossCriterion,
+    "loss": (LossCriterion, type(None)),
     "kd_loss": (LossCriterion, type(None)),
     "adv_loss": (LossCriterion, type(None)),
     "actf": (str, type(None)),
@@ -47,9 +47,10 @@ class TaskDef(dict):
         split_names: the parts of its data, `TASK_SPLIT.tsv`.
         enable_san: head is a stochastic answer network.
         dropout_p: dropout before the head; None leaves it to `--dropout_p`.
-        loss: criterion of the gold labels.
-        kd_loss: criterion of soft labels.
-        adv_loss: divergence between perturbed and clean logits.
+        loss: criterion of the gold labels; None for the task type's own.
+        kd_loss: criterion of soft labels; None for squared error.
+        adv_loss: divergence between perturbed and clean logits; None for squared error in regression and the
+            symmetrized KL divergence elsewhere.
         actf: activation of the pooler; None for none.
     """
 
@@ -63,11 +64,14 @@ class TaskDef(dict):
         split_names: Sequence[str],
         enable_san: bool,
         dropout_p: float | None,
-        loss: LossCriterion,
-        kd_loss: LossCriterion,
-        adv_loss: LossCriterion,
+        loss: LossCriterion | None,
+        kd_loss: LossCriterion | None,
+        adv_loss: LossCriterion | None,
         actf: str | None,
     ):
+        loss = default_loss(task_type) if loss is None else loss
+        if loss is None:
+            raise TaskDefError(f"a task of type {task_type.name} needs a loss")
         self.label_vocab = label_vocab
         self.n_class = n_class
         self.data_type = data_type
@@ -77,8 +81,8 @@ class TaskDef(dict):
         self.enable_san = enable_san
         self.dropout_p = dropout_p
         self.loss = loss
-        self.kd_loss = kd_loss
-        self.adv_loss = adv_loss
+        self.kd_loss = LossCriterion.MseCriterion if kd_loss is None else kd_loss
+        self.adv_loss = default_adv_loss(task_type) if adv_loss is None else adv_loss
         self.actf = actf
         # MT-DNN's items are the `repr` of the constructor's local names, the first and the last included
         items = {"self": "{}"} | {name: repr(value) for name, value in vars(self).items()}
@@ -118,11 +122,9 @@ class TaskDef(dict):
                 raise TaskDefError(f"task definition in a checkpoint: {name} is missing")
             if not isinstance(values[name], accepted):
                 raise TaskDefError(f"task definition in a checkpoint: {name} is a {type(values[name]).__name__}")
-        values = {name: values[name] for name in ATTRIBUTES}
         if not all(isinstance(metric, Metric) for metric in values["metric_meta"]) or values["n_class"] < 1:
             raise TaskDefError("task definition in a checkpoint: metric_meta or n_class cannot be used")
-        default = LossCriterion.MseCriterion
-        return cls(**{**values, "kd_loss": values["kd_loss"] or default, "adv_loss": values["adv_loss"] or default})
+        return cls(**{name: values[name] for name in ATTRIBUTES})
 
 
 def checkpoint_globals() -> list[Any]:
@@ -158,7 +160,7 @@ class TaskDefs:
         mistakes += find_mistakes(entries)
         if mistakes:
             raise TaskDefError("\n".join(f"{self.path}: {mistake}" for mistake in mistakes))
-        self._task_defs = {str(name): TaskDef.from_yaml(entry) for name, entry in entries.items()}
+        self._task_defs = {name: TaskDef.from_yaml(entry) for name, entry in entries}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -195,11 +197,15 @@ class TaskDefs:
         return task_name
 
 
-def _read_yaml(path: Path) -> tuple[dict[Any, Any], list[str]]:
-    """The mapping in the file, and the keys that stand in it twice, as mistakes."""
+def _read_yaml(path: Path) -> tuple[list[tuple[Any, Any]], list[str]]:
+    """The (name, task) pairs in the file, and the keys that stand in it twice, as mistakes."""
     try:
         with path.open(encoding="utf-8-sig") as file:
             node = yaml.compose(file, Loader=yaml.SafeLoader)
+        if not isinstance(node, yaml.MappingNode) or not node.value:
+            raise TaskDefError(f"{path}: found no mapping, accepted: one mapping a task, at least one")
+        constructor = yaml.SafeLoader("")
+        pairs = [tuple(constructor.construct_object(part, deep=True) for part in pair) for pair in node.value]
     except FileNotFoundError as error:
         raise TaskDefError(f"{path}: missing; accepted: a YAML file with one mapping a task") from error
     except OSError as error:
@@ -207,27 +213,16 @@ def _read_yaml(path: Path) -> tuple[dict[Any, Any], list[str]]:
     except UnicodeDecodeError as error:
         raise TaskDefError(f"{path}: byte {error.start + 1} is not UTF-8") from error
     except yaml.YAMLError as error:
-        raise TaskDefError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(node, yaml.MappingNode) or not node.value:
-        found = "nothing" if node is None or not node.value else f"a {node.id}"
-        raise TaskDefError(f"{path}: found {found}, accepted: one mapping a task, at least one")
-    mistakes = _duplicate_keys(node, "")
-    for name_node, entry_node in node.value:
-        if isinstance(entry_node, yaml.MappingNode):
-            mistakes += _duplicate_keys(entry_node, f"task {name_node.value!r}, ")
-    try:
-        content = yaml.SafeLoader("").construct_document(node)
-    except yaml.YAMLError as error:
-        raise TaskDefError(f"{path}: is no YAML: {' '.join(str(error).split())}") from error
-    return content, mistakes
+        raise TaskDefError(f"{path}: is no YAML that can be read: {' '.join(str(error).split())}") from error
+    mistakes = _duplicate_keys(node, "task")
+    for name, entry in node.value:
+        if isinstance(entry, yaml.MappingNode):
+            mistakes += _duplicate_keys(entry, f"task {name.value!r}, key")
+    return pairs, mistakes
 
 
-def _duplicate_keys(node: yaml.MappingNode, where: str) -> list[str]:
-    """The plain loader keeps the last of two equal keys and says nothing, so they are looked for in the parsed tree."""
-    names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-    what = "key" if where else "task"
-    return [
-        f"{where}{what} {name!r}: found {names.count(name)} times, accepted: once"
-        for name in dict.fromkeys(names)
-        if names.count(name) > 1
-    ]
+def _duplicate_keys(node: yaml.MappingNode, what: str) -> list[str]:
+    """The plain loader keeps the last of two equal keys and says nothing, so the parsed tree is searched."""
+    keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+    twice = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
+    return [f"{what} {key!r}: found {keys.count(key)} times, accepted: once" for key in twice]

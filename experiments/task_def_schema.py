@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Annotated, Any, TypeVar
 
@@ -23,6 +23,17 @@ DEFAULT_LOSSES = {
     TaskType.SeqenceLabeling: LossCriterion.SeqCeCriterion,
     TaskType.MaskLM: LossCriterion.MlmCriterion,
 }
+
+
+def default_loss(task_type: TaskType) -> LossCriterion | None:
+    """The criterion of the gold labels where a definition names none; None where it has to."""
+    return DEFAULT_LOSSES.get(task_type)
+
+
+def default_adv_loss(task_type: TaskType) -> LossCriterion:
+    """The divergence where a definition names none."""
+    return LossCriterion.MseCriterion if task_type == TaskType.Regression else LossCriterion.SymKlCriterion
+
 
 Member = TypeVar("Member", bound=IntEnum)
 
@@ -46,8 +57,8 @@ def _label_text(value: Any) -> Any:
 
 
 def _activation(value: Any) -> Any:
-    if value is not None and value not in ACT2FN:
-        raise ValueError("no activation")
+    if value is not None and (not isinstance(value, str) or value not in ACT2FN):
+        raise ValueError("no activation of that name")
     return value
 
 
@@ -73,14 +84,10 @@ class TaskEntry(BaseModel):
     split_names: Annotated[list[SplitName], Field(min_length=1)] = ["train", "dev", "test"]
     enable_san: StrictBool = False
     dropout_p: Annotated[float | None, Field(ge=0, lt=1)] = None
-    loss: LossName = Field(default_factory=lambda entry: DEFAULT_LOSSES[entry["task_type"]])
-    kd_loss: LossName = LossCriterion.MseCriterion
-    adv_loss: LossName = Field(
-        default_factory=lambda entry: LossCriterion.MseCriterion
-        if entry["task_type"] == TaskType.Regression
-        else LossCriterion.SymKlCriterion
-    )
-    actf: Annotated[StrictStr | None, BeforeValidator(_activation)] = None
+    loss: LossName | None = None
+    kd_loss: LossName | None = None
+    adv_loss: LossName | None = None
+    actf: Annotated[str | None, BeforeValidator(_activation)] = None
     encoder_type: EncoderName | None = None
 
 
@@ -109,38 +116,65 @@ def parse_task(entry: Mapping[str, Any]) -> TaskEntry:
     return TaskEntry.model_validate(dict(entry))
 
 
-def find_mistakes(entries: Mapping[Any, Any]) -> list[str]:
-    """Every mistake of a file's tasks, a line each: task, key, what was found, what is accepted."""
+def find_mistakes(entries: Sequence[tuple[Any, Any]]) -> list[str]:
+    """Every mistake of a file's (name, task) pairs, a line each: task, key, what was found, what is accepted."""
     mistakes = []
-    for name, entry in entries.items():
+    for name, entry in entries:
         task = f"task {str(name)!r}"
         if not isinstance(name, str) or not name or "_" in name or "/" in name:
-            mistakes.append(f"{task}: found the name {name!r}, accepted: a text without '_' and '/' (quoted if a number)")
+            accepted = "a text without '_' and '/' (in quotes if it is a number)"
+            mistakes.append(f"{task}: found the name {name!r}, accepted: {accepted}")
         if not isinstance(entry, dict):
-            mistakes.append(f"{task}: found {entry!r}, accepted: a mapping of the keys {', '.join(TaskEntry.model_fields)}")
+            accepted = f"a mapping of the keys {', '.join(TaskEntry.model_fields)}"
+            mistakes.append(f"{task}: found {entry!r}, accepted: {accepted}")
             continue
         mistakes += [f"{task}, {mistake}" for mistake in _entry_mistakes(entry)]
     return mistakes
 
 
 def _entry_mistakes(entry: dict[Any, Any]) -> list[str]:
-    # Keys of other types would confuse the schema; they are unknown keys like any other.
-    unknown = [f"key {key!r}: found {value!r}, accepted: no such key" for key, value in entry.items() if type(key) is not str]
-    entry = {key: value for key, value in entry.items() if type(key) is str}
-    if entry.get("task_type") in _types_without_default() and "loss" not in entry:
-        return [*unknown, f"key 'loss': missing, accepted: {', '.join(LossCriterion.__members__)}", *_schema_mistakes({**entry, "loss": "CeCriterion"})]
-    return [*unknown, *_schema_mistakes(entry)]
-
-
-def _types_without_default() -> list[str]:
-    return [member.name for member in TaskType if member not in DEFAULT_LOSSES]
-
-
-def _schema_mistakes(entry: dict[str, Any]) -> list[str]:
     try:
-        task = TaskEntry.model_validate(entry)
+        # a key that is no text (`on:` is read as true) is reported as the unknown key that it is
+        TaskEntry.model_validate({str(key): value for key, value in entry.items()})
     except ValidationError as error:
-        # A list's items and a union's branches report one by one; one line for a key and a wrong value says it all.
-        lines = (_describe(str(detail["loc"][0]), detail["type"], detail["input"], entry) for detail in error.errors())
-        return list(dict.fromkeys(lines))
-    return _contradictions(task)
+        details = error.errors(include_url=False)
+        mistakes = [_describe(str(detail["loc"][0]), detail["type"], detail["input"]) for detail in details]
+    else:
+        mistakes = []
+    # the branches of a union report one by one what is one mistake
+    return list(dict.fromkeys(mistakes + _contradictions(entry)))
+
+
+def _describe(key: str, kind: str, found: object) -> str:
+    if kind == "extra_forbidden":
+        keys = TaskEntry.model_fields
+        return f"key {key!r}: found an unknown key{nearest(key, keys)}, accepted: {', '.join(keys)}"
+    if key in ENUMERATIONS:
+        members = ENUMERATIONS[key].__members__
+        accepted = ("a list of " if key == "metric_meta" else "") + ", ".join(members)
+        hint = nearest(found, members) if isinstance(found, str) and found not in members else ""
+    else:
+        accepted, hint = ACCEPTED[key], ""
+    return f"key {key!r}: {'missing' if kind == 'missing' else f'found {found!r}'}{hint}, accepted: {accepted}"
+
+
+def _contradictions(entry: Mapping[Any, Any]) -> list[str]:
+    """Values that do not fit each other; looked for in the raw entry, whatever else is wrong with it."""
+    mistakes = []
+    task_type, n_class, labels = entry.get("task_type"), entry.get("n_class"), entry.get("labels")
+    if task_type == TaskType.Regression.name and type(n_class) is int and n_class != 1:
+        mistakes.append(f"key 'n_class': found {n_class}, accepted: 1 for Regression")
+    if isinstance(labels, list) and type(n_class) is int:
+        if task_type == TaskType.Classification.name and len(labels) != n_class:
+            mistakes.append(f"key 'labels': found {len(labels)} labels, accepted: as many as n_class ({n_class})")
+        if task_type == TaskType.SeqenceLabeling.name and len(labels) > n_class:
+            mistakes.append(f"key 'labels': found {len(labels)} labels, accepted: at most n_class ({n_class})")
+    if isinstance(labels, list):
+        texts = [str(label) for label in labels]
+        twice = [text for text in dict.fromkeys(texts) if texts.count(text) > 1]
+        mistakes += [f"key 'labels': found {text!r} {texts.count(text)} times, accepted: once" for text in twice]
+    needs_loss = task_type in TaskType.__members__ and TaskType[str(task_type)] not in DEFAULT_LOSSES
+    if needs_loss and entry.get("loss") is None:
+        accepted = ", ".join(LossCriterion.__members__)
+        mistakes.append(f"key 'loss': missing, accepted (for {task_type}): {accepted}")
+    return mistakes

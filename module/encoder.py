@@ -45,7 +45,7 @@ def encoder_from_config(
 ) -> PreTrainedModel:
     """A randomly initialized encoder of the architecture in a flat checkpoint configuration (`model_type`, sizes, …)."""
     model_type = config.get("model_type", "bert")
-    accepted = set(AutoConfig.for_model(model_type).to_dict())
+    accepted = set(AutoConfig.for_model(model_type).to_dict()) - {"model_type"}
     encoder_config = AutoConfig.for_model(model_type, **{k: v for k, v in config.items() if k in accepted})
     _adjust(encoder_config, dropout_p, num_hidden_layers)
     return AutoModel.from_config(encoder_config, dtype=torch.float32)

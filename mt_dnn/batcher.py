@@ -1,5 +1,7 @@
 """Datasets in flat arrays, the order of an epoch's batches, and padding.
 
+Training and evaluation read their batches so:
+
     datasets = [SingleTaskDataset("mnli_train.json", is_train=True, task_id=0, task_def=task_def)]
     sampler = MultiTaskBatchSampler(datasets, batch_size=8, seed=2018)
     collater = Collater(tokenizer.pad_token_id)
@@ -125,7 +127,7 @@ class SingleTaskDataset(Dataset[Example]):
         self.task_id = task_id
         self.task_def = task_def
         tokens, types, offsets = array("I"), array("B"), array("q", [0])
-        labels = array("q") if task_def.task_type == TaskType.Classification else array("f")
+        labels: array[Any] = array("q") if task_def.task_type == TaskType.Classification else array("f")
         self.uids: list[str] = []
         unlabelled = 0  # number of the first line without a label
         read = 0
@@ -375,9 +377,7 @@ def _batch_sizes(dataset: SingleTaskDataset, batch_size: int, smallest: int, dro
     return sizes
 
 
-def _shuffled(
-    batches: list[tuple[int, np.ndarray]], generator: np.random.Generator
-) -> list[tuple[int, np.ndarray]]:
+def _shuffled(batches: list[tuple[int, np.ndarray]], generator: np.random.Generator) -> list[tuple[int, np.ndarray]]:
     return [batches[index] for index in generator.permutation(len(batches))]
 
 

@@ -45,7 +45,7 @@ def eval_model(
     accelerator = model.accelerator
     batches = evaluation_batches(dataset, batch_size)
     mine = batches[accelerator.process_index :: accelerator.num_processes]
-    bar = tqdm(mine, desc=dataset.name, leave=False, disable=not accelerator.is_main_process)
+    bar = tqdm(mine, desc=dataset.name, leave=False, disable=None if accelerator.is_main_process else True)
     results = [(indices, *model.predict(collater([dataset[index] for index in indices]))) for indices in bar]
     if accelerator.num_processes > 1:
         results = gather_object(results)

@@ -16,6 +16,7 @@ import torch
 from accelerate.utils import gather_object, set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar
 
 from data_utils.errors import DataError, UserError
 from data_utils.files import atomic_write
@@ -92,6 +93,7 @@ class Trainer:
             process_index=self.accelerator.process_index,
         )
         self.updates_per_epoch = math.ceil(len(self.sampler) / training.grad_accumulation_step)
+        disable_progress_bar()
         set_seed(training.seed)
         self.model = MTDNNModel(
             config, self.data.task_defs, self.updates_per_epoch * training.epochs, self.accelerator
@@ -110,7 +112,7 @@ class Trainer:
         total = self.model.total_updates
         with (
             Telemetry(self.config, enabled=self.main) as self.telemetry,
-            tqdm(total=total, initial=self.model.updates, disable=not self.main, unit="update") as self.bar,
+            tqdm(total=total, initial=self.model.updates, disable=None if self.main else True, unit="update") as self.bar,
         ):
             for epoch in range(first_epoch, training.epochs):
                 self._train_epoch(epoch, batches_done)

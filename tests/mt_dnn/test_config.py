@@ -158,7 +158,9 @@ def test_both_spellings_of_datasets_and_equals_signs():
 
 
 def test_the_projects_own_command_line():
-    config = parse_args("--task_def experiments/glue/glue_task_def.yml --adv_train --adv_norm_level post_ln".split())
+    config = parse_args(
+        ["--task_def", "experiments/glue/glue_task_def.yml", "--adv_train", "--adv_norm_level", "post_ln"]
+    )
     assert config.adversarial.adv_train
     assert config.adversarial.adv_norm_level == "post_ln"
     assert config.notices == ()
@@ -276,7 +278,7 @@ PUBLISHED_ROWS = {
     "mtdnn_release": (1, None, 1e-5, 1e-5, 1, "inf", "normalize", "pre_ln"),
     "deberta_release": (5, None, 1e-4, 1e-2, 1, "inf", "none", "deberta"),
 }
-ROW_NAMES = "alpha radius step_size noise_var k p_norm projection norm_level".split()
+ROW_NAMES = ["alpha", "radius", "step_size", "noise_var", "k", "p_norm", "projection", "norm_level"]
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))

@@ -1,0 +1,186 @@
+"""One run of the sentiment study: its flags, what is measured, and a file of finished runs that are not run again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import predict
+import prepro_std
+from data_utils.errors import DataError
+from data_utils.files import atomic_write
+from data_utils.pretrained import EMBEDDED_NAME, folder_name
+from data_utils.readers import read_lines, read_score_file, read_token_json
+from experiments.sift import hutto
+from mt_dnn.config import Config, parse_args
+from mt_dnn.trainer import train
+
+TASK = "sentiment"
+TRAINED_DATASET = f"{TASK}_{hutto.TRAINED_DOMAIN}"
+TASK_DEF = Path(os.path.relpath(Path(__file__).with_name("sentiment_task_def.yml")))
+CANONICAL_DATA = Path("data/canonical_data")
+
+FIRST_SEED = 2018
+# The same for every method and seed; a batch's order depends on the seed alone.
+SHARED_FLAGS: Mapping[str, object] = {
+    "optimizer": "adamw",
+    "batch_size": 32,
+    "batch_size_eval": 128,
+    "learning_rate": 5e-5,
+    "dataloader_num_workers": 0,
+    "log_per_updates": 25,
+}
+# Flags that say where things lie or what is shown, not what is computed.
+PLACES = (
+    "data_dir", "task_def", "output_dir", "log_file", "model_ckpt", "tensorboard_logdir", "transformer_cache",
+    "dataloader_num_workers", "log_per_updates", "batch_size_eval",
+)  # fmt: skip
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to fine-tune: its name in tables and the flags that set it apart."""
+
+    name: str
+    flags: Mapping[str, object] = field(default_factory=dict)
+
+
+PLAIN = Method("plain")
+SMART = Method("SMART", {"adv_train": "true", "adv_norm_level": "pre_ln"})
+SIFT = Method("SiFT", {"adv_train": "true", "adv_norm_level": "post_ln"})
+METHODS = {method.name.lower(): method for method in (PLAIN, SMART, SIFT)}
+
+
+def prepare_data(encoder: str = EMBEDDED_NAME, root: Path = CANONICAL_DATA) -> Path:
+    """Fetch the four domains, write them as canonical TSV and as token files; returns the token files' folder."""
+    hutto.prepare(root)
+    prepro_std.main(["--model", encoder, "--root_dir", str(root), "--task_def", str(TASK_DEF)])
+    return root / folder_name(encoder)
+
+
+def configure(
+    method: Method, seed: int, *, encoder: str, data_dir: Path, epochs: int, output_dir: str = "checkpoint"
+) -> Config:
+    """The configuration of a run, by the flags that a user would give to `train.py`."""
+    flags = {
+        "init_checkpoint": encoder,
+        "task_def": TASK_DEF,
+        "data_dir": data_dir,
+        "train_datasets": TRAINED_DATASET,
+        "test_datasets": TRAINED_DATASET,
+        **SHARED_FLAGS,
+        "epochs": epochs,
+        "seed": seed,
+        "output_dir": output_dir,
+        "log_file": Path(output_dir, "train.log"),
+        **method.flags,
+    }
+    return parse_args([word for name, value in flags.items() for word in (f"--{name}", str(value))])
+
+
+def run_key(config: Config, evaluated: Sequence[Path]) -> str:
+    """A hash of all that decides a run's numbers: flags, task definition, training data, evaluated data.
+
+    The code is not in it: after a change of the method, begin with an empty output folder.
+    """
+    flat = {name: value for name, value in config.to_flat().items() if name not in PLACES}
+    files = [Path(config.data.task_def), Path(config.data_dir) / f"{TRAINED_DATASET}_train.json", *evaluated]
+    hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return hashlib.sha256(json.dumps([flat, hashes], sort_keys=True).encode()).hexdigest()[:16]
+
+
+class RunStore:
+    """Finished runs in a file of JSON lines.
+
+    Args:
+        path: made with the first run; every line holds a run's `key` beside its numbers.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def read(self) -> dict[str, Record]:
+        """The finished runs by key."""
+        records = [json.loads(line) for _, line in self._lines()]
+        return {record["key"]: record for record in records}
+
+    def _lines(self) -> Iterator[tuple[int, str]]:
+        return read_lines(self.path) if self.path.exists() else iter(())
+
+    def add(self, record: Record) -> None:
+        """Append a run; the file is replaced as a whole, so that a reader never meets half a line."""
+        lines = [line for _, line in self._lines()] + [json.dumps(record)]
+        with atomic_write(self.path) as file:
+            file.writelines(f"{line}\n" for line in lines)
+
+
+def run(
+    method: Method, seed: int, store: RunStore, *, encoder: str, data_dir: Path, epochs: int, evaluated: Sequence[Path]
+) -> Record:
+    """The numbers of a run: from `store` where it is finished, else trained, evaluated and added to it.
+
+    Args:
+        evaluated: token files with labels, evaluated after the last epoch. No epoch is chosen: the last one counts.
+
+    Returns:
+        `key`, `method`, `seed`, `seconds_per_update` (median), `evaluation` (file name without `.json` to `ACC` and
+        `F1MAC` in percent, `loss`, the mean cross-entropy, and `examples`), and `config`, all flags.
+    """
+    options = {"encoder": encoder, "data_dir": data_dir, "epochs": epochs}
+    key = run_key(configure(method, seed, **options), evaluated)  # type: ignore[arg-type]
+    finished = store.read().get(key)
+    if finished is not None:
+        return finished
+    with _scratch_folder(store.path.parent) as folder:
+        config = configure(method, seed, **options, output_dir=folder)  # type: ignore[arg-type]
+        result = train(config)
+        checkpoint = Path(folder) / f"model_{epochs - 1}.pt"
+        evaluation = {path.stem: evaluate(checkpoint, path) for path in evaluated}
+    record = {
+        "key": key,
+        "method": method.name,
+        "seed": seed,
+        "seconds_per_update": result.seconds_per_update,
+        "evaluation": evaluation,
+        "config": {name: value for name, value in config.to_flat().items() if name not in PLACES},
+    }
+    store.add(record)
+    return record
+
+
+def _scratch_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder for a run's checkpoints, gone with the run: with the optimizer's state they are large."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix="run-", dir=parent)
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror or error}", parent) from error
+
+
+def evaluate(checkpoint: Path, path: Path) -> dict[str, float]:
+    """`predict.py` over a token file: accuracy and macro-F1 in percent, mean cross-entropy, number of examples."""
+    score_file = checkpoint.with_name(f"{path.stem}_scores.json")
+    names = {"task_def": TASK_DEF, "task": TASK, "prep_input": path, "score": score_file, "checkpoint": checkpoint}
+    words = [word for name, value in names.items() for word in (f"--{name}", str(value))]
+    predict.main([*words, "--with_label", "--batch_size_eval", str(SHARED_FLAGS["batch_size_eval"])])
+    scores = read_score_file(score_file)
+    golds = np.array([sample["label"] for _, sample in read_token_json(path)])
+    probabilities = np.array(scores["scores"]).reshape(len(golds), -1)
+    loss = cross_entropy(probabilities, golds)
+    return {**scores["metrics"], "loss": loss, "examples": len(golds)}
+
+
+def cross_entropy(probabilities: np.ndarray, golds: np.ndarray) -> float:
+    """Mean of -log P(gold), for probabilities (examples, classes) and class numbers (examples,)."""
+    of_gold = probabilities[np.arange(len(golds)), golds]
+    return float(-np.log(np.maximum(of_gold, np.finfo(np.float32).tiny)).mean())

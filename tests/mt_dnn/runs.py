@@ -1,0 +1,45 @@
+"""Small runs on MT-DNN's own tiny run: its encoder, its data, its checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mt_dnn.config import Config, parse_args
+from mt_dnn.trainer import RunResult, train
+
+RUN = Path(__file__).parents[1] / "fixtures" / "mtdnn_run"
+TASK_DEF = RUN / "task_def.yml"
+DATASETS = "cola,mnli_matched,mnli_mismatched,stsb"
+SIFT = ("--adv_train", "--adv_norm_level", "post_ln")
+SMART = ("--adv_train", "--adv_norm_level", "pre_ln")
+
+
+def tiny_config(folder: Path, *flags: str) -> Config:
+    """The configuration of a run on three tasks that writes to `folder`; `flags` come last and win."""
+    base = (
+        f"--task_def {TASK_DEF} --data_dir {RUN / 'tinydata'} --train_datasets cola,mnli,stsb --test_datasets {DATASETS} "
+        f"--init_checkpoint {RUN / 'tiny'} --output_dir {folder} --log_file {folder / 'log.txt'} --epochs 2 "
+        "--optimizer adamw --learning_rate 1e-3 --dataloader_num_workers 0"
+    )
+    return parse_args([*base.split(), *flags])
+
+
+def tiny_run(folder: Path, *flags: str) -> RunResult:
+    return train(tiny_config(folder, *flags))
+
+
+def parameters(path: Path) -> dict[str, torch.Tensor]:
+    """The parameters in a checkpoint of this project, read without the project's own loader."""
+    from experiments.exp_def import checkpoint_globals
+
+    with torch.serialization.safe_globals(checkpoint_globals()):
+        return torch.load(path, weights_only=True)["state"]
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], tolerance: float = 0.0) -> None:
+    """The same names, and values that differ by at most `tolerance`; 0 means bit for bit."""
+    assert first.keys() == second.keys()
+    for name, tensor in first.items():
+        torch.testing.assert_close(second[name], tensor, rtol=0, atol=tolerance, msg=lambda text: f"{name}: {text}")  # noqa: B023

@@ -1,0 +1,175 @@
+"""Whole runs: the same seed gives the same parameters, α = 0 is a plain run, a resumed run ends as an unbroken one."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from data_utils.errors import DataError, FlagError, UserError
+from data_utils.readers import read_score_file
+from mt_dnn.trainer import Trainer
+from tests.mt_dnn.runs import DATASETS, SIFT, SMART, assert_same, parameters, tiny_config, tiny_run
+
+
+def test_the_same_seed_gives_the_same_parameters_and_another_seed_others(tmp_path: Path) -> None:
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        tiny_run(tmp_path / name, *SIFT, "--seed", seed)
+    first, second, other = (parameters(tmp_path / name / "model_1.pt") for name in "abc")
+    assert_same(first, second)
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    assert not torch.equal(first[name], other[name])
+
+
+@pytest.mark.parametrize("method", [SMART, SIFT], ids=["smart", "sift"])
+def test_alpha_zero_is_the_plain_run_bit_for_bit_with_the_search_still_run(
+    method: tuple[str, ...], tmp_path: Path
+) -> None:
+    tiny_run(tmp_path / "plain")
+    trainer = Trainer(tiny_config(tmp_path / "zero", *method, "--adv_alpha", "0", "--adv_k", "2"))
+    forwards = _count_training_forwards(trainer.model.network.bert)
+    trainer.run()
+    assert len(forwards) == trainer.model.updates * (2 + 2)
+    assert_same(parameters(tmp_path / "plain" / "model_1.pt"), parameters(tmp_path / "zero" / "model_1.pt"))
+
+
+def test_with_alpha_the_run_differs_from_the_plain_one(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "plain")
+    tiny_run(tmp_path / "sift", *SIFT)
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    plain, sift = (parameters(tmp_path / run / "model_1.pt")[name] for run in ("plain", "sift"))
+    assert not torch.equal(plain, sift)
+
+
+def _count_training_forwards(encoder: nn.Module) -> list[int]:
+    calls: list[int] = []
+    encoder.register_forward_hook(lambda module, _, __: calls.append(1) if module.training else None)
+    return calls
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adamax"])
+@pytest.mark.parametrize("at", ["within an epoch", "after an epoch"])
+def test_a_resumed_run_ends_as_the_unbroken_one(optimizer: str, at: str, tmp_path: Path) -> None:
+    flags = (*SIFT, "--optimizer", optimizer, "--grad_accumulation_step", "2")
+    flags += ("--save_per_updates_on", "--save_per_updates", "3")
+    whole = tiny_run(tmp_path / "whole", *flags)
+    checkpoint = "model_0_3.pt" if at == "within an epoch" else "model_0.pt"
+    resumed = tiny_run(
+        tmp_path / "resumed", *flags, "--resume", "--model_ckpt", str(tmp_path / "whole" / checkpoint)
+    )
+    assert_same(parameters(tmp_path / "whole" / "model_1.pt"), parameters(tmp_path / "resumed" / "model_1.pt"))
+    assert resumed.history == whole.history
+    last = f"{DATASETS.split(',')[0]}_dev_scores_epoch_1.json"
+    assert read_score_file(tmp_path / "whole" / last) == read_score_file(tmp_path / "resumed" / last)
+
+
+def test_resume_takes_the_newest_checkpoint_of_the_output_folder(tmp_path: Path) -> None:
+    tiny_run(tmp_path, "--epochs", "2")
+    before = parameters(tmp_path / "model_1.pt")
+    (tmp_path / "model_1.pt").unlink()
+    tiny_run(tmp_path, "--epochs", "2", "--resume")
+    assert_same(before, parameters(tmp_path / "model_1.pt"))
+
+
+def test_a_resume_with_another_data_order_is_refused(tmp_path: Path) -> None:
+    tiny_run(tmp_path, "--epochs", "2")
+    with pytest.raises(DataError, match="--batch_size 8 there, 4 here"):
+        tiny_run(tmp_path, "--epochs", "2", "--resume", "--batch_size", "4")
+
+
+def test_a_checkpoint_of_mtdnn_resumes_with_its_optimizer(tmp_path: Path) -> None:
+    from tests.mt_dnn.runs import RUN
+
+    config = tiny_config(tmp_path, "--resume", "--model_ckpt", str(RUN / "model_0.pt"), "--optimizer", "adamax")
+    trainer = Trainer(config)
+    assert trainer._resume() == (0, 0)
+    moments = trainer.model.optimizer.state_dict()["state"]
+    assert len(moments) == len([p for p in trainer.model.network.parameters()]) - 2  # the encoder's own pooler is unused
+    assert all(moment["exp_inf"].abs().sum() > 0 for moment in moments.values())
+
+
+def test_a_run_writes_score_files_checkpoints_and_its_results(tmp_path: Path) -> None:
+    result = tiny_run(tmp_path, *SIFT)
+    for dataset in DATASETS.split(","):
+        scores = read_score_file(tmp_path / f"{dataset}_dev_scores_epoch_1.json")
+        assert scores["metrics"] == result.history[1]["metrics"][f"{dataset}_dev"]
+        assert len(scores["uids"]) == 10
+    assert json.loads((tmp_path / "results.json").read_text())["best_epoch"] == result.best_epoch
+    assert result.metrics == result.history[result.best_epoch]["metrics"]
+    assert result.seconds_per_update > 0
+    assert "R " in (tmp_path / "log.txt").read_text()
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_best_epoch_is_the_one_of_the_chosen_metric_and_early_stop_counts_from_it(tmp_path: Path) -> None:
+    result = tiny_run(
+        tmp_path, "--epochs", "12", "--best_metric", "cola:ACC", "--early_stop", "2", "--learning_rate", "1e-7"
+    )
+    values = [entry["metrics"]["cola_dev"]["ACC"] for entry in result.history]
+    assert result.best_epoch == values.index(max(values))
+    assert len(values) == result.best_epoch + 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--test_datasets", "colla"), "did you mean 'cola'"),
+        (("--train_datasets", "cola", "--test_datasets", "stsb"), "task stsb, which is not trained"),
+        (("--best_metric", "cola:MCCC"), "did you mean 'MCC'"),
+        (("--best_metric", "sst:ACC"), "no development set 'sst'"),
+        (("--test_datasets", "cola_extra"), "cola_extra_dev.json: missing; make it with: python prepro_std.py"),
+        (("--init_checkpoint", "no-such-folder-or-model"), "no-such-folder-or-model"),
+        (("--task_def", "nowhere.yml"), "nowhere.yml: missing"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_is_accepted(flags: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        tiny_run(tmp_path, *flags)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_level_that_the_encoder_does_not_have_is_a_flag_error(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2Model
+
+    GPT2Model(GPT2Config(vocab_size=200, n_embd=16, n_layer=1, n_head=2)).save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(FlagError, match="GPT2Model has no injection point 'post_ln'; it has: pre_ln"):
+        Trainer(tiny_config(tmp_path, *SIFT, "--init_checkpoint", str(tmp_path / "gpt2")))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+    trainer = Trainer(tiny_config(tmp_path, "--epochs", "2"))
+    evaluate = trainer._evaluate
+
+    def spoil(epoch: int) -> None:
+        evaluate(epoch)
+        trainer.model.network.scoring_list[0][1].bias.data.fill_(math.nan)
+
+    trainer._evaluate = spoil  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="the loss is not finite"):
+        trainer.run()
+    assert (tmp_path / "model_0.pt").is_file()
+    assert not (tmp_path / "model_1.pt").exists()
+
+
+def test_a_frozen_encoder_does_not_move(tmp_path: Path) -> None:
+    tiny_run(tmp_path, "--update_bert_opt", "1", *SIFT)
+    first, last = parameters(tmp_path / "model_0.pt"), parameters(tmp_path / "model_1.pt")
+    moved = {name.split(".")[0] for name in first if not torch.equal(first[name], last[name])}
+    assert moved == {"scoring_list"}
+
+
+def test_tensorboard_holds_the_losses(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    tiny_run(tmp_path, *SIFT, "--tensorboard", "--tensorboard_logdir", str(tmp_path / "tb"), "--log_per_updates", "1")
+    events = EventAccumulator(str(tmp_path / "tb"))
+    events.Reload()
+    losses = events.Scalars("train/loss")
+    assert [event.step for event in losses] == list(range(1, 19))
+    assert all(event.value > 0 for event in events.Scalars("train/R"))
+    assert len(events.Scalars("cola_dev/ACC")) == 2
