@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_utils.errors import DataError, UserError, nearest
+from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.readers import read_canonical_tsv
 from data_utils.task_def import DataFormat, TaskType
 from data_utils.tokenizer import load_tokenizer
@@ -80,8 +80,11 @@ class Converter:
     def __init__(self, spec: TokenizerSpec):
         self.spec = spec
         self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(spec.name, spec.do_lower_case, spec.cache_dir)
+        shortest = self.tokenizer.num_special_tokens_to_add(pair=True) + 2  # one token of each text
+        if spec.max_seq_len < shortest:
+            raise FlagError(f"--max_seq_len: found {spec.max_seq_len}, accepted: at least {shortest}")
         if spec.do_padding and self.tokenizer.pad_token_id is None:
-            raise UserError(f"--do_padding: the tokenizer of {spec.name} has no padding token")
+            raise FlagError(f"--do_padding: the tokenizer of {spec.name} has no padding token; leave it out")
 
     def __call__(self, job: tuple[SplitSpec, Sequence[Line]]) -> list[dict[str, Any]]:
         """Token ids and labels of some lines of one split.
@@ -124,8 +127,8 @@ class Converter:
         for number, fields in lines:
             words, labels = (_parse_list(split, number, column, fields[column]) for column in ("premise", "label"))
             if len(words) != len(labels):
-                raise DataError(f"expected one label a word, found {len(words)} words and {len(labels)} labels",
-                                split.path, number)
+                found = f"{len(words)} words and {len(labels)} labels"
+                raise DataError(f"expected one label a word, found {found}", split.path, number)
             ids = self.tokenizer(words, add_special_tokens=False)["input_ids"] if words else []
             token_id, label = [], []
             for word, text in zip(ids, labels, strict=True):
@@ -160,13 +163,33 @@ def check_task(
         raise UserError(f"{where}: task_type {task_type.name} is not there yet; accepted: {accepted}")
     if data_format not in formats[task_type]:
         accepted = ", ".join(known.name for known in formats[task_type])
-        raise UserError(f"{where}: data_format {data_format.name} does not go with {task_type.name}; accepted: {accepted}")
+        found = f"data_format {data_format.name} does not go with {task_type.name}"
+        raise UserError(f"{where}: {found}; accepted: {accepted}")
     if task_type == TaskType.SeqenceLabeling:
         missing = [label for label in SEQUENCE_LABELS if labels is None or label not in labels]
         if missing:
             raise UserError(f"{where}: labels lack {', '.join(missing)}; a SeqenceLabeling task needs X, CLS and SEP")
         if do_padding:
             raise UserError(f"{where}: --do_padding is not there yet for SeqenceLabeling; leave it out")
+
+
+def find_splits(root: Path, task_name: str, split_names: Sequence[str]) -> list[str]:
+    """The splits that a folder holds of a task, sorted.
+
+    `TASK_SPLIT.tsv` is a split where SPLIT is in `split_names`; `TASK_SUBSET_SPLIT.tsv`, a data set of its own of the
+    same task (`cola_outofdomain_dev.tsv`), where its last part is one of them or train, dev or test.
+    """
+    known = {*split_names, "train", "dev", "test"}
+    prefix = f"{task_name}_"
+    suffixes = [path.stem.removeprefix(prefix) for path in root.glob("*.tsv") if path.name.startswith(prefix)]
+    return sorted(
+        suffix for suffix in suffixes if suffix in split_names or any(suffix.endswith(f"_{name}") for name in known)
+    )
+
+
+def is_train_split(name: str) -> bool:
+    """Whether a split such as `train` or `001_train` is one to train on."""
+    return name == "train" or name.endswith("_train")
 
 
 def _label_entry(split: SplitSpec, number: int, text: str) -> dict[str, int | float]:
@@ -227,8 +250,12 @@ def convert_split(
     """
     lines = enumerate(read_canonical_tsv(split.path, split.data_format), start=1)
     jobs = ((split, chunk) for chunk in iter(lambda: list(itertools.islice(lines, CHUNK)), []))
+    empty = True
     for examples in chunk_map(jobs):
+        empty = False
         yield from examples
+    if empty:
+        raise DataError("found no examples; at least one is needed", split.path)
 
 
 @contextmanager

@@ -58,18 +58,17 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, str]]:
         raise DataError(f"cannot be read: {error.strerror or error}", path) from error
 
 
-def read_table(path: Path | str, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """The lines of a TSV with their numbers, each split into as many fields as `columns` names; no quoting.
+def split_columns(line: str, columns: Sequence[str], path: Path | str, number: int) -> dict[str, str]:
+    """The tab-separated fields of a line by their columns' names; quotes have no meaning.
 
     Raises:
-        DataError: a line with another number of columns, as well as what `read_lines` raises.
+        DataError: the line has another number of columns; names `path` and `number`.
     """
-    for number, line in read_lines(path):
-        fields = line.split("\t")
-        if len(fields) != len(columns):
-            expected = f"{len(columns)} tab-separated columns ({', '.join(columns)})"
-            raise DataError(f"expected {expected}, found {len(fields)}", path, number)
-        yield number, fields
+    fields = line.split("\t")
+    if len(fields) != len(columns):
+        expected = f"{len(columns)} tab-separated columns ({', '.join(columns)})"
+        raise DataError(f"expected {expected}, found {len(fields)}", path, number)
+    return dict(zip(columns, fields, strict=True))
 
 
 def read_canonical_tsv(path: Path | str, data_format: DataFormat) -> Iterator[dict[str, str]]:
@@ -82,8 +81,8 @@ def read_canonical_tsv(path: Path | str, data_format: DataFormat) -> Iterator[di
         accepted = ", ".join(known.name for known in CANONICAL_COLUMNS)
         raise DataError(f"data_format {data_format.name} is not built yet; accepted: {accepted}", path)
     columns = CANONICAL_COLUMNS[data_format]
-    for _, fields in read_table(path, columns):
-        yield dict(zip(columns, fields, strict=True))
+    for number, line in read_lines(path):
+        yield split_columns(line, columns, path, number)
 
 
 def read_token_json(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -50,12 +50,16 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
         raise DataError(f"is damaged or holds objects that a checkpoint may not hold. {reason}".strip(), path) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise DataError(f"is damaged or no checkpoint ({str(error).strip().splitlines()[0][:200]})", path) from error
+        raise DataError(f"is damaged or no checkpoint ({_reason(error)})", path) from error
     if not isinstance(content, dict) or any(not isinstance(content.get(key), Mapping) for key in REQUIRED_KEYS):
         raise DataError(f"is no checkpoint; expected a dictionary with the keys {', '.join(REQUIRED_KEYS)}", path)
     config = dict(content["config"])
     config["task_def_list"] = [TaskDef.from_attributes(task_def) for task_def in config.get("task_def_list", [])]
     return {**content, "config": config}
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path | str, encoder_only: bool = False) -> None:

@@ -1,0 +1,123 @@
+"""Checkpoints: MT-DNN's structure, nothing unpickled that is not allowed, damage named."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from data_utils.errors import DataError
+from data_utils.task_def import TaskType
+from experiments.exp_def import TaskDef
+from mt_dnn.checkpoint import load_checkpoint, load_state, newest_checkpoint, save_checkpoint
+from mt_dnn.model import restore_network
+from tests.mt_dnn.runs import RUN, tiny_run
+
+MTDNN_CHECKPOINT = RUN / "model_0.pt"
+
+
+def test_a_checkpoint_of_mtdnn_is_read_with_its_task_definitions() -> None:
+    content = load_checkpoint(MTDNN_CHECKPOINT)
+    cola, mnli, stsb = content["config"]["task_def_list"]
+    assert all(isinstance(task_def, TaskDef) for task_def in (cola, mnli, stsb))
+    assert (cola.n_class, mnli.n_class, stsb.n_class) == (2, 3, 1)
+    assert mnli.label_vocab.tok2ind == {"contradiction": 0, "neutral": 1, "entailment": 2}
+    assert stsb.task_type == TaskType.Regression
+
+
+def test_a_checkpoint_written_here_has_the_structure_of_mtdnns(tmp_path: Path) -> None:
+    tiny_run(tmp_path, "--epochs", "1", "--optimizer", "adamax")
+    ours, theirs = load_checkpoint(tmp_path / "model_0.pt"), load_checkpoint(MTDNN_CHECKPOINT)
+    assert theirs.keys() <= ours.keys()
+    assert ours["state"].keys() == theirs["state"].keys()
+    assert {name: value.shape for name, value in ours["state"].items()} == {
+        name: value.shape for name, value in theirs["state"].items()
+    }
+    groups = [[len(group["params"]) for group in content["optimizer"]["param_groups"]] for content in (ours, theirs)]
+    assert groups[0] == groups[1]
+    for key in ("init_checkpoint", "learning_rate", "hidden_size", "model_type", "num_hidden_layers", "adv_train"):
+        assert key in ours["config"]
+    assert ours["config"]["num_hidden_layers"] == 2
+    for mine, its in zip(ours["config"]["task_def_list"], theirs["config"]["task_def_list"], strict=True):
+        assert mine.keys() == its.keys()
+        assert mine.loss == its.loss and mine.adv_loss == its.adv_loss and mine.dropout_p in (its.dropout_p, None)
+
+
+def test_a_restored_network_computes_what_the_saved_one_did(tmp_path: Path) -> None:
+    network, flat = restore_network(str(MTDNN_CHECKPOINT))
+    content = {"state": network.state_dict(), "config": flat}
+    save_checkpoint(tmp_path / "copy.pt", content)
+    again, _ = restore_network(str(tmp_path / "copy.pt"))
+    ids = torch.tensor([[101, 20, 30, 102]])
+    assert torch.equal(network.eval()(ids, task_id=1), again.eval()(ids, task_id=1))
+
+
+class Payload:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.mark.parametrize("plain", [True, False], ids=["pickle", "torch"])
+def test_a_malicious_checkpoint_runs_nothing(plain: bool, tmp_path: Path) -> None:
+    target, path = tmp_path / "executed", tmp_path / "model.pt"
+    content = {"state": {}, "optimizer": {}, "config": Payload(target)}
+    if plain:
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path)
+    with pytest.raises(DataError, match="model.pt"):
+        load_checkpoint(path)
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("kept", [0, 10, 1000, 100_000])
+def test_a_truncated_checkpoint_is_named(kept: int, tmp_path: Path) -> None:
+    path = tmp_path / "model_0.pt"
+    path.write_bytes(MTDNN_CHECKPOINT.read_bytes()[:kept])
+    with pytest.raises(DataError, match="model_0.pt") as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "other.pt")
+    with pytest.raises(DataError, match="is no checkpoint; expected a dictionary with the keys state, config"):
+        load_checkpoint(tmp_path / "other.pt")
+    with pytest.raises(DataError, match="missing"):
+        load_checkpoint(tmp_path / "nowhere.pt")
+    with pytest.raises(DataError, match="holds no checkpoint"):
+        newest_checkpoint(tmp_path / "nothing")
+
+
+def test_a_parameter_that_does_not_fit_is_named() -> None:
+    network, _ = restore_network(str(MTDNN_CHECKPOINT))
+    state = dict(network.state_dict())
+    name = "scoring_list.1.1.bias"
+    with pytest.raises(DataError, match=r"'scoring_list.1.1.bias' has shape \(5,\), the network expects \(3,\)"):
+        load_state(network, {**state, name: torch.zeros(5)}, "x.pt")
+    with pytest.raises(DataError, match="has no parameter 'scoring_list.1.1.bias'"):
+        load_state(network, {key: value for key, value in state.items() if key != name}, "x.pt")
+    with pytest.raises(DataError, match="has a parameter 'extra'"):
+        load_state(network, {**state, "extra": torch.zeros(1)}, "x.pt")
+
+
+def test_a_full_disk_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model_0.pt"
+    path.write_bytes(b"older")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(DataError, match=r"model_0.pt: cannot be written: No space left on device"):
+        save_checkpoint(path, {"state": {}})
+    assert path.read_bytes() == b"older"
+    assert os.listdir(tmp_path) == ["model_0.pt"]

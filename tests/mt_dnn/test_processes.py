@@ -1,0 +1,36 @@
+"""Two processes (gloo) train and evaluate as one does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_utils.readers import read_score_file
+from tests.mt_dnn.runs import RUN, SIFT, TASK_DEF, assert_same, parameters, tiny_run
+
+ROOT = Path(__file__).parents[2]
+NO_DROPOUT = ("--dropout_p", "0", "--bert_dropout_p", "0", "--batch_size", "7")
+
+
+def test_two_processes_end_with_one_processs_parameters_and_scores(tmp_path: Path) -> None:
+    flags = ["--train_datasets", "mnli", "--test_datasets", "mnli_matched", *NO_DROPOUT, *SIFT]
+    one = tiny_run(tmp_path / "one", *flags)
+    two = tmp_path / "two"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "train.py"]
+    command += ["--task_def", str(TASK_DEF), "--data_dir", str(RUN / "tinydata"), "--init_checkpoint", str(RUN / "tiny")]
+    command += ["--output_dir", str(two), "--log_file", str(two / "log.txt"), "--epochs", "2", "--optimizer", "adamw"]
+    command += ["--learning_rate", "1e-3", "--dataloader_num_workers", "0", *flags]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    assert_same(parameters(tmp_path / "one" / "model_1.pt"), parameters(two / "model_1.pt"), tolerance=1e-5)
+    expected = read_score_file(tmp_path / "one" / "mnli_matched_dev_scores_epoch_1.json")
+    found = read_score_file(two / "mnli_matched_dev_scores_epoch_1.json")
+    assert found["uids"] == expected["uids"]
+    assert found["scores"] == pytest.approx(expected["scores"], abs=1e-5)
+    assert found["metrics"] == one.history[1]["metrics"]["mnli_matched_dev"]
+    assert finished.stdout.count("best epoch") == 1

@@ -1,0 +1,56 @@
+"""predict.py: MT-DNN's checkpoint gives MT-DNN's score files; mistakes are one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import predict
+from data_utils.errors import UserError
+from data_utils.readers import read_score_file
+from tests.mt_dnn.runs import RUN, TASK_DEF
+
+
+def _flags(dataset: str, folder: Path, *flags: str) -> list[str]:
+    task, checkpoint = dataset.split("_")[0], RUN / "model_0.pt"
+    given = f"--task_def {TASK_DEF} --task {task} --checkpoint {checkpoint} --score {folder / 'scores.json'}"
+    return [*given.split(), "--prep_input", str(RUN / "tinydata" / f"{dataset}.json"), *flags]
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+@pytest.mark.parametrize("dataset", ["cola_dev", "mnli_matched_dev", "mnli_mismatched_dev", "stsb_dev"])
+def test_mtdnns_checkpoint_gives_mtdnns_score_file(dataset: str, batch_size: int, tmp_path: Path) -> None:
+    predict.main(_flags(dataset, tmp_path, "--with_label", "--batch_size_eval", str(batch_size)))
+    found = read_score_file(tmp_path / "scores.json")
+    expected = read_score_file(RUN / f"{dataset}_scores_epoch_0.json")
+    assert found["scores"] == pytest.approx(expected["scores"], abs=1e-6)
+    assert found["uids"] == expected["uids"]
+    assert found["predictions"] == expected["predictions"]
+    # a correlation of outputs that differ in the fourth digit magnifies their rounding
+    assert found["metrics"] == pytest.approx(expected["metrics"], abs=0.05)
+
+
+def test_without_labels_there_are_scores_and_no_metrics(tmp_path: Path) -> None:
+    predict.main(_flags("cola_dev", tmp_path))
+    assert read_score_file(tmp_path / "scores.json")["metrics"] == {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--task", "mnlii"), "did you mean 'mnli'"),
+        (("--task_id", "3"), "accepted: 0 to 2"),
+        (("--metric", "MMC"), "--metric: found 'MMC'"),
+        (("--prep_input", "nowhere.json"), "nowhere.json: cannot be read"),
+        (("--checkpoint", "nowhere.pt"), "nowhere.pt: missing"),
+        (("--batch_size_eval", "0"), "--batch_size_eval: found 0"),
+        (("--task", "mnli", "--task_id", "0"), "head 0 is Classification with 2"),
+    ],
+)
+def test_a_mistake_is_one_line(flags: tuple[str, ...], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        predict.main(_flags("cola_dev", tmp_path, *flags))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "scores.json").exists()
