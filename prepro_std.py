@@ -70,6 +70,9 @@ def find_files(args: argparse.Namespace) -> list[SplitSpec]:
             )
             for split in splits
         ]
+    unused = sorted({path.name for path in args.root_dir.glob("*.tsv")} - {split.path.name for split in files})
+    if unused:
+        print(f"ignored, no such task and split in {args.task_def}: {', '.join(unused)}")
     if not files:
         raise DataError(
             f"found no TASK_SPLIT.tsv of the tasks {', '.join(absent)}; make them with: "

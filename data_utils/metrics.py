@@ -94,7 +94,8 @@ def _value(metric: Metric, golds: np.ndarray, predictions: np.ndarray, scores: n
         case Metric.F1MIC:
             return f1_score(golds, predictions, average="micro", zero_division=0)
         case Metric.MCC:
-            return matthews_corrcoef(golds, predictions)
+            constant = np.ptp(golds) == 0 or np.ptp(predictions) == 0
+            return 0.0 if constant else matthews_corrcoef(golds, predictions)
         case Metric.AUC:
             return _area_under_curve(golds, scores)
         case Metric.Pearson:

@@ -152,6 +152,13 @@ def write_score_file(
         json.dump(content, file)
 
 
+def write_glue_submission(path: Path | str, uids: Sequence[str], answers: Sequence[str | int | float]) -> None:
+    """Write GLUE's submission table: a header, then `index` and `prediction` of each example."""
+    with atomic_write(path) as file:
+        file.write("index\tprediction\n")
+        file.writelines(f"{uid}\t{answer}\n" for uid, answer in zip(uids, answers, strict=True))
+
+
 def read_score_file(path: Path | str) -> Scores:
     """Read what `write_score_file` or MT-DNN wrote.
 

@@ -21,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 from data_utils.errors import DataError, UserError
 from data_utils.files import atomic_write
 from data_utils.log_wrapper import create_logger
-from data_utils.readers import write_score_file
+from data_utils.readers import write_glue_submission, write_score_file
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
 from mt_dnn.checkpoint import newest_checkpoint
 from mt_dnn.config import Config
@@ -183,6 +183,9 @@ class Trainer:
             if self.main:
                 path = self.output_dir / f"{dataset.name}_scores_epoch_{epoch}.json"
                 write_score_file(path, found.metrics, found.predictions, found.uids, found.scores)
+                if self.config.data.glue_format_on:
+                    answers = self.model.network.tasks[dataset.task_id].answers(found.scores, found.predictions)
+                    write_glue_submission(path.with_suffix(".tsv"), found.uids, answers)
             if found.metrics:
                 metrics[dataset.name] = found.metrics
                 shown = ", ".join(f"{name} {value:.2f}" for name, value in found.metrics.items())

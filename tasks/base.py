@@ -48,6 +48,12 @@ class Task:
         raise TypeError(f"{type(self).__name__} gives no predictions")
 
 
+    def answers(self, scores: np.ndarray, predictions: np.ndarray) -> list[str | int | float]:
+        """What GLUE's submission table holds for each example: the predicted class, as text where it has a name."""
+        labels = self.task_def.label_vocab
+        return [int(index) if labels is None else labels.ind2tok[int(index)] for index in predictions]
+
+
 TaskClass = TypeVar("TaskClass", bound=type[Task])
 
 

@@ -18,3 +18,7 @@ class RegressionTask(Task):
     def predict(self, logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
         scores = logits.float().cpu().numpy()
         return scores, scores.argmax(-1)
+
+    def answers(self, scores: np.ndarray, predictions: np.ndarray) -> list[str | int | float]:
+        """The outputs themselves."""
+        return scores.reshape(-1).tolist()

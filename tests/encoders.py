@@ -72,15 +72,9 @@ def _config(family: str, dropout: float, attention: str) -> Any:
     if family == "deberta_v2":
         return transformers.DebertaV2Config(**sizes, **_DISENTANGLED, type_vocab_size=2, position_biased_input=True)
     if family == "deberta_v3":
+        relative: dict[str, Any] = {"share_att_key": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm"}
         return transformers.DebertaV2Config(
-            **sizes,
-            **_DISENTANGLED,
-            type_vocab_size=0,
-            position_biased_input=False,
-            share_att_key=True,
-            position_buckets=8,
-            max_relative_positions=-1,
-            norm_rel_ebd="layer_norm",
+            **sizes, **_DISENTANGLED, **relative, type_vocab_size=0, position_biased_input=False
         )
     raise ValueError(f"no tiny encoder of family {family!r}")
 
@@ -106,7 +100,9 @@ class TokenBatch(NamedTuple):
     attention_mask: Tensor
 
 
-def token_batch(encoder: Any, lengths: tuple[int, ...] = (7, 5, 3), width: int = 7, filler: int | None = None) -> TokenBatch:
+def token_batch(
+    encoder: Any, lengths: tuple[int, ...] = (7, 5, 3), width: int = 7, filler: int | None = None
+) -> TokenBatch:
     """Examples of these lengths, padded on the right with `filler` (the padding token); contents do not depend on width."""
     config = encoder.config
     pad = config.pad_token_id if filler is None else filler
@@ -141,7 +137,9 @@ class Classifier(nn.Module):
         self.bert = encoder
         weight = torch.randn(classes, encoder.config.hidden_size, generator=torch.Generator().manual_seed(1))
         self.head = nn.Linear(encoder.config.hidden_size, classes).to(next(encoder.parameters()))
-        self.head.weight.data.copy_(0.5 * weight)
+        with torch.no_grad():
+            self.head.weight.copy_(0.5 * weight)
+            self.head.bias.zero_()
 
     def forward(
         self,

@@ -51,6 +51,11 @@ class Trace:
         return ascend
 
 
+def smart(**options: Any) -> SmartPerturbation:
+    """A search with noise, steps and a ball of plain size where the test names none of its own."""
+    return SmartPerturbation(**{"noise_var": 0.05, "step_size": 0.05, "radius": 0.1, **options})
+
+
 def seeds_of(count: int, update: int = 0, seed: int = 0) -> list[int]:
     return example_seeds(seed, update, [str(row) for row in range(count)])
 
@@ -91,7 +96,9 @@ def linear_batch(lengths: Sequence[int] = (4, 2, 3), tokens: int = 4) -> TokenBa
     return TokenBatch(ids * mask, None, mask)
 
 
-def linear_model(hidden: int = 5, tokens: int = 4, rows: int = 3, seed: int = 0, zero_table: bool = False) -> LinearModel:
+def linear_model(
+    hidden: int = 5, tokens: int = 4, rows: int = 3, seed: int = 0, zero_table: bool = False
+) -> LinearModel:
     """Weights (rows, tokens, hidden) bounded away from zero, word vectors of size about 1."""
     generator = torch.Generator().manual_seed(seed)
     draw = torch.rand(rows, tokens, hidden, generator=generator, dtype=torch.float64)

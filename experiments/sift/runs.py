@@ -34,7 +34,7 @@ SHARED_FLAGS: Mapping[str, object] = {
     "optimizer": "adamw",
     "batch_size": 32,
     "batch_size_eval": 128,
-    "learning_rate": 5e-5,
+    "learning_rate": 1e-4,
     "dataloader_num_workers": 0,
     "log_per_updates": 25,
 }
@@ -71,13 +71,16 @@ def prepare_data(encoder: str = EMBEDDED_NAME, root: Path = CANONICAL_DATA) -> P
 def configure(
     method: Method, seed: int, *, encoder: str, data_dir: Path, epochs: int, output_dir: str = "checkpoint"
 ) -> Config:
-    """The configuration of a run, by the flags that a user would give to `train.py`."""
+    """The configuration of a run, by the flags that a user would give to `train.py`.
+
+    Nothing is evaluated while training, for no epoch is chosen.
+    """
     flags = {
         "init_checkpoint": encoder,
         "task_def": TASK_DEF,
         "data_dir": data_dir,
         "train_datasets": TRAINED_DATASET,
-        "test_datasets": TRAINED_DATASET,
+        "test_datasets": "",
         **SHARED_FLAGS,
         "epochs": epochs,
         "seed": seed,
@@ -130,7 +133,7 @@ def run(
     """The numbers of a run: from `store` where it is finished, else trained, evaluated and added to it.
 
     Args:
-        evaluated: token files with labels, evaluated after the last epoch. No epoch is chosen: the last one counts.
+        evaluated: token files with labels, evaluated after the last epoch.
 
     Returns:
         `key`, `method`, `seed`, `seconds_per_update` (median), `evaluation` (file name without `.json` to `ACC` and

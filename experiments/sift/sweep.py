@@ -3,8 +3,10 @@
     python -m experiments.sift.sweep --seeds 2
 
 Noise: ℓ2 by token, relative scale, one ascent step as long as the radius, initial noise a tenth of it. Every run is a
-line of `OUTPUT_DIR/results.jsonl`; the command goes on where it was interrupted. At its end it writes `sweep.md` and
-`sweep.png` beside it. No test set is read: the runs see a folder that holds the training and development sets alone.
+line of `OUTPUT_DIR/results.jsonl`; the command goes on where it was interrupted, and parts of a grid (`--methods pre_ln`
+in one process, `--methods post_ln` in another) may fill the same folder: the whole command then finds all runs done. At
+its end it writes `sweep.md` and `sweep.png` there. No test set is read: the runs see a folder that holds the training
+and the development set alone.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -74,7 +76,7 @@ def development_data(source: Path, folder: Path, train_fraction: float) -> Path:
 def sweep(arguments: argparse.Namespace) -> list[Record]:
     """All runs of the grid, seed by seed, so that an interrupted sweep has whole grids."""
     output_dir = Path(arguments.output_dir)
-    with contextlib.redirect_stdout(io.StringIO()):
+    with _quiet():
         source = prepare_data(arguments.init_checkpoint)
     data_dir = development_data(source, output_dir / "data" / source.name, arguments.train_fraction)
     grid = itertools.product(arguments.methods, arguments.radii, arguments.alphas)
@@ -86,7 +88,7 @@ def sweep(arguments: argparse.Namespace) -> list[Record]:
     seconds: list[float] = []
     for seed, method in planned:
         start = time.perf_counter()
-        with contextlib.redirect_stdout(io.StringIO()):
+        with _quiet():
             record = run(
                 method, seed, store, encoder=arguments.init_checkpoint, data_dir=data_dir, epochs=arguments.epochs,
                 evaluated=[data_dir / f"{DEV}.json"],
@@ -96,6 +98,13 @@ def sweep(arguments: argparse.Namespace) -> list[Record]:
             seconds.append(time.perf_counter() - start)
         print(_progress(record, len(records), len(planned), seconds), flush=True)
     return records
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without logs and bars: a run of the sweep is one line."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 def _progress(record: Record, number: int, total: int, seconds: Sequence[float]) -> str:
@@ -160,11 +169,11 @@ def write_report(summary: Summary, arguments: argparse.Namespace, command: str) 
     seeds = len(arguments.seed_list)
     spreads = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
     examples = int(summary.values[PLAIN.name, 0.0, 0.0][0]["examples"])
-    lines = [
-        "# Radius and α on the tweets' development set\n",
-        f"Made by `{command}`: {arguments.init_checkpoint}, {arguments.epochs} epochs, "
-        f"{arguments.train_fraction:.0%} of the training set, {spreads}; {examples} development examples.\n",
-    ]
+    setting = (
+        f"{arguments.init_checkpoint}, epochs: {arguments.epochs}, {arguments.train_fraction:.0%} of the training set, "
+        f"{spreads}; {examples} development examples"
+    )
+    lines = ["# Radius and α on the tweets' development set\n", f"Made by `{command}`: {setting}.\n"]
     for method in summary.methods:
         radius, alpha = summary.best(method)
         lines.append(f"Best accuracy, then cross-entropy, of {method}: radius {radius:g}, α = {alpha:g}.\n")
@@ -230,8 +239,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default="pre_ln,post_ln", help="injection levels (default: %(default)s)")
-    parser.add_argument("--radii", default="0.005,0.01,0.02,0.05,0.1,0.2", help="radii (default: %(default)s)")
-    parser.add_argument("--alphas", default="0.5,1,3", help="weights of the regularizer (default: %(default)s)")
+    parser.add_argument("--radii", default="0.005,0.01,0.02,0.05,0.1", help="radii (default: %(default)s)")
+    parser.add_argument("--alphas", default="1,3", help="weights of the regularizer (default: %(default)s)")
     parser.add_argument("--noise_fraction", type=float, default=0.1, help="σ as a share of the radius (%(default)s)")
     parser.add_argument("--epochs", type=int, default=2, help="epochs of a run (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="runs a point (default: %(default)s)")

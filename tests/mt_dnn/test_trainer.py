@@ -173,3 +173,13 @@ def test_tensorboard_holds_the_losses(tmp_path: Path) -> None:
     assert [event.step for event in losses] == list(range(1, 19))
     assert all(event.value > 0 for event in events.Scalars("train/R"))
     assert len(events.Scalars("cola_dev/ACC")) == 2
+
+
+def test_glue_submission_tables_hold_class_names_and_regression_outputs(tmp_path: Path) -> None:
+    tiny_run(tmp_path, "--epochs", "1", "--glue_format_on")
+    lines = (tmp_path / "mnli_matched_dev_scores_epoch_0.tsv").read_text().splitlines()
+    predictions = read_score_file(tmp_path / "mnli_matched_dev_scores_epoch_0.json")["predictions"]
+    names = ["contradiction", "neutral", "entailment"]
+    assert lines == ["index\tprediction", *(f"{uid}\t{names[index]}" for uid, index in enumerate(predictions))]
+    outputs = [float(line.split("\t")[1]) for line in (tmp_path / "stsb_dev_scores_epoch_0.tsv").read_text().splitlines()[1:]]
+    assert outputs == pytest.approx(read_score_file(tmp_path / "stsb_dev_scores_epoch_0.json")["scores"])

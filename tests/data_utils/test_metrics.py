@@ -1,0 +1,90 @@
+import warnings
+
+import numpy as np
+import pytest
+
+from data_utils.errors import UserError
+from data_utils.metrics import BUILT_METRICS, Metric, calc_metrics
+
+# Of class 1: 2 true positives, 1 false positive, 1 false negative; 4 true negatives.
+GOLDS = np.array([1, 1, 1, 0, 0, 0, 0, 0])
+PREDICTIONS = np.array([1, 1, 0, 1, 0, 0, 0, 0])
+SCORES = np.stack([1 - PREDICTIONS * 0.5, PREDICTIONS * 0.5], axis=1)
+
+
+def value(metric: Metric, golds, predictions, scores) -> float:
+    return calc_metrics([metric], golds, predictions, scores)[metric.name]
+
+
+def test_numbers_are_those_of_mt_dnn():
+    assert {metric.name: metric.value for metric in Metric} == {
+        "ACC": 0, "F1": 1, "MCC": 2, "Pearson": 3, "Spearman": 4, "AUC": 5, "SeqEval": 7, "EmF1": 8, "F1MAC": 9,
+        "F1MIC": 10, "CMAT": 11, "EmF12": 12, "SeqEvalList": 13,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        (Metric.ACC, 75.0),
+        (Metric.F1, 100 * 2 / 3),
+        (Metric.F1MIC, 75.0),
+        (Metric.F1MAC, 100 * (2 / 3 + 4 / 5) / 2),
+        # (TP·TN − FP·FN) / √((TP+FP)(TP+FN)(TN+FP)(TN+FN))
+        (Metric.MCC, 100 * (2 * 4 - 1) / 15),
+        # of the 15 pairs of a positive and a negative, 2·4 are in order and 2·1 + 1·4 equal
+        (Metric.AUC, 100 * (8 + 0.5 * 6) / 15),
+    ],
+)
+def test_values_by_hand(metric: Metric, expected: float):
+    assert value(metric, GOLDS, PREDICTIONS, SCORES) == pytest.approx(expected, abs=1e-9)
+
+
+def test_correlations_use_the_scores():
+    golds = np.array([0.0, 1.0, 2.0, 3.0])
+    scores = np.array([[0.0], [1.0], [8.0], [27.0]])
+    values = calc_metrics([Metric.Pearson, Metric.Spearman], golds, np.zeros(4), scores)
+    assert list(values) == ["Pearson", "Spearman"]
+    assert values["Spearman"] == pytest.approx(100.0)
+    # sums of products of the deviations (-1.5, -0.5, 0.5, 1.5) and (-9, -8, -1, 18)
+    assert values["Pearson"] == pytest.approx(100 * 44 / np.sqrt(5 * 470), abs=1e-9)
+
+
+def test_confusion_matrix_is_the_share_of_each_cell():
+    values = calc_metrics([Metric.CMAT], GOLDS, PREDICTIONS, SCORES)
+    assert values == {"CMAT_0_0": 50.0, "CMAT_0_1": 12.5, "CMAT_1_0": 12.5, "CMAT_1_1": 25.0}
+
+
+def test_values_are_plain_floats():
+    values = calc_metrics(BUILT_METRICS[:3], GOLDS, PREDICTIONS, SCORES)
+    assert all(type(number) is float for number in values.values())
+
+
+@pytest.mark.parametrize("metric", [Metric.F1, Metric.MCC, Metric.AUC, Metric.Pearson, Metric.Spearman])
+def test_where_a_metric_has_no_value_it_is_zero_without_a_warning(metric: Metric):
+    constant = np.zeros(4, dtype=int)
+    scores = np.zeros(4) if metric in (Metric.Pearson, Metric.Spearman) else np.zeros((4, 2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert value(metric, constant, constant, scores) == 0.0
+
+
+def test_scores_that_are_not_finite_give_no_correlation():
+    assert value(Metric.Pearson, np.array([0.0, 1.0]), np.zeros(2), np.array([np.nan, 1.0])) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "golds", "scores", "words"),
+    [
+        (Metric.SeqEval, [0, 1], np.zeros((2, 2)), "SeqEval is not built yet"),
+        (Metric.F1, [0, 2], np.zeros((2, 3)), "F1MAC"),
+        (Metric.AUC, [0, 1], np.zeros((2, 3)), "AUC"),
+        (Metric.ACC, [], np.zeros((0, 2)), "no examples"),
+        (Metric.ACC, [0, 1], np.zeros((3, 2)), "3 rows of scores"),
+        (Metric.Pearson, [0.0, 1.0], np.zeros((2, 3)), "a regression has one"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_told_in_a_line(metric: Metric, golds, scores, words: str):
+    with pytest.raises(UserError, match=words) as caught:
+        calc_metrics([metric], np.array(golds), np.zeros(len(golds), dtype=int), scores)
+    assert "\n" not in str(caught.value)

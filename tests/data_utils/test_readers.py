@@ -1,0 +1,135 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_utils.errors import DataError
+from data_utils.readers import (
+    read_canonical_tsv,
+    read_score_file,
+    read_token_json,
+    write_json_lines,
+    write_score_file,
+)
+from data_utils.task_def import DataFormat
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def write(folder: Path, content: bytes) -> Path:
+    path = folder / "file"
+    path.write_bytes(content)
+    return path
+
+
+def test_columns_by_format(tmp_path: Path):
+    path = write(tmp_path, b"0\t1\ta b\n1\t0\tc\n")
+    assert list(read_canonical_tsv(path, DataFormat.PremiseOnly)) == [
+        {"uid": "0", "label": "1", "premise": "a b"},
+        {"uid": "1", "label": "0", "premise": "c"},
+    ]
+    path = write(tmp_path, b"0\tx\ta\tb")
+    pairs = list(read_canonical_tsv(path, DataFormat.PremiseAndOneHypothesis))
+    assert pairs == [{"uid": "0", "label": "x", "premise": "a", "hypothesis": "b"}]
+
+
+def test_only_line_feeds_end_a_line(tmp_path: Path):
+    text = "a\x85b\x0bc\u2028d\x1ce\rf"
+    path = write(tmp_path, f"\ufeff0\t1\t{text}\r\n1\t0\tg\n".encode())
+    examples = list(read_canonical_tsv(path, DataFormat.PremiseOnly))
+    assert [example["uid"] for example in examples] == ["0", "1"]
+    assert examples[0]["premise"] == text
+
+
+def test_quotes_are_text(tmp_path: Path):
+    path = write(tmp_path, b'0\t1\t"a\n1\t1\tb"\n')
+    assert [example["premise"] for example in read_canonical_tsv(path, DataFormat.PremiseOnly)] == ['"a', 'b"']
+
+
+@pytest.mark.parametrize(
+    ("content", "line", "words"),
+    [
+        (b"0\t1\ta\n1\t1\n", 2, r"expected 3 .*found 2"),
+        (b"0\t1\ta\tb\n", 1, r"expected 3 .*found 4"),
+        (b"0\t1\ta\n\n", 2, r"expected 3 .*found 1"),
+        (b"0\t1\ta\n1\t1\t\xff\n", 2, r"0xff at byte 5"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, content: bytes, line: int, words: str):
+    path = write(tmp_path, content)
+    with pytest.raises(DataError, match=words) as caught:
+        list(read_canonical_tsv(path, DataFormat.PremiseOnly))
+    assert str(caught.value).startswith(f"{path}, line {line}: ")
+
+
+def test_a_missing_file_and_a_format_not_built_are_told(tmp_path: Path):
+    with pytest.raises(DataError, match="nothing.tsv: cannot be read"):
+        list(read_canonical_tsv(tmp_path / "nothing.tsv", DataFormat.PremiseOnly))
+    with pytest.raises(DataError, match="CLUE_SEQ is not built yet"):
+        list(read_canonical_tsv(tmp_path / "nothing.tsv", DataFormat.CLUE_SEQ))
+
+
+def test_token_json_comes_with_line_numbers(tmp_path: Path):
+    examples = [{"uid": "é", "token_id": [1, 2], "type_id": [0, 1]}, {"uid": "1", "token_id": [3]}]
+    assert write_json_lines(tmp_path / "file", examples) == 2
+    assert list(read_token_json(tmp_path / "file")) == [(1, examples[0]), (2, examples[1])]
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        '{"uid": "1", "token_id": [1, 2',
+        "[1, 2]",
+        '{"uid": "1"}',
+        '{"uid": "1", "token_id": []}',
+        '{"uid": "1", "token_id": [1, true]}',
+        '{"uid": "1", "token_id": [1, 2.0]}',
+        '{"uid": "1", "token_id": "12"}',
+        '{"uid": "1", "token_id": [1, 2], "type_id": [0]}',
+        '{"uid": "1", "token_id": [1, 2], "attention_mask": [1, "1"]}',
+        "",
+    ],
+)
+def test_a_damaged_token_line_is_named(tmp_path: Path, second: str):
+    path = write(tmp_path, ('{"uid": "0", "token_id": [1]}\n' + second + "\n").encode())
+    with pytest.raises(DataError) as caught:
+        list(read_token_json(path))
+    assert str(caught.value).startswith(f"{path}, line 2: ")
+
+
+def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    path = write(tmp_path, b"old\n")
+
+    def failing():
+        yield {"uid": "0"}
+        raise DataError("broken")
+
+    with pytest.raises(DataError, match="broken"):
+        write_json_lines(path, failing())
+    assert path.read_text() == "old\n" and list(tmp_path.iterdir()) == [path]
+
+
+def test_score_file_has_the_bytes_of_mt_dnn(tmp_path: Path):
+    golden = FIXTURES / "mtdnn_run" / "cola_dev_scores_epoch_0.json"
+    content = read_score_file(golden)
+    scores = np.array(content["scores"]).reshape(len(content["uids"]), -1)
+    assert scores.shape[1] == 2
+    write_score_file(tmp_path / "file", content["metrics"], content["predictions"], content["uids"], scores)
+    assert (tmp_path / "file").read_bytes() == golden.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        json.dumps({"metrics": {}, "predictions": [0], "uids": ["0"]}),
+        json.dumps({"metrics": {}, "predictions": [0], "uids": ["0", "1"], "scores": [0.0, 1.0]}),
+        json.dumps({"metrics": {}, "predictions": [0, 1], "uids": ["0", "1"], "scores": [0.0, 1.0, 2.0]}),
+    ],
+)
+def test_what_is_no_score_file_is_refused(tmp_path: Path, content: str):
+    path = write(tmp_path, content.encode())
+    with pytest.raises(DataError, match=str(path)):
+        read_score_file(path)

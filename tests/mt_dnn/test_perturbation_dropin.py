@@ -1,0 +1,217 @@
+"""MT-DNN's calls, and the file with what it imports standing alone beside torch (MTDNN_COMPAT section 5)."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from encoders import LEVELS, tiny_classifier, token_batch
+from search import clean_logits, regularize, seeds_of
+
+from data_utils.task_def import EncoderModelType, TaskType
+from module.noise_injection import UnsupportedLevelError
+from mt_dnn.loss import MseCriterion, SymKlCriterion
+from mt_dnn.perturbation import SiftPerturbation, SmartPerturbation
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_positional_arguments_of_mtdnn() -> None:
+    model = tiny_classifier()
+    ids, types, mask = token_batch(model.bert)
+    for method in (SmartPerturbation, SiftPerturbation):
+        smart = method(1e-6, False, 1e-3, 1e-5, "inf", 1, False, EncoderModelType.BERT, [], 0)
+        assert smart.projection == "normalize"
+        logits = model(ids, types, mask)
+        result = smart.forward(model, logits, ids, types, mask, None, None, 0, TaskType.Classification, 1)
+        assert isinstance(result, tuple)
+        assert len(result) == 3
+        assert all(value.dim() == 0 and value.isfinite() for value in result)
+        loss, emb_val, eff_perturb = result
+        assert loss.requires_grad
+        assert loss.item() > 0
+        assert emb_val.item() > 0
+        assert eff_perturb.item() > 0
+
+
+def test_defaults_are_those_of_mtdnn() -> None:
+    smart = SmartPerturbation()
+    found = (smart.epsilon, smart.step_size, smart.noise_var, smart.norm_p, smart.k, smart.scope, smart.projection)
+    assert found == (1e-6, 1e-3, 1e-5, "inf", 1, "token", "normalize")
+    assert SmartPerturbation(norm_level=1).scope == "sentence"
+
+
+def test_what_came_later_is_keyword_only() -> None:
+    with pytest.raises(TypeError):
+        SmartPerturbation(1e-6, False, 1e-3, 1e-5, "inf", 1, False, EncoderModelType.BERT, [], 0, 0.1)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_forward_is_regularize(level: str) -> None:
+    model = tiny_classifier()
+    batch = token_batch(model.bert)
+    smart = SmartPerturbation(radius=0.1, noise_var=0.05, step_size=0.1, level=level)
+    clean = clean_logits(model, batch, level)
+    expected = regularize(smart, model, batch, clean)
+    found = smart.forward(model, clean, *batch, noise_seeds=seeds_of(3))
+    assert torch.equal(found[0], expected.loss)
+    assert torch.equal(found[1], expected.emb_val)
+    assert torch.equal(found[2], expected.eff_perturb)
+
+
+def test_no_mask_means_no_padding() -> None:
+    model = tiny_classifier()
+    batch = token_batch(model.bert, lengths=(6, 6), width=6)
+    smart = SmartPerturbation(radius=0.1, noise_var=0.05, step_size=0.1)
+    clean = model(*batch)
+    with_mask = smart.forward(model, clean, *batch, noise_seeds=seeds_of(2))
+
+    class Unmasked(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, ids: torch.Tensor, types: torch.Tensor, mask: object, *rest: object) -> torch.Tensor:
+            assert mask is None
+            logits: torch.Tensor = self.inner(ids, types, batch.attention_mask)
+            return logits
+
+    without = smart.forward(Unmasked(), clean, batch.input_ids, batch.token_type_ids, None, noise_seeds=seeds_of(2))
+    assert torch.equal(without[0], with_mask[0])
+
+
+def test_the_criterion_of_the_task_is_taken_from_mtdnns_list() -> None:
+    model = tiny_classifier()
+    batch = token_batch(model.bert)
+    losses = []
+    for task_id in (0, 1):
+        smart = SmartPerturbation(loss_map=[MseCriterion(), SymKlCriterion()], radius=0.1, noise_var=0.05)
+        losses.append(smart.forward(model, model(*batch), *batch, None, None, task_id, noise_seeds=seeds_of(3))[0])
+    alone = SmartPerturbation(loss_map=[SymKlCriterion()], radius=0.1, noise_var=0.05)
+    expected = alone.forward(model, model(*batch), *batch, noise_seeds=seeds_of(3))[0]
+    assert torch.equal(losses[1], expected)
+    assert not torch.equal(losses[0], expected)
+
+
+def test_sift_refuses_an_encoder_without_a_normalized_point() -> None:
+    class Words(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.word = torch.nn.Embedding(9, 4)
+
+        def get_input_embeddings(self) -> torch.nn.Module:
+            return self.word
+
+        def forward(self, ids: torch.Tensor, *_: object) -> torch.Tensor:
+            hidden: torch.Tensor = self.word(ids)
+            return hidden.sum(1)
+
+    model, ids = Words(), torch.ones(2, 3, dtype=torch.long)
+    with pytest.raises(UnsupportedLevelError, match=r"Words.*post_ln.*pre_ln"):
+        SiftPerturbation(radius=0.1).forward(model, model(ids), ids, None, None)
+    assert SmartPerturbation(radius=0.1).forward(model, model(ids), ids, None, None)[0].isfinite()
+
+
+STAND_ALONE = """
+import sys
+
+class Refuse:
+    packages = {refused!r}
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in self.packages:
+            raise ImportError(f"{{name}} is not there")
+
+sys.meta_path.insert(0, Refuse())
+sys.path[:] = [{folder!r}] + [p for p in sys.path if p and p != {root!r}]
+import torch
+from torch import nn
+from data_utils.task_def import EncoderModelType, TaskType
+from mt_dnn.perturbation import SiftPerturbation, SmartPerturbation
+import mt_dnn.perturbation
+assert mt_dnn.perturbation.__file__.startswith({folder!r}), mt_dnn.perturbation.__file__
+
+class Embeddings(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(20, 8)
+        self.LayerNorm = nn.LayerNorm(8)
+        self.dropout = nn.Dropout(0.1)
+    def forward(self, ids):
+        return self.dropout(self.LayerNorm(self.word_embeddings(ids)))
+
+class Bert(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embeddings = Embeddings()
+        self.layer = nn.Linear(8, 8)
+    def get_input_embeddings(self):
+        return self.embeddings.word_embeddings
+    def forward(self, ids):
+        return torch.tanh(self.layer(self.embeddings(ids)))
+
+class SANBertNetwork(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bert = Bert()
+        self.scoring_list = nn.ModuleList([nn.Linear(8, 3)])
+    def forward(self, input_ids, token_type_ids, attention_mask, premise_mask=None, hyp_mask=None, task_id=0,
+                y_input_ids=None, fwd_type=0, embed=None):
+        assert fwd_type == 0 and embed is None and y_input_ids is None
+        return self.scoring_list[task_id](self.bert(input_ids).mean(1))
+
+torch.manual_seed(0)
+network = SANBertNetwork()
+ids, mask = torch.randint(20, (4, 6)), torch.ones(4, 6, dtype=torch.long)
+for method in (SmartPerturbation, SiftPerturbation):
+    teacher = method(1e-6, False, 1e-3, 1e-5, "inf", 1, False, EncoderModelType.BERT, [], 0)
+    logits = network(ids, torch.zeros_like(ids), mask)
+    loss, emb_val, eff_perturb = teacher.forward(
+        network, logits, ids, torch.zeros_like(ids), mask, None, None, 0, TaskType.Classification, 1
+    )
+    loss.backward()
+    assert network.bert.layer.weight.grad.isfinite().all()
+print("stands alone")
+"""
+
+
+def own_imports(path: Path) -> set[Path]:
+    """Files of this project that a file imports, itself and their imports included."""
+    found, waiting = set(), [path]
+    while waiting:
+        current = waiting.pop()
+        if current in found:
+            continue
+        found.add(current)
+        for node in ast.walk(ast.parse(current.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                continue
+            files = [ROOT / (name.replace(".", "/") + ".py") for name in names]
+            waiting.extend(file for file in files if file.is_file())
+    return found
+
+
+def test_the_file_with_what_it_imports_stands_alone(tmp_path: Path) -> None:
+    files = own_imports(ROOT / "mt_dnn" / "perturbation.py")
+    assert len(files) > 1
+    for file in files:
+        copy = tmp_path / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+        init = file.parent / "__init__.py"
+        (copy.parent / "__init__.py").write_text(init.read_text(encoding="utf-8"), encoding="utf-8")
+    refused = (
+        *("transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate", "datasets", "pydantic", "yaml"),
+        *("sklearn", "scipy", "pandas", "tqdm", "tensorboard", "matplotlib", "embedded_minilm"),
+    )
+    code = STAND_ALONE.format(refused=refused, folder=str(tmp_path), root=str(ROOT))
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "stands alone"
