@@ -58,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mt_dnn.config import Config
     from mt_dnn.inference import eval_model
     from mt_dnn.model import MTDNNModel, restore_network
+    from mt_dnn.run_data import check_fits_encoder
 
     log = create_logger(None)
     network, flat = restore_network(arguments.checkpoint)
@@ -77,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise FlagError(f"--metric: found {unknown[0]!r}, accepted: {', '.join(Metric.__members__)}")
         metrics = tuple(Metric[name] for name in arguments.metric.split(","))
     dataset = SingleTaskDataset(arguments.prep_input, False, task_id, task_def, arguments.max_seq_len)
+    check_fits_encoder(dataset, network.bert)
     if arguments.with_label and dataset.labels is None:
         raise FlagError(f"--with_label: {arguments.prep_input} has no labels")
     model = MTDNNModel(Config.from_flags({"cuda": arguments.cuda} if arguments.cuda else {}), flat["task_def_list"], network=network)

@@ -66,14 +66,14 @@ class CeCriterion(Criterion):
         return self.alpha * rows.sum() / counted
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        return F.cross_entropy(input.float(), target, ignore_index=ignore_index, reduction="none")
+        return F.cross_entropy(_single(input), target, ignore_index=ignore_index, reduction="none")
 
 
 class MseCriterion(Criterion):
     """Mean over B·C of (input − target)²; a column of outputs (B, 1) is compared with labels (B,)."""
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        difference = input - target.view_as(input).to(input.dtype)
+        difference = _single(input) - _single(target.view_as(input))
         return difference.square().flatten(1).mean(1) if difference.dim() > 1 else difference.square()
 
 
@@ -132,10 +132,14 @@ class HLCriterion(Criterion):
         return (root_p - root_q).square().mean(1)
 
 
+def _single(x: Tensor) -> Tensor:
+    """`x` in single precision, or in its own where that is finer."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _log_softmax(logits: Tensor) -> Tensor:
-    """Log-probabilities (B, C), at least in single precision."""
-    logits = logits.reshape(-1, logits.size(-1))
-    return F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    """Log-probabilities (B, C)."""
+    return F.log_softmax(_single(logits).reshape(-1, logits.size(-1)), dim=-1)
 
 
 def _kl(log_first: Tensor, log_second: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from transformers import PreTrainedModel
+
 from data_utils.errors import DataError, FlagError, nearest
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
@@ -73,3 +75,24 @@ class RunData:
             command = f"python experiments/glue/glue_prepro.py, then {command}"
         return command
 
+
+
+def check_fits_encoder(dataset: SingleTaskDataset, encoder: PreTrainedModel) -> None:
+    """See that an encoder can embed a dataset's tokens, all of which were made by some tokenizer.
+
+    Raises:
+        DataError: a token id outside the encoder's vocabulary, or more tokens than the encoder has positions.
+    """
+    largest, vocabulary = int(dataset.tokens.max()), encoder.get_input_embeddings().num_embeddings
+    if largest >= vocabulary:
+        raise DataError(
+            f"holds the token id {largest}; the encoder's vocabulary has {vocabulary}. Was it tokenized for this encoder?",
+            dataset.path,
+        )
+    longest, positions = int(dataset.lengths.max()), getattr(encoder.config, "max_position_embeddings", None) or 0
+    if longest > positions > 0:
+        raise DataError(
+            f"holds an example of {longest} tokens; the encoder has {positions} positions. "
+            f"Make it with: python prepro_std.py --max_seq_len {positions}",
+            dataset.path,
+        )

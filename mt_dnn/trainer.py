@@ -28,7 +28,7 @@ from mt_dnn.config import Config
 from mt_dnn.inference import eval_model
 from mt_dnn.model import MTDNNModel, UpdateReport, build_accelerator
 from mt_dnn.random_state import random_state, set_random_state
-from mt_dnn.run_data import RunData
+from mt_dnn.run_data import RunData, check_fits_encoder
 from mt_dnn.selection import Selection
 from mt_dnn.telemetry import Telemetry
 
@@ -43,7 +43,7 @@ class RunResult:
     Attributes:
         history: an entry an epoch: `epoch`, and `metrics`, by `DATASET_SPLIT` and metric name, in percent.
         best_epoch: by the development sets; the last epoch where there are none.
-        seconds_per_update: median over the updates of this process, evaluation aside.
+        seconds_per_update: median over the updates of this process, evaluation aside; None where none was left to do.
         output_dir: where checkpoints and score files are.
     """
 
@@ -51,7 +51,7 @@ class RunResult:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int = 0
     best_value: float | None = None
-    seconds_per_update: float = math.nan
+    seconds_per_update: float | None = None
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -98,6 +98,8 @@ class Trainer:
         self.model = MTDNNModel(
             config, self.data.task_defs, self.updates_per_epoch * training.epochs, self.accelerator
         )
+        for dataset in [*self.data.train, *self.data.evaluation.values()]:
+            check_fits_encoder(dataset, self.model.network.bert)
         set_seed(training.seed, device_specific=True)
         pad_token_id = getattr(self.model.network.bert.config, "pad_token_id", None) or 0
         self.collater = Collater(pad_token_id, do_padding=config.data.do_padding, max_seq_len=config.model.max_seq_len)
@@ -122,7 +124,7 @@ class Trainer:
                 if training.early_stop and epoch - self.result.best_epoch >= training.early_stop:
                     self.log.info("no improvement of %s in %d epochs: stopped", self.selection, training.early_stop)
                     break
-        self.result.seconds_per_update = median(self.seconds) if self.seconds else math.nan
+        self.result.seconds_per_update = median(self.seconds) if self.seconds else None
         self._write_result()
         self.log.info("best epoch: %d (%s)", self.result.best_epoch, self._best_text())
         self.accelerator.end_training()

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from encoders import Classifier, LinearModel, TokenBatch
 from torch import Tensor, nn
 
 import mt_dnn.perturbation
@@ -15,6 +14,7 @@ from data_utils.task_def import TaskType
 from module.noise import example_seeds
 from module.noise_injection import NoiseInjection
 from mt_dnn.perturbation import Regularization, SmartPerturbation
+from tests.encoders import Classifier, LinearModel, TokenBatch
 
 
 class Step(NamedTuple):

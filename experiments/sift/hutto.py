@@ -2,7 +2,7 @@
 
     python -m experiments.sift.hutto
 
-Source: C. J. Hutto & Eric Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text",
+Source: C. J. Hutto & E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text",
 ICWSM 2014. Their ratings, means over at least 20 raters from -4 to 4, lie in the source distribution of the package
 vaderSentiment (MIT licence), which any Python package index has; none of the package's code is imported.
 

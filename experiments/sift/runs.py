@@ -71,16 +71,13 @@ def prepare_data(encoder: str = EMBEDDED_NAME, root: Path = CANONICAL_DATA) -> P
 def configure(
     method: Method, seed: int, *, encoder: str, data_dir: Path, epochs: int, output_dir: str = "checkpoint"
 ) -> Config:
-    """The configuration of a run, by the flags that a user would give to `train.py`.
-
-    Nothing is evaluated while training, for no epoch is chosen.
-    """
+    """The configuration of a run, by the flags that a user would give to `train.py`."""
     flags = {
         "init_checkpoint": encoder,
         "task_def": TASK_DEF,
         "data_dir": data_dir,
         "train_datasets": TRAINED_DATASET,
-        "test_datasets": "",
+        "test_datasets": TRAINED_DATASET,
         **SHARED_FLAGS,
         "epochs": epochs,
         "seed": seed,
@@ -147,8 +144,7 @@ def run(
     with _scratch_folder(store.path.parent) as folder:
         config = configure(method, seed, **options, output_dir=folder)  # type: ignore[arg-type]
         result = train(config)
-        checkpoint = Path(folder) / f"model_{epochs - 1}.pt"
-        evaluation = {path.stem: evaluate(checkpoint, path) for path in evaluated}
+        evaluation = {path.stem: evaluate(Path(folder), epochs - 1, path) for path in evaluated}
     record = {
         "key": key,
         "method": method.name,
@@ -170,17 +166,21 @@ def _scratch_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
         raise DataError(f"cannot be written: {error.strerror or error}", parent) from error
 
 
-def evaluate(checkpoint: Path, path: Path) -> dict[str, float]:
-    """`predict.py` over a token file: accuracy and macro-F1 in percent, mean cross-entropy, number of examples."""
-    score_file = checkpoint.with_name(f"{path.stem}_scores.json")
-    names = {"task_def": TASK_DEF, "task": TASK, "prep_input": path, "score": score_file, "checkpoint": checkpoint}
-    words = [word for name, value in names.items() for word in (f"--{name}", str(value))]
-    predict.main([*words, "--with_label", "--batch_size_eval", str(SHARED_FLAGS["batch_size_eval"])])
+def evaluate(output_dir: Path, epoch: int, path: Path) -> dict[str, float]:
+    """A token file under the checkpoint of an epoch: accuracy and macro-F1 in percent, mean cross-entropy, examples."""
+    score_file = output_dir / f"{path.stem}_scores_epoch_{epoch}.json"
+    if not score_file.is_file():  # the trained domain's own sets are scored by the trainer
+        _predict(output_dir / f"model_{epoch}.pt", path, score_file)
     scores = read_score_file(score_file)
     golds = np.array([sample["label"] for _, sample in read_token_json(path)])
     probabilities = np.array(scores["scores"]).reshape(len(golds), -1)
-    loss = cross_entropy(probabilities, golds)
-    return {**scores["metrics"], "loss": loss, "examples": len(golds)}
+    return {**scores["metrics"], "loss": cross_entropy(probabilities, golds), "examples": len(golds)}
+
+
+def _predict(checkpoint: Path, path: Path, score_file: Path) -> None:
+    names = {"task_def": TASK_DEF, "task": TASK, "prep_input": path, "score": score_file, "checkpoint": checkpoint}
+    words = [word for name, value in names.items() for word in (f"--{name}", str(value))]
+    predict.main([*words, "--with_label", "--batch_size_eval", str(SHARED_FLAGS["batch_size_eval"])])
 
 
 def cross_entropy(probabilities: np.ndarray, golds: np.ndarray) -> float:

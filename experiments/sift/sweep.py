@@ -3,8 +3,8 @@
     python -m experiments.sift.sweep --seeds 2
 
 Noise: ℓ2 by token, relative scale, one ascent step as long as the radius, initial noise a tenth of it. Every run is a
-line of `OUTPUT_DIR/results.jsonl`; the command goes on where it was interrupted, and parts of a grid (`--methods pre_ln`
-in one process, `--methods post_ln` in another) may fill the same folder: the whole command then finds all runs done. At
+line of `OUTPUT_DIR/results.jsonl`; the command goes on where it was interrupted, and parts of a grid may fill the same
+folder at once (`--methods pre_ln` in one process, `post_ln` in another): the whole command then finds all runs done. At
 its end it writes `sweep.md` and `sweep.png` there. No test set is read: the runs see a folder that holds the training
 and the development set alone.
 """

@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from encoders import (
+from torch import Tensor, nn
+
+import module.noise_injection
+from module.noise_injection import NoiseInjection, UnsupportedLevelError, available_levels, find_encoder
+from tests.encoders import (
     FAMILIES,
     LEVELS,
     SDPA_FAMILIES,
@@ -22,10 +26,6 @@ from encoders import (
     tiny_classifier,
     token_batch,
 )
-from torch import Tensor, nn
-
-import module.noise_injection
-from module.noise_injection import NoiseInjection, UnsupportedLevelError, available_levels, find_encoder
 
 FAMILY_AND_ATTENTION = [(family, "eager") for family in FAMILIES] + [(family, "sdpa") for family in SDPA_FAMILIES]
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from encoders import LinearModel, TokenBatch
-from search import linear_batch, linear_model, mean_output, search_linear
 from torch import Tensor
 
 from mt_dnn.loss import MseCriterion
 from mt_dnn.perturbation import SmartPerturbation
+from tests.encoders import LinearModel, TokenBatch
+from tests.search import linear_batch, linear_model, mean_output, search_linear
 
 RADIUS = 0.02
 K = 12

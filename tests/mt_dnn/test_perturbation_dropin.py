@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoders import LEVELS, tiny_classifier, token_batch
-from search import clean_logits, regularize, seeds_of
 
 from data_utils.task_def import EncoderModelType, TaskType
 from module.noise_injection import UnsupportedLevelError
 from mt_dnn.loss import MseCriterion, SymKlCriterion
 from mt_dnn.perturbation import SiftPerturbation, SmartPerturbation
+from tests.encoders import LEVELS, tiny_classifier, token_batch
+from tests.search import clean_logits, regularize, seeds_of
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from encoders import LinearModel, TokenBatch
 from safetensors.torch import load_file
-from search import Trace, mean_output
 from torch import Tensor, nn
 
 import mt_dnn.perturbation
 from data_utils.task_def import TaskType
 from module.noise_injection import NoiseInjection
 from mt_dnn.perturbation import SiftPerturbation, SmartPerturbation
+from tests.encoders import LinearModel, TokenBatch
+from tests.search import Trace, mean_output
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 UPDATE: dict[str, Any] = json.loads((FIXTURES / "golden_normalize_update.json").read_text())

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import tiny_classifier, token_batch
-from search import regularize, seeds_of, smart
 from torch import Tensor, nn
 
 from data_utils.task_def import TaskType
 from mt_dnn.perturbation import MtdnnReleasePerturbation, SiftPerturbation, SmartPerturbation
+from tests.encoders import tiny_classifier, token_batch
+from tests.search import regularize, seeds_of, smart
 
 # the methods
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from encoders import FAMILIES, LEVELS, hook_count, tiny_classifier, token_batch
-from search import clean_logits, regularize, seeds_of, smart
 from torch import Tensor
 
 from module.noise import default_generator
 from module.noise_injection import NoiseInjection
 from mt_dnn.loss import KlCriterion
+from tests.encoders import FAMILIES, LEVELS, hook_count, tiny_classifier, token_batch
+from tests.search import clean_logits, regularize, seeds_of, smart
 
 CPU = torch.device("cpu")
 

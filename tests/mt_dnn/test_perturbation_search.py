@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import (
+from torch import Tensor
+
+from module.noise import gaussian_noise
+from module.noise_injection import NoiseInjection
+from mt_dnn.loss import KlCriterion, MseCriterion, SymKlCriterion
+from mt_dnn.perturbation import SmartPerturbation
+from tests.encoders import (
     FAMILIES,
     LEVELS,
     LinearModel,
@@ -16,13 +22,16 @@ from encoders import (
     tiny_classifier,
     token_batch,
 )
-from search import Trace, clean_logits, linear_batch, linear_model, mean_output, regularize, search_linear, seeds_of
-from torch import Tensor
-
-from module.noise import gaussian_noise
-from module.noise_injection import NoiseInjection
-from mt_dnn.loss import KlCriterion, MseCriterion, SymKlCriterion
-from mt_dnn.perturbation import SmartPerturbation
+from tests.search import (
+    Trace,
+    clean_logits,
+    linear_batch,
+    linear_model,
+    mean_output,
+    regularize,
+    search_linear,
+    seeds_of,
+)
 
 NORMS = ("inf", "l2", "l1")
 SCOPES = (0, 1)

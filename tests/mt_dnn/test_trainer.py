@@ -183,3 +183,18 @@ def test_glue_submission_tables_hold_class_names_and_regression_outputs(tmp_path
     assert lines == ["index\tprediction", *(f"{uid}\t{names[index]}" for uid, index in enumerate(predictions))]
     outputs = [float(line.split("\t")[1]) for line in (tmp_path / "stsb_dev_scores_epoch_0.tsv").read_text().splitlines()[1:]]
     assert outputs == pytest.approx(read_score_file(tmp_path / "stsb_dev_scores_epoch_0.json")["scores"])
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [([101, 200, 102], "token id 200; the encoder's vocabulary has 200"), ([5] * 33, "33 tokens; the encoder has 32")],
+)
+def test_data_of_another_tokenizer_is_named(tokens: list[int], message: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "dev"):
+        example = {"uid": "0", "label": 1, "token_id": tokens if split == "dev" else [101, 102]}
+        (data / f"cola_{split}.json").write_text(json.dumps(example) + "\n")
+    flags = ("--data_dir", str(data), "--train_datasets", "cola", "--test_datasets", "cola")
+    with pytest.raises(DataError, match=message):
+        tiny_run(tmp_path / "out", *flags)

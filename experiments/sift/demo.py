@@ -1,0 +1,185 @@
+"""Plain, SMART and SiFT fine-tuning on tweets, tested on tweets, Amazon reviews, movie reviews and editorials.
+
+    python -m experiments.sift.demo --seeds 5
+
+Data and encoder are fetched where they are missing (`hutto.py`). Every method sees the same seeds, data order and
+initial heads; the last epoch counts, and no test set chooses anything. The output folder gets `results.md` (table),
+`results.png` (figure), `results.json` (all numbers and settings) and `runs.jsonl`, the finished runs, which are not run
+again when the command is repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+
+from data_utils.errors import FlagError, nearest, run_command_line
+from data_utils.files import atomic_write
+from data_utils.pretrained import EMBEDDED_NAME
+from experiments.sift.hutto import DOMAINS
+from experiments.sift.runs import FIRST_SEED, METHODS, TASK, Record, RunStore, prepare_data, run
+from experiments.sift.tables import markdown_table, spread
+
+TITLES = {"tweets": "Tweets", "amazon": "Amazon reviews", "movies": "Movie reviews", "editorials": "Editorials"}
+ABOUT = (
+    "Sentiment of a sentence, positive or negative, learned from tweets alone (Hutto & Gilbert 2014). Accuracy / macro-F1 "
+    "in percent on the test set of each domain; seconds of a training step (median)."
+)
+
+
+def test_set(domain: str) -> str:
+    return f"{TASK}_{domain}_test"
+
+
+def run_all(arguments: argparse.Namespace) -> list[Record]:
+    """The runs of all seeds and methods, seed by seed."""
+    data_dir = prepare_data(arguments.init_checkpoint)
+    store = RunStore(Path(arguments.output_dir) / "runs.jsonl")
+    evaluated = [data_dir / f"{test_set(domain)}.json" for domain in DOMAINS]
+    records = []
+    for seed in range(FIRST_SEED, FIRST_SEED + arguments.seeds):
+        for name in arguments.methods:
+            print(f"\n{METHODS[name].name}, seed {seed}", flush=True)
+            options = {"encoder": arguments.init_checkpoint, "data_dir": data_dir, "epochs": arguments.epochs}
+            records.append(run(METHODS[name], seed, store, **options, evaluated=evaluated))
+    return records
+
+
+def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The runs of each method, methods in the order of their first run."""
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record["method"], []).append(record)
+    return groups
+
+
+def measured(records: Sequence[Record], domain: str, measure: str) -> list[float]:
+    """A measure on a domain's test set, a value a run."""
+    return [record["evaluation"][test_set(domain)][measure] for record in records]
+
+
+def result_table(records: Sequence[Record]) -> str:
+    """The table in Markdown: a row a method, a column a domain."""
+    header = ["method", *(TITLES[domain] for domain in DOMAINS), "s/step"]
+    rows = []
+    for method, runs in by_method(records).items():
+        cells = [
+            " / ".join(spread(measured(runs, domain, measure)) for measure in ("ACC", "F1MAC")) for domain in DOMAINS
+        ]
+        rows.append([method, *cells, spread([found["seconds_per_update"] for found in runs], digits=2)])
+    return markdown_table(header, rows)
+
+
+def spread_note(records: Sequence[Record]) -> str:
+    """What the numbers behind ± are or, of a single seed, how far chance alone moves an accuracy."""
+    seeds = len({record["seed"] for record in records})
+    if seeds > 1:
+        return f"Mean ± standard deviation over {seeds} seeds."
+    first = by_method(records)[records[0]["method"]]
+    errors = [
+        f"{TITLES[domain]} {standard_error(measured(first, domain, 'ACC')[0], measured(first, domain, 'examples')[0]):.1f}"
+        for domain in DOMAINS
+    ]
+    return f"One seed; standard errors of an accuracy from the size of its test set: {', '.join(errors)}."
+
+
+def standard_error(accuracy: float, examples: float) -> float:
+    """Standard error of an accuracy (both in percent) measured on that many examples: √(p (1 - p) / n)."""
+    share = accuracy / 100
+    return 100 * math.sqrt(share * (1 - share) / examples)
+
+
+def write_report(records: Sequence[Record], arguments: argparse.Namespace, command: str) -> str:
+    """Write `results.md`, `results.json` and `results.png`; returns the text of `results.md`."""
+    folder = Path(arguments.output_dir)
+    sizes = ", ".join(f"{TITLES[domain]} {measured(records, domain, 'examples')[0]:,}" for domain in DOMAINS)
+    setting = f"Encoder {arguments.init_checkpoint}, epochs: {arguments.epochs}; test examples: {sizes}."
+    notes = [ABOUT, f"{setting} {spread_note(records)}", f"Made by `{command}`."]
+    text = "\n".join(
+        ["# Plain, SMART and SiFT fine-tuning on four text domains\n", result_table(records), "\n\n".join(notes), ""]
+    )
+    with atomic_write(folder / "results.md") as file:
+        file.write(text)
+    with atomic_write(folder / "results.json") as file:
+        json.dump({"command": command, "runs": list(records)}, file, indent=1)
+    draw(records, folder / "results.png", command)
+    return text
+
+
+def draw(records: Sequence[Record], path: Path, command: str) -> None:
+    """Accuracy as bars, grouped by domain, with the spread over seeds or, of one seed, the standard error."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    groups = by_method(records)
+    width = 0.8 / len(groups)
+    figure, axis = pyplot.subplots(figsize=(9, 4.5))
+    for number, (method, runs) in enumerate(groups.items()):
+        places = [index + (number - (len(groups) - 1) / 2) * width for index in range(len(DOMAINS))]
+        values = [measured(runs, domain, "ACC") for domain in DOMAINS]
+        if len(runs) > 1:
+            errors = [stdev(value) for value in values]
+        else:
+            errors = [
+                standard_error(measured(runs, domain, "ACC")[0], measured(runs, domain, "examples")[0])
+                for domain in DOMAINS
+            ]
+        bars = axis.bar(places, [mean(value) for value in values], width * 0.92, yerr=errors, capsize=3, label=method)
+        axis.bar_label(bars, fmt="%.1f", label_type="center", color="white", fontsize=9)
+    meaning = "standard deviation over seeds" if len(records) > len(groups) else "standard error of the test set's size"
+    axis.set_title(f"Trained on tweets, tested on four domains (bars: {meaning})", fontsize=11)
+    axis.set_xticks(range(len(DOMAINS)), [TITLES[domain] for domain in DOMAINS])
+    axis.set_ylabel("accuracy, %")
+    axis.set_ylim(50, 100)
+    axis.grid(axis="y", alpha=0.3)
+    axis.set_axisbelow(True)
+    axis.legend(loc="upper right", ncols=len(groups))
+    figure.text(0.01, 0.01, command, fontsize=7, family="monospace", color="dimgray")
+    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    with atomic_write(path, "wb") as file:
+        figure.savefig(file, format="png", dpi=150)
+    pyplot.close(figure)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags of the demo.
+
+    Raises:
+        FlagError: a value that is not accepted.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each method (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=2, help="epochs of a run (default: %(default)s)")
+    parser.add_argument("--methods", default=",".join(METHODS), help="methods to compare (default: %(default)s)")
+    parser.add_argument("--init_checkpoint", default=EMBEDDED_NAME, help="encoder (default: %(default)s)")
+    parser.add_argument("--output_dir", default="demo_output", help="folder of results (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    arguments.methods = [name.strip().lower() for name in arguments.methods.split(",")]
+    for name in arguments.methods:
+        if name not in METHODS:
+            raise FlagError(f"--methods: found {name!r}, accepted: {', '.join(METHODS)}{nearest(name, METHODS)}")
+    for flag in ("seeds", "epochs"):
+        if getattr(arguments, flag) < 1:
+            raise FlagError(f"--{flag}: found {getattr(arguments, flag)}, accepted: at least 1")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_args(argv)
+    records = run_all(arguments)
+    command = shlex.join(["python", "-m", "experiments.sift.demo", *(sys.argv[1:] if argv is None else argv)])
+    print(f"\n{write_report(records, arguments, command)}")
+    folder = Path(arguments.output_dir)
+    print(f"{folder / 'results.md'}, {folder / 'results.json'}, {folder / 'results.png'}")
+
+
+if __name__ == "__main__":
+    run_command_line(main)
