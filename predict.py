@@ -1,4 +1,4 @@
-"""Score a file of token JSON lines with a checkpoint.
+r"""Score a file of token JSON lines with a checkpoint.
 
     python predict.py --task sst --prep_input data/canonical_data/bert-base-uncased/sst_dev.json --with_label \
         --checkpoint checkpoint/model_0.pt --score sst_dev_scores.json
@@ -81,7 +81,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_fits_encoder(dataset, network.bert)
     if arguments.with_label and dataset.labels is None:
         raise FlagError(f"--with_label: {arguments.prep_input} has no labels")
-    model = MTDNNModel(Config.from_flags({"cuda": arguments.cuda} if arguments.cuda else {}), flat["task_def_list"], network=network)
+    model = MTDNNModel(
+        Config.from_flags({"cuda": arguments.cuda} if arguments.cuda else {}), flat["task_def_list"], network=network
+    )
     collater = Collater(getattr(network.bert.config, "pad_token_id", None) or 0)
     found = eval_model(model, dataset, metrics, collater, arguments.batch_size_eval, arguments.with_label)
     write_score_file(arguments.score, found.metrics, found.predictions, found.uids, found.scores)

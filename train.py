@@ -1,6 +1,6 @@
 """Fine-tune a language model on one or more tasks, plainly or with an adversarial regularizer.
 
-    python train.py --task_def experiments/glue/glue_task_def.yml --adv_train --adv_norm_level post_ln
+python train.py --task_def experiments/glue/glue_task_def.yml --adv_train --adv_norm_level post_ln
 """
 
 from __future__ import annotations

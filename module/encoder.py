@@ -43,7 +43,7 @@ def load_encoder(
 def encoder_from_config(
     config: Mapping[str, Any], *, dropout_p: float | None = None, num_hidden_layers: int = -1
 ) -> PreTrainedModel:
-    """A randomly initialized encoder of the architecture in a flat checkpoint configuration (`model_type`, sizes, …)."""
+    """A randomly initialized encoder of the architecture in a flat checkpoint configuration (`model_type`, sizes)."""
     model_type = config.get("model_type", "bert")
     accepted = set(AutoConfig.for_model(model_type).to_dict()) - {"model_type"}
     encoder_config = AutoConfig.for_model(model_type, **{k: v for k, v in config.items() if k in accepted})

@@ -48,7 +48,9 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
-        raise DataError(f"is damaged or holds objects that a checkpoint may not hold. {reason}".strip(), path) from error
+        raise DataError(
+            f"is damaged or holds objects that a checkpoint may not hold. {reason}".strip(), path
+        ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise DataError(f"is damaged or no checkpoint ({_reason(error)})", path) from error
     if not isinstance(content, dict) or any(not isinstance(content.get(key), Mapping) for key in REQUIRED_KEYS):

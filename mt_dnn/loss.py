@@ -1,8 +1,8 @@
 """Criteria: task losses and divergences between two sets of logits, under MT-DNN's names.
 
-Every criterion is called as `criterion(input, target, weight=None, ignore_index=-1)` and returns a scalar: the mean over
-the B rows. In the divergences both arguments are logits of shape (B, C); P = softmax(input), Q = softmax(target), and
-"detached" says through which argument no gradient flows. `weight` (B,) multiplies the rows.
+Every criterion is called as `criterion(input, target, weight=None, ignore_index=-1)` and returns a scalar: the mean
+over the B rows. In the divergences both arguments are logits of shape (B, C); P = softmax(input), Q = softmax(target),
+and "detached" says through which argument no gradient flows. `weight` (B,) multiplies the rows.
 """
 
 from __future__ import annotations

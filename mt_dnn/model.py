@@ -211,7 +211,8 @@ def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
 def build_objective(config: Config, network: SANBertNetwork) -> TrainingObjective:
     """Task losses and, with `--adv_train`, the regularizer that the configuration asks for."""
     criteria = [
-        _criterion(task.task_def.loss if task.task_def.loss is not None else task.default_loss) for task in network.tasks
+        _criterion(task.task_def.loss if task.task_def.loss is not None else task.default_loss)
+        for task in network.tasks
     ]
     adversarial = config.adversarial
     if not adversarial.adv_train:

@@ -63,7 +63,9 @@ class RunData:
             raise DataError(f"missing; make it with: {self._command(path)}", path)
         task_id = self.tasks.index(task)
         max_seq_len = self.config.model.max_seq_len
-        return SingleTaskDataset(path, is_train, task_id, self.task_defs[task_id], max_seq_len, name=f"{dataset}_{split}")
+        return SingleTaskDataset(
+            path, is_train, task_id, self.task_defs[task_id], max_seq_len, name=f"{dataset}_{split}"
+        )
 
     def _command(self, path: Path) -> str:
         """What makes a missing token file: its own step, and the step before where that is missing too."""
@@ -76,7 +78,6 @@ class RunData:
         return command
 
 
-
 def check_fits_encoder(dataset: SingleTaskDataset, encoder: PreTrainedModel) -> None:
     """See that an encoder can embed a dataset's tokens, all of which were made by some tokenizer.
 
@@ -86,7 +87,7 @@ def check_fits_encoder(dataset: SingleTaskDataset, encoder: PreTrainedModel) -> 
     largest, vocabulary = int(dataset.tokens.max()), encoder.get_input_embeddings().num_embeddings
     if largest >= vocabulary:
         raise DataError(
-            f"holds the token id {largest}; the encoder's vocabulary has {vocabulary}. Was it tokenized for this encoder?",
+            f"holds the token id {largest}; the encoder's vocabulary has {vocabulary}. Was it made for this encoder?",
             dataset.path,
         )
     longest, positions = int(dataset.lengths.max()), getattr(encoder.config, "max_position_embeddings", None) or 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data_utils.errors import FlagError, nearest
+from data_utils.metrics import Metric
 from mt_dnn.run_data import RunData
 
 DEV = "dev"
@@ -31,7 +32,7 @@ class Selection:
             FlagError: a dataset that is not evaluated on a development set with labels, or a metric it does not have.
         """
         available = {
-            dataset: [metric.name for metric in evaluated.task_def.metric_meta]
+            dataset: [metric.name for metric in evaluated.task_def.metric_meta if metric != Metric.CMAT]
             for (dataset, split), evaluated in data.evaluation.items()
             if split == DEV and evaluated.labels is not None
         }

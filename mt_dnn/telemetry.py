@@ -50,12 +50,17 @@ class Telemetry:
         """Whether every loss so far was a finite number."""
         return bool(self._sum.isfinite())
 
-    def flush(self, update: int, report: UpdateReport, learning_rate: float) -> tuple[str, str]:
-        """The log line and the bar's short text: losses are means since the last call, the rest is this update's."""
-        values = {"loss": float(torch.stack(self._task_losses).mean())}
-        if self._adv_losses:
-            values["R"] = float(torch.stack(self._adv_losses).mean())
-        short = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    def recent(self) -> str:
+        """The losses for the bar: means since the last log line."""
+        return _text(self._losses())
+
+    def _losses(self) -> dict[str, float]:
+        values = {"loss": self._task_losses, "R": self._adv_losses}
+        return {name: float(torch.stack(losses).mean()) for name, losses in values.items() if losses}
+
+    def flush(self, update: int, report: UpdateReport, learning_rate: float) -> str:
+        """The log line: losses are means since the last one, the rest is this update's."""
+        values = self._losses()
         for name in ("emb_val", "eff_perturb", "delta_size", "skipped"):
             value = getattr(report, name)
             if value is not None:
@@ -66,7 +71,7 @@ class Telemetry:
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(f"train/{name}", value, update)
-        return ", ".join(f"{name} {value:.4g}" for name, value in values.items()), short
+        return _text(values)
 
     def evaluation(self, update: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
         """Metrics of an evaluation, by dataset and name."""
@@ -74,3 +79,7 @@ class Telemetry:
             for dataset, values in metrics.items():
                 for name, value in values.items():
                     self.writer.add_scalar(f"{dataset}/{name}", value, update)
+
+
+def _text(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())

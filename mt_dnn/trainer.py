@@ -32,6 +32,8 @@ from mt_dnn.run_data import RunData, check_fits_encoder
 from mt_dnn.selection import Selection
 from mt_dnn.telemetry import Telemetry
 
+BAR_UPDATES = 10  # updates between two readings of the losses for the bar
+
 # Flags that decide which examples meet which update; a resumed run that changes one is another run.
 ORDER_FLAGS = ("train_datasets", "batch_size", "grad_accumulation_step", "seed", "epochs", "ratio", "mix_opt")
 
@@ -95,9 +97,7 @@ class Trainer:
         self.updates_per_epoch = math.ceil(len(self.sampler) / training.grad_accumulation_step)
         disable_progress_bar()
         set_seed(training.seed)
-        self.model = MTDNNModel(
-            config, self.data.task_defs, self.updates_per_epoch * training.epochs, self.accelerator
-        )
+        self.model = MTDNNModel(config, self.data.task_defs, self.updates_per_epoch * training.epochs, self.accelerator)
         for dataset in [*self.data.train, *self.data.evaluation.values()]:
             check_fits_encoder(dataset, self.model.network.bert)
         set_seed(training.seed, device_specific=True)
@@ -114,7 +114,9 @@ class Trainer:
         total = self.model.total_updates
         with (
             Telemetry(self.config, enabled=self.main) as self.telemetry,
-            tqdm(total=total, initial=self.model.updates, disable=None if self.main else True, unit="update") as self.bar,
+            tqdm(
+                total=total, initial=self.model.updates, disable=None if self.main else True, unit="update"
+            ) as self.bar,
         ):
             for epoch in range(first_epoch, training.epochs):
                 self._train_epoch(epoch, batches_done)
@@ -140,6 +142,8 @@ class Trainer:
             batches_done += len(batches)
             self.telemetry.add(report)
             self.bar.update()
+            if not self.bar.disable and self.model.updates % BAR_UPDATES == 1:
+                self.bar.set_postfix_str(self.telemetry.recent())
             if self.model.updates == 1 or self.model.updates % training.log_per_updates == 0:
                 self._log_update(epoch, report, batches[0])
             self.seconds.append(time.perf_counter() - start)
@@ -162,8 +166,7 @@ class Trainer:
         )
 
     def _log_update(self, epoch: int, report: UpdateReport, batch: Batch) -> None:
-        line, short = self.telemetry.flush(self.model.updates, report, self.model.schedule.get_last_lr()[0])
-        self.bar.set_postfix_str(short)
+        line = self.telemetry.flush(self.model.updates, report, self.model.schedule.get_last_lr()[0])
         task = self.data.tasks[batch.task_id]
         self.log.info("epoch %d, update %d of %d, task %s: %s", epoch, self.model.updates, self.bar.total, task, line)
         self._check_finite()
@@ -205,8 +208,10 @@ class Trainer:
                 json.dump(asdict(self.result), file, indent=1)
 
     def _best_text(self) -> str:
-        return "no development set ranks the epochs" if self.result.best_value is None else (
-            f"{self.selection}: {self.result.best_value:.2f}"
+        return (
+            "no development set ranks the epochs"
+            if self.result.best_value is None
+            else (f"{self.selection}: {self.result.best_value:.2f}")
         )
 
     def _save(self, name: str, epoch: int, batches_done: int) -> None:
@@ -248,7 +253,9 @@ class Trainer:
 
     def _check_resumable(self, path: str, saved: dict[str, Any]) -> None:
         flat = self.config.to_flat()
-        changed = [f"--{name} {saved[name]} there, {flat[name]} here" for name in ORDER_FLAGS if saved[name] != flat[name]]
+        changed = [
+            f"--{name} {saved[name]} there, {flat[name]} here" for name in ORDER_FLAGS if saved[name] != flat[name]
+        ]
         if changed:
             raise DataError(f"was written with other flags, which a resume has to keep: {'; '.join(changed)}", path)
 

@@ -35,9 +35,7 @@ class Task:
         if task_def.enable_san:
             raise TaskDefError("enable_san: true (the stochastic answer network) is not built yet; accepted: false")
         dropout_p = dropout_p if task_def.dropout_p is None else task_def.dropout_p
-        return nn.Sequential(
-            Pooler(hidden_size, dropout_p, task_def.actf), nn.Linear(hidden_size, task_def.n_class)
-        )
+        return nn.Sequential(Pooler(hidden_size, dropout_p, task_def.actf), nn.Linear(hidden_size, task_def.n_class))
 
     def logits(self, head: nn.Module, hidden_states: Tensor) -> Tensor:
         """Encoder output (batch, tokens, hidden) → logits (batch, n_class)."""
@@ -46,7 +44,6 @@ class Task:
     def predict(self, logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Logits (batch, n_class) → scores (batch, n_class) and predictions (batch,), as a score file holds them."""
         raise TypeError(f"{type(self).__name__} gives no predictions")
-
 
     def answers(self, scores: np.ndarray, predictions: np.ndarray) -> list[str | int | float]:
         """What GLUE's submission table holds for each example: the predicted class, as text where it has a name."""

@@ -103,7 +103,7 @@ class TokenBatch(NamedTuple):
 def token_batch(
     encoder: Any, lengths: tuple[int, ...] = (7, 5, 3), width: int = 7, filler: int | None = None
 ) -> TokenBatch:
-    """Examples of these lengths, padded on the right with `filler` (the padding token); contents do not depend on width."""
+    """Examples of these lengths, padded on the right with `filler` (the padding token); contents ignore the width."""
     config = encoder.config
     pad = config.pad_token_id if filler is None else filler
     input_ids = torch.full((len(lengths), width), 0 if pad is None else pad)

@@ -28,8 +28,8 @@ from experiments.sift.tables import markdown_table, spread
 
 TITLES = {"tweets": "Tweets", "amazon": "Amazon reviews", "movies": "Movie reviews", "editorials": "Editorials"}
 ABOUT = (
-    "Sentiment of a sentence, positive or negative, learned from tweets alone (Hutto & Gilbert 2014). Accuracy / macro-F1 "
-    "in percent on the test set of each domain; seconds of a training step (median)."
+    "Sentiment of a sentence, positive or negative, learned from tweets alone (Hutto & Gilbert 2014). Accuracy / "
+    "macro-F1 in percent on the test set of each domain; seconds of a training step (median)."
 )
 
 
@@ -76,31 +76,31 @@ def result_table(records: Sequence[Record]) -> str:
     return markdown_table(header, rows)
 
 
-def spread_note(records: Sequence[Record]) -> str:
-    """What the numbers behind ± are or, of a single seed, how far chance alone moves an accuracy."""
-    seeds = len({record["seed"] for record in records})
-    if seeds > 1:
-        return f"Mean ± standard deviation over {seeds} seeds."
-    first = by_method(records)[records[0]["method"]]
-    errors = [
-        f"{TITLES[domain]} {standard_error(measured(first, domain, 'ACC')[0], measured(first, domain, 'examples')[0]):.1f}"
-        for domain in DOMAINS
-    ]
-    return f"One seed; standard errors of an accuracy from the size of its test set: {', '.join(errors)}."
+def uncertainty(runs: Sequence[Record]) -> list[float]:
+    """How far chance moves a method's accuracy, by domain: its standard deviation over seeds; of one run, the
+    standard error that the size of the test set gives, √(p (1 - p) / n)."""
+    if len(runs) > 1:
+        return [stdev(measured(runs, domain, "ACC")) for domain in DOMAINS]
+    shares = [measured(runs, domain, "ACC")[0] / 100 for domain in DOMAINS]
+    sizes = [measured(runs, domain, "examples")[0] for domain in DOMAINS]
+    return [100 * math.sqrt(share * (1 - share) / size) for share, size in zip(shares, sizes, strict=True)]
 
 
-def standard_error(accuracy: float, examples: float) -> float:
-    """Standard error of an accuracy (both in percent) measured on that many examples: √(p (1 - p) / n)."""
-    share = accuracy / 100
-    return 100 * math.sqrt(share * (1 - share) / examples)
+def spread_note(runs: Sequence[Record]) -> str:
+    """What stands behind ±, or, of a single run, how far chance alone moves an accuracy."""
+    if len(runs) > 1:
+        return f"Mean ± standard deviation over {len(runs)} seeds."
+    errors = [f"{TITLES[domain]} {error:.1f}" for domain, error in zip(DOMAINS, uncertainty(runs), strict=True)]
+    return f"One seed; standard error of an accuracy by the size of the test set: {', '.join(errors)}."
 
 
 def write_report(records: Sequence[Record], arguments: argparse.Namespace, command: str) -> str:
     """Write `results.md`, `results.json` and `results.png`; returns the text of `results.md`."""
     folder = Path(arguments.output_dir)
     sizes = ", ".join(f"{TITLES[domain]} {measured(records, domain, 'examples')[0]:,}" for domain in DOMAINS)
+    first_runs = next(iter(by_method(records).values()))
     setting = f"Encoder {arguments.init_checkpoint}, epochs: {arguments.epochs}; test examples: {sizes}."
-    notes = [ABOUT, f"{setting} {spread_note(records)}", f"Made by `{command}`."]
+    notes = [ABOUT, f"{setting} {spread_note(first_runs)}", f"Made by `{command}`."]
     text = "\n".join(
         ["# Plain, SMART and SiFT fine-tuning on four text domains\n", result_table(records), "\n\n".join(notes), ""]
     )
@@ -124,16 +124,10 @@ def draw(records: Sequence[Record], path: Path, command: str) -> None:
     figure, axis = pyplot.subplots(figsize=(9, 4.5))
     for number, (method, runs) in enumerate(groups.items()):
         places = [index + (number - (len(groups) - 1) / 2) * width for index in range(len(DOMAINS))]
-        values = [measured(runs, domain, "ACC") for domain in DOMAINS]
-        if len(runs) > 1:
-            errors = [stdev(value) for value in values]
-        else:
-            errors = [
-                standard_error(measured(runs, domain, "ACC")[0], measured(runs, domain, "examples")[0])
-                for domain in DOMAINS
-            ]
-        bars = axis.bar(places, [mean(value) for value in values], width * 0.92, yerr=errors, capsize=3, label=method)
-        axis.bar_label(bars, fmt="%.1f", label_type="center", color="white", fontsize=9)
+        heights = [mean(measured(runs, domain, "ACC")) for domain in DOMAINS]
+        axis.bar(places, heights, width * 0.92, yerr=uncertainty(runs), capsize=3, label=method)
+        for place, height in zip(places, heights, strict=True):
+            axis.text(place, 51, f"{height:.1f}", ha="center", color="white", fontsize=9)
     meaning = "standard deviation over seeds" if len(records) > len(groups) else "standard error of the test set's size"
     axis.set_title(f"Trained on tweets, tested on four domains (bars: {meaning})", fontsize=11)
     axis.set_xticks(range(len(DOMAINS)), [TITLES[domain] for domain in DOMAINS])

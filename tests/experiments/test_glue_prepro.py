@@ -126,7 +126,9 @@ def test_what_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 class HubRows(list):
-    features = {"label": SimpleNamespace(names=["entailment", "not_entailment"])}
+    def __init__(self, rows: list[dict[str, object]]):
+        super().__init__(rows)
+        self.features = {"label": SimpleNamespace(names=["entailment", "not_entailment"])}
 
 
 def test_hub_examples_have_the_canonical_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

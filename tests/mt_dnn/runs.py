@@ -19,7 +19,8 @@ SMART = ("--adv_train", "--adv_norm_level", "pre_ln")
 def tiny_config(folder: Path, *flags: str) -> Config:
     """The configuration of a run on three tasks that writes to `folder`; `flags` come last and win."""
     base = (
-        f"--task_def {TASK_DEF} --data_dir {RUN / 'tinydata'} --train_datasets cola,mnli,stsb --test_datasets {DATASETS} "
+        f"--task_def {TASK_DEF} --data_dir {RUN / 'tinydata'} --train_datasets cola,mnli,stsb "
+        f"--test_datasets {DATASETS} "
         f"--init_checkpoint {RUN / 'tiny'} --output_dir {folder} --log_file {folder / 'log.txt'} --epochs 2 "
         "--optimizer adamw --learning_rate 1e-3 --dataloader_num_workers 0"
     )

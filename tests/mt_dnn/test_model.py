@@ -14,7 +14,16 @@ from mt_dnn.perturbation import MtdnnReleasePerturbation, SiftPerturbation, Smar
 from mt_dnn.run_data import RunData
 from tests.mt_dnn.runs import RUN, SIFT, parameters, tiny_config
 
-NO_DROPOUT = ("--dropout_p", "0", "--bert_dropout_p", "0", "--train_datasets", "mnli", "--test_datasets", "mnli_matched")
+NO_DROPOUT = (
+    "--dropout_p",
+    "0",
+    "--bert_dropout_p",
+    "0",
+    "--train_datasets",
+    "mnli",
+    "--test_datasets",
+    "mnli_matched",
+)
 
 
 def _model_and_data(tmp_path: Path, *flags: str) -> tuple[MTDNNModel, RunData]:

@@ -1,4 +1,4 @@
-"""What a search leaves behind: nothing; what it costs: K + 1 forwards; what R's gradient reaches; which dropout it sees."""
+"""What a search leaves behind: nothing. Its cost: K + 1 forwards; what R's gradient reaches; which dropout it sees."""
 
 from __future__ import annotations
 
@@ -246,7 +246,7 @@ def test_gradient_of_the_regularizer_is_that_of_finite_differences(family: str, 
 def test_detach_base_cuts_the_perturbed_pass_off_what_lies_before_the_noise(
     family: str, level: str, scale: str
 ) -> None:
-    """With the clean logits detached, R reaches the embeddings through h alone; neither δ nor h's size has a gradient."""
+    """With clean logits detached, R reaches the embeddings through h alone; neither δ nor h's size has a gradient."""
     model = tiny_classifier(family)
     batch = token_batch(model.bert)
     clean = clean_logits(model, batch, level).detach()

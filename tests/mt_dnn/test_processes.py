@@ -21,7 +21,14 @@ def test_two_processes_end_with_one_processs_parameters_and_scores(tmp_path: Pat
     one = tiny_run(tmp_path / "one", *flags)
     two = tmp_path / "two"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "train.py"]
-    command += ["--task_def", str(TASK_DEF), "--data_dir", str(RUN / "tinydata"), "--init_checkpoint", str(RUN / "tiny")]
+    command += [
+        "--task_def",
+        str(TASK_DEF),
+        "--data_dir",
+        str(RUN / "tinydata"),
+        "--init_checkpoint",
+        str(RUN / "tiny"),
+    ]
     command += ["--output_dir", str(two), "--log_file", str(two / "log.txt"), "--epochs", "2", "--optimizer", "adamw"]
     command += ["--learning_rate", "1e-3", "--dataloader_num_workers", "0", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -58,9 +58,7 @@ def test_a_resumed_run_ends_as_the_unbroken_one(optimizer: str, at: str, tmp_pat
     flags += ("--save_per_updates_on", "--save_per_updates", "3")
     whole = tiny_run(tmp_path / "whole", *flags)
     checkpoint = "model_0_3.pt" if at == "within an epoch" else "model_0.pt"
-    resumed = tiny_run(
-        tmp_path / "resumed", *flags, "--resume", "--model_ckpt", str(tmp_path / "whole" / checkpoint)
-    )
+    resumed = tiny_run(tmp_path / "resumed", *flags, "--resume", "--model_ckpt", str(tmp_path / "whole" / checkpoint))
     assert_same(parameters(tmp_path / "whole" / "model_1.pt"), parameters(tmp_path / "resumed" / "model_1.pt"))
     assert resumed.history == whole.history
     last = f"{DATASETS.split(',')[0]}_dev_scores_epoch_1.json"
@@ -88,7 +86,9 @@ def test_a_checkpoint_of_mtdnn_resumes_with_its_optimizer(tmp_path: Path) -> Non
     trainer = Trainer(config)
     assert trainer._resume() == (0, 0)
     moments = trainer.model.optimizer.state_dict()["state"]
-    assert len(moments) == len([p for p in trainer.model.network.parameters()]) - 2  # the encoder's own pooler is unused
+    assert (
+        len(moments) == len([p for p in trainer.model.network.parameters()]) - 2
+    )  # the encoder's own pooler is unused
     assert all(moment["exp_inf"].abs().sum() > 0 for moment in moments.values())
 
 
@@ -181,7 +181,9 @@ def test_glue_submission_tables_hold_class_names_and_regression_outputs(tmp_path
     predictions = read_score_file(tmp_path / "mnli_matched_dev_scores_epoch_0.json")["predictions"]
     names = ["contradiction", "neutral", "entailment"]
     assert lines == ["index\tprediction", *(f"{uid}\t{names[index]}" for uid, index in enumerate(predictions))]
-    outputs = [float(line.split("\t")[1]) for line in (tmp_path / "stsb_dev_scores_epoch_0.tsv").read_text().splitlines()[1:]]
+    outputs = [
+        float(line.split("\t")[1]) for line in (tmp_path / "stsb_dev_scores_epoch_0.tsv").read_text().splitlines()[1:]
+    ]
     assert outputs == pytest.approx(read_score_file(tmp_path / "stsb_dev_scores_epoch_0.json")["scores"])
 
 
