@@ -157,10 +157,11 @@ class Blinking(LinearModel):
             offset[self.row] = ((logits[self.row] - logits[self.row].detach()) + h[self.row].sum() * 0).sqrt()
             return logits + offset
         factor[self.row] = math.nan if self.kind == "nan" else math.inf
-        return logits * factor
+        # "value": the logit is not finite, its gradient is
+        return logits + (factor - 1) if self.kind == "value" else logits * factor
 
 
-@pytest.mark.parametrize("kind", ["nan", "inf", "gradient"])
+@pytest.mark.parametrize("kind", ["nan", "inf", "value", "gradient"])
 @pytest.mark.parametrize(
     "options", [{"radius": 0.3}, {"projection": "normalize"}, {"projection": "none"}, {"radius": 0.3, "norm_level": 1}]
 )
