@@ -69,5 +69,5 @@ def embedding_size(h: Tensor, mask: Tensor, norm_p: str, scope: str) -> tuple[Te
     real = h * mask.unsqueeze(-1).to(h.dtype)
     length = scope_norm(real, "l2", scope)
     tokens = mask.sum(-1).view(-1, 1, 1) if scope == "sentence" else torch.ones_like(mask).unsqueeze(-1)
-    rms = length / (tokens * h.size(-1)).clamp(min=1).sqrt()
+    rms = length / (tokens * h.size(-1)).clamp(min=1).to(h.dtype).sqrt()
     return rms, length if norm_p == "l2" else rms

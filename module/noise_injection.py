@@ -44,14 +44,15 @@ class NoiseInjection:
     """
 
     def __init__(self, encoder: nn.Module, level: str = "pre_ln"):
-        available = available_levels(encoder)
+        name, available = type(encoder).__name__, available_levels(encoder)
+        if getattr(getattr(encoder, "config", None), "is_encoder_decoder", False):
+            raise UnsupportedLevelError(f"{name} embeds words in encoder and decoder; accepted: its get_encoder()")
         if level not in available:
-            name = type(encoder).__name__
             raise UnsupportedLevelError(f"{name} has no injection point {level!r}; it has: {', '.join(available)}")
         self.encoder = encoder
         self.level = level
         layer_norm = find_embedding_layer_norm(encoder)
-        self.module = encoder.get_input_embeddings() if level == "pre_ln" or layer_norm is None else layer_norm
+        self.modules = _word_embeddings(encoder) if level == "pre_ln" or layer_norm is None else [layer_norm]
 
     @contextmanager
     def add(self, noise: Noise) -> Iterator[None]:
@@ -69,7 +70,7 @@ class NoiseInjection:
         def perturb(h: Tensor) -> Tensor:
             nonlocal passes
             passes += 1
-            return noise(h) if callable(noise) else h + noise.to(h.dtype)
+            return h + noise.to(h.dtype) if isinstance(noise, Tensor) else noise(h)
 
         with self._hook(perturb):
             yield
@@ -90,14 +91,21 @@ class NoiseInjection:
 
     @contextmanager
     def _hook(self, perturb: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return (perturb(_ln0(inputs[0])), *inputs[1:])
+
+        def after(_: nn.Module, __: object, output: Tensor) -> Tensor:
+            return perturb(output)
+
         if self.level == "deberta":
-            handle = self.module.register_forward_pre_hook(lambda _, inputs: (perturb(_ln0(inputs[0])), *inputs[1:]))
+            handles = [module.register_forward_pre_hook(before) for module in self.modules]
         else:
-            handle = self.module.register_forward_hook(lambda _, inputs, output: perturb(output))
+            handles = [module.register_forward_hook(after) for module in self.modules]
         try:
             yield
         finally:
-            handle.remove()
+            for handle in handles:
+                handle.remove()
 
 
 def available_levels(encoder: nn.Module) -> tuple[str, ...]:
@@ -129,6 +137,12 @@ def find_embedding_layer_norm(encoder: nn.Module) -> nn.Module | None:
         return None
     norms = [child for child in block.children() if type(child).__name__.endswith("LayerNorm")]
     return norms[0] if len(norms) == 1 else None
+
+
+def _word_embeddings(encoder: nn.Module) -> list[nn.Module]:
+    """The modules that look words up in the table: T5 declares it twice, and its forward uses the other one."""
+    table = encoder.get_input_embeddings()
+    return [m for m in encoder.modules() if isinstance(m, nn.Embedding) and m.weight is table.weight] or [table]
 
 
 def _ln0(h: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from data_utils.task_def import EncoderModelType, TaskType
 from module.ball import NORMS, SCOPES, ascent_direction, embedding_size, project, scope_norm
 from module.noise import dropout_seed, forked_dropout, gaussian_noise
-from module.noise_injection import NoiseInjection, find_encoder
+from module.noise_injection import LEVELS, NoiseInjection, find_encoder
 from mt_dnn.loss import MseCriterion, NsKlCriterion, SymKlCriterion
 
 PROJECTIONS = ("project", "normalize", "none")
@@ -119,6 +119,7 @@ class SmartPerturbation(nn.Module):
         for name, found, accepted in (
             ("norm_p", self.norm_p, NORMS),
             ("norm_level", self.scope, SCOPES),
+            ("level", self.level, LEVELS),
             ("projection", self.projection, PROJECTIONS),
             ("scale", self.scale, SCALES),
         ):
@@ -126,6 +127,8 @@ class SmartPerturbation(nn.Module):
                 raise ValueError(f"{name} is {found!r}; accepted: {', '.join(accepted)}")
         if self.projection == "project" and not (self.radius is not None and self.radius > 0):
             raise ValueError(f"the projection 'project' needs a radius above 0, found {self.radius}")
+        if self.projection == "normalize" and not self.epsilon > 0:
+            raise ValueError(f"the projection 'normalize' needs an epsilon above 0, found {self.epsilon}")
         if self.projection == "normalize" and self.norm_p == "l1":
             raise ValueError("the projection 'normalize' has no meaning with norm_p 'l1'; accepted: inf, l2")
         if self.projection == "normalize" and self.scale == "relative":
@@ -200,6 +203,9 @@ class SmartPerturbation(nn.Module):
         clean = view(logits)
         divergence = self._divergence(task_id, task_type)
         injection = NoiseInjection(encoder, self.level)
+        if self.same_dropout and noise_seeds is None:
+            # Noise drawn within the fork would shift the masks that the fork repeats.
+            noise_seeds = torch.randint(2**62, (len(mask),)).tolist()
         search = _Search(self, mask, noise_seeds)
 
         def perturbed_logits(noise: Callable[[Tensor], Tensor], perturbed_pass: int) -> Tensor:
@@ -316,8 +322,8 @@ class _Search:
     def ascend(self, gradient: Tensor, finite: Tensor) -> None:
         """One step; an example whose logits (`finite`, (batch,)) or gradient are not finite keeps its δ."""
         method, delta = self.method, self.delta.detach()
-        finite = finite & gradient.isfinite().flatten(1).all(1)
-        gradient = torch.where(finite.view(-1, 1, 1), gradient, 0.0) * self.real
+        finite = finite & (gradient.isfinite().all(-1) | (self.mask == 0)).all(1)
+        gradient = torch.where(finite.view(-1, 1, 1) & (self.real > 0), gradient, 0.0)
         if method.projection == "normalize":
             step = method.step_size * gradient
             moved = delta + step

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from mt_dnn.trainer import train
 
 TASK = "sentiment"
 TRAINED_DATASET = f"{TASK}_{hutto.TRAINED_DOMAIN}"
-TASK_DEF = Path(os.path.relpath(Path(__file__).with_name("sentiment_task_def.yml")))
+TASK_DEF = Path(__file__).with_name("sentiment_task_def.yml")
 CANONICAL_DATA = Path("data/canonical_data")
 
 FIRST_SEED = 2018
