@@ -151,7 +151,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each method (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=2, help="epochs of a run (default: %(default)s)")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of a run (default: %(default)s)")
     parser.add_argument("--methods", default=",".join(METHODS), help="methods to compare (default: %(default)s)")
     parser.add_argument("--init_checkpoint", default=EMBEDDED_NAME, help="encoder (default: %(default)s)")
     parser.add_argument("--output_dir", default="demo_output", help="folder of results (default: %(default)s)")

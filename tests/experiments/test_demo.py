@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import tokenizers
+import torch
 import transformers
 
 from data_utils.errors import FlagError
@@ -73,6 +74,7 @@ def test_a_flag_that_cannot_be_used_is_told(flags: str):
 @pytest.fixture
 def tiny_encoder(tmp_path: Path) -> Path:
     """A BERT of one layer with random weights and a tokenizer that knows four words."""
+    torch.manual_seed(0)
     folder = tmp_path / "tiny"
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "fine", "bad", "poor"]
     tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(dict(zip(words, range(8), strict=True)), "[UNK]"))
@@ -90,8 +92,17 @@ def test_from_the_archive_to_the_table(tmp_path: Path, tiny_encoder: Path, monke
     monkeypatch.chdir(tmp_path)
     archive = write_archive(tmp_path, {domain: rated_lines(domain, 40) for domain in DOMAINS})
     monkeypatch.setattr(hutto, "download", lambda folder: archive)
-    command = ["--init_checkpoint", str(tiny_encoder), "--epochs", "1", "--seeds", "2", "--output_dir", "found"]
+    scored: list[tuple[str, int]] = []
+    evaluate = runs.evaluate
+
+    def noted(output_dir: Path, epoch: int, path: Path) -> dict[str, float]:
+        scored.append((path.stem, epoch))
+        return evaluate(output_dir, epoch, path)
+
+    monkeypatch.setattr(runs, "evaluate", noted)
+    command = ["--init_checkpoint", str(tiny_encoder), "--epochs", "2", "--seeds", "2", "--output_dir", "found"]
     demo.main(command)
+    assert scored == [(demo.test_set(domain), 1) for domain in DOMAINS] * 6  # the last epoch's model, once a run
     text = (tmp_path / "found" / "results.md").read_text()
     assert text in capsys.readouterr().out
 
@@ -121,4 +132,4 @@ def test_from_the_archive_to_the_table(tmp_path: Path, tiny_encoder: Path, monke
     demo.main(command)
     assert (tmp_path / "found" / "results.md").read_text() == text
     with pytest.raises(AssertionError, match="run again"):
-        demo.main([*command, "--epochs", "2"])
+        demo.main([*command, "--epochs", "3"])
