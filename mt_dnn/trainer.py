@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from data_utils.errors import DataError, UserError
+from data_utils.errors import DataError, FlagError, UserError
 from data_utils.files import atomic_write
 from data_utils.log_wrapper import create_logger
 from data_utils.readers import write_glue_submission, write_score_file
@@ -35,7 +35,10 @@ from mt_dnn.telemetry import Telemetry
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar
 
 # Flags that decide which examples meet which update; a resumed run that changes one is another run.
-ORDER_FLAGS = ("train_datasets", "batch_size", "grad_accumulation_step", "seed", "epochs", "ratio", "mix_opt")
+ORDER_FLAGS = (
+    "train_datasets", "batch_size", "grad_accumulation_step", "no_group_by_length", "max_seq_len", "seed", "epochs",
+    "ratio", "mix_opt",
+)  # fmt: skip
 
 
 @dataclass
@@ -84,6 +87,8 @@ class Trainer:
         self.data = RunData(config)
         self.selection = Selection.from_flag(config.training.best_metric, self.data)
         training = config.training
+        if training.early_stop and not self.selection.parts:
+            raise FlagError("--early_stop: no development set with labels ranks the epochs; accepted: 0, or such a set")
         self.sampler = MultiTaskBatchSampler(
             self.data.train,
             training.batch_size,
@@ -119,18 +124,25 @@ class Trainer:
             ) as self.bar,
         ):
             for epoch in range(first_epoch, training.epochs):
+                if self._stopped_improving(epoch):
+                    break
                 self._train_epoch(epoch, batches_done)
                 batches_done = 0
                 self._evaluate(epoch)
                 self._save(f"model_{epoch}.pt", epoch + 1, 0)
-                if training.early_stop and epoch - self.result.best_epoch >= training.early_stop:
-                    self.log.info("no improvement of %s in %d epochs: stopped", self.selection, training.early_stop)
-                    break
         self.result.seconds_per_update = median(self.seconds) if self.seconds else None
         self._write_result()
         self.log.info("best epoch: %d (%s)", self.result.best_epoch, self._best_text())
         self.accelerator.end_training()
         return self.result
+
+    def _stopped_improving(self, epoch: int) -> bool:
+        """Whether `--early_stop` ends the run before this epoch, in a resumed run as in an unbroken one."""
+        patience = self.config.training.early_stop
+        if not patience or epoch - 1 - self.result.best_epoch < patience:
+            return False
+        self.log.info("no improvement of %s in %d epochs: stopped", self.selection, patience)
+        return True
 
     def _train_epoch(self, epoch: int, batches_done: int) -> None:
         training = self.config.training
@@ -211,7 +223,7 @@ class Trainer:
         return (
             "no development set ranks the epochs"
             if self.result.best_value is None
-            else (f"{self.selection}: {self.result.best_value:.2f}")
+            else f"{self.selection}: {self.result.best_value:.2f}"
         )
 
     def _save(self, name: str, epoch: int, batches_done: int) -> None:

@@ -106,12 +106,12 @@ def test_a_run_writes_score_files_checkpoints_and_its_results(tmp_path: Path) ->
 
 
 def test_the_best_epoch_is_the_one_of_the_chosen_metric_and_early_stop_counts_from_it(tmp_path: Path) -> None:
-    result = tiny_run(
-        tmp_path, "--epochs", "12", "--best_metric", "cola:ACC", "--early_stop", "2", "--learning_rate", "1e-7"
-    )
+    flags = ("--epochs", "12", "--best_metric", "cola:ACC", "--early_stop", "2", "--learning_rate", "1e-7")
+    result = tiny_run(tmp_path, *flags)
     values = [entry["metrics"]["cola_dev"]["ACC"] for entry in result.history]
     assert result.best_epoch == values.index(max(values))
     assert len(values) == result.best_epoch + 3
+    assert tiny_run(tmp_path, *flags, "--resume").history == result.history
 
 
 @pytest.mark.parametrize(
