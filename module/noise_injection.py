@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -131,7 +132,7 @@ def find_embedding_layer_norm(encoder: nn.Module) -> nn.Module | None:
     The block is the module whose direct child is the word-embedding table. Where that module holds the layers too
     (T5, GPT-2, Llama), the norm found in it is the final one, not the embeddings'.
     """
-    table = encoder.get_input_embeddings()
+    table = _table(encoder)
     block = next((m for m in encoder.modules() if any(child is table for child in m.children())), None)
     if block is None or any(isinstance(child, nn.ModuleList) for child in block.children()):
         return None
@@ -139,9 +140,13 @@ def find_embedding_layer_norm(encoder: nn.Module) -> nn.Module | None:
     return norms[0] if len(norms) == 1 else None
 
 
+def _table(encoder: nn.Module) -> nn.Module:
+    return cast(Any, encoder).get_input_embeddings()
+
+
 def _word_embeddings(encoder: nn.Module) -> list[nn.Module]:
     """The modules that look words up in the table: T5 declares it twice, and its forward uses the other one."""
-    table = encoder.get_input_embeddings()
+    table = _table(encoder)
     return [m for m in encoder.modules() if isinstance(m, nn.Embedding) and m.weight is table.weight] or [table]
 
 

@@ -11,10 +11,10 @@ import torch
 
 def random_state() -> dict[str, Any]:
     """The states of python's, numpy's and torch's generators, CUDA's included."""
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    name, keys, *position = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
-        "numpy": (name, keys.tolist(), position, has_gauss, cached),
+        "numpy": (name, np.asarray(keys).tolist(), *position),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }

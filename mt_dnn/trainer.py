@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object, set_seed
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
@@ -166,8 +166,9 @@ class Trainer:
         self._check_finite()
 
     def _loader(self) -> DataLoader[Batch]:
+        dataset: Dataset[Any] = MultiTaskDataset(self.data.train)
         return DataLoader(
-            MultiTaskDataset(self.data.train),
+            dataset,
             sampler=self.sampler,
             batch_size=None,
             collate_fn=self.collater,
@@ -178,7 +179,7 @@ class Trainer:
         )
 
     def _log_update(self, epoch: int, report: UpdateReport, batch: Batch) -> None:
-        line = self.telemetry.flush(self.model.updates, report, self.model.schedule.get_last_lr()[0])
+        line = self.telemetry.flush(self.model.updates, report, float(self.model.schedule.get_last_lr()[0]))
         task = self.data.tasks[batch.task_id]
         self.log.info("epoch %d, update %d of %d, task %s: %s", epoch, self.model.updates, self.bar.total, task, line)
         self._check_finite()
