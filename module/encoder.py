@@ -30,6 +30,8 @@ def load_encoder(
     source = resolve_pretrained(name)
     try:
         config = AutoConfig.from_pretrained(source, cache_dir=cache_dir)
+        if config.is_encoder_decoder:
+            raise ValueError(f"{config.model_type} has a decoder too, which is not built yet")
         _adjust(config, dropout_p, num_hidden_layers)
         return AutoModel.from_pretrained(source, config=config, cache_dir=cache_dir, dtype=torch.float32)
     except (OSError, ValueError) as error:

@@ -200,3 +200,10 @@ def test_data_of_another_tokenizer_is_named(tokens: list[int], message: str, tmp
     flags = ("--data_dir", str(data), "--train_datasets", "cola", "--test_datasets", "cola")
     with pytest.raises(DataError, match=message):
         tiny_run(tmp_path / "out", *flags)
+
+
+def test_bfloat16_runs_and_skips_no_example(tmp_path: Path) -> None:
+    result = tiny_run(tmp_path, "--bf16", *SIFT, "--log_per_updates", "1")
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("skipped 0,") == 18
+    assert len(result.history) == 2

@@ -1,0 +1,50 @@
+"""The same on a GPU: `pytest -m cuda`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from module.noise import default_generator, example_seeds, forked_dropout, gaussian_noise
+from tests.mt_dnn.runs import SIFT, SMART, assert_same, parameters, tiny_run
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+
+
+def test_noise_depends_on_the_example_alone() -> None:
+    seeds = example_seeds(1, 2, ["a", "b"])
+    mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]], device="cuda")
+    both = gaussian_noise(mask, 8, torch.float32, seeds)
+    alone = gaussian_noise(torch.ones(1, 2, dtype=torch.int64, device="cuda"), 8, torch.float32, seeds[1:])
+    assert torch.equal(both[1, :2], alone[0])
+    assert both[mask == 0].abs().sum() == 0
+
+
+@pytest.mark.parametrize("start", [3, "state"])
+def test_a_fork_leaves_the_generator_of_the_gpu_as_it_was(start: int | str) -> None:
+    device = torch.device("cuda")
+    before = default_generator(device).get_state()
+    with forked_dropout(device, before if isinstance(start, str) else start):
+        drawn = torch.nn.functional.dropout(torch.ones(100, device=device), 0.5)
+    assert torch.equal(default_generator(device).get_state(), before)
+    again = torch.nn.functional.dropout(torch.ones(100, device=device), 0.5)
+    assert torch.equal(drawn, again) == isinstance(start, str)
+
+
+@pytest.mark.parametrize("method", [SMART, SIFT], ids=["smart", "sift"])
+def test_alpha_zero_is_the_plain_run_to_rounding(method: tuple[str, ...], tmp_path: Path) -> None:
+    tiny_run(tmp_path / "plain", "--cuda", "true")
+    tiny_run(tmp_path / "zero", "--cuda", "true", *method, "--adv_alpha", "0")
+    assert_same(parameters(tmp_path / "plain" / "model_1.pt"), parameters(tmp_path / "zero" / "model_1.pt"), 1e-4)
+
+
+@pytest.mark.parametrize("precision", ["--bf16", "--fp16"])
+def test_mixed_precision_runs_and_skips_no_example(precision: str, tmp_path: Path) -> None:
+    tiny_run(tmp_path, precision, *SIFT, "--log_per_updates", "1")
+    log = (tmp_path / "log.txt").read_text()
+    assert log.count("skipped 0,") == 18
