@@ -39,6 +39,21 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
             os.unlink(temporary)
 
 
+def writable_folder(path: Path | str) -> Path:
+    """The folder, made where it is missing; found out before hours of work that end in it.
+
+    Raises:
+        DataError: it cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            return path
+    except OSError as error:
+        raise DataError(f"cannot be written to: {error.strerror or error}", path) from error
+
+
 def _umask() -> int:
     value = os.umask(0)
     os.umask(value)

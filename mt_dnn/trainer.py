@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -19,7 +18,7 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from data_utils.errors import DataError, FlagError, UserError
-from data_utils.files import atomic_write
+from data_utils.files import atomic_write, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.readers import write_glue_submission, write_score_file
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
@@ -78,7 +77,7 @@ class Trainer:
 
     def __init__(self, config: Config):
         self.config = config
-        self.output_dir = Path(config.training.output_dir)
+        self.output_dir = writable_folder(config.training.output_dir)
         self.accelerator = build_accelerator(config)
         self.main = self.accelerator.is_main_process
         self.log = create_logger(config.data.log_file, quiet=not self.main)

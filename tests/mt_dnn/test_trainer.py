@@ -124,6 +124,7 @@ def test_the_best_epoch_is_the_one_of_the_chosen_metric_and_early_stop_counts_fr
         (("--test_datasets", "cola_extra"), "cola_extra_dev.json: missing; make it with: python prepro_std.py"),
         (("--init_checkpoint", "no-such-folder-or-model"), "no-such-folder-or-model"),
         (("--task_def", "nowhere.yml"), "nowhere.yml: missing"),
+        (("--output_dir", "/dev/null/out"), "/dev/null/out: cannot be written to"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_is_accepted(flags: tuple[str, ...], message: str, tmp_path: Path) -> None:
