@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
@@ -173,6 +174,8 @@ def build_accelerator(config: Config) -> Accelerator:
         raise FlagError("--cuda: no GPU is visible to torch; leave the flag out to run on the CPU")
     if training.fp16 and not has_gpu:
         raise FlagError("--fp16: needs a GPU, and none is visible to torch; accepted on the CPU: --bf16, or neither")
+    # Accelerate keeps the first precision of a process; a later run in it may have another.
+    AcceleratorState._reset_state()
     return Accelerator(
         cpu=not has_gpu,
         mixed_precision="fp16" if training.fp16 else "bf16" if training.bf16 else "no",
