@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+NOISES = ("normal", "uniform")
+
 
 def example_seeds(seed: int, update: int, uids: Sequence[str]) -> list[int]:
     """One seed an example, from the run's seed, the update and the example's uid alone.
@@ -27,21 +29,29 @@ def _digest(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
-def gaussian_noise(mask: Tensor, hidden: int, dtype: torch.dtype, seeds: Sequence[int] | None = None) -> Tensor:
-    """Standard normal noise at real tokens, zero at padding: (batch, tokens, hidden).
+def standard_noise(
+    mask: Tensor, hidden: int, dtype: torch.dtype, seeds: Sequence[int] | None = None, kind: str = "normal"
+) -> Tensor:
+    """Noise N(0, 1) or U(−1, 1) at real tokens, zero at padding: (batch, tokens, hidden).
 
     Args:
         mask: (batch, tokens), 1 at real tokens.
         hidden: size of the last dimension.
         dtype: floating type of the noise.
         seeds: one seed an example (`example_seeds`); without them torch's default generator draws.
+        kind: `normal` or `uniform`.
     """
     real = mask.bool()
+
+    def draw(*shape: int, generator: torch.Generator | None = None) -> Tensor:
+        empty = torch.empty(*shape, hidden, dtype=dtype, device=mask.device)
+        return empty.normal_(generator=generator) if kind == "normal" else empty.uniform_(-1, 1, generator=generator)
+
     if seeds is None:
-        return torch.randn(*mask.shape, hidden, dtype=dtype, device=mask.device) * real.unsqueeze(-1)
+        return draw(*mask.shape) * real.unsqueeze(-1)
     generator = torch.Generator(device=mask.device)
     drawn = [
-        torch.randn(length, hidden, dtype=dtype, device=mask.device, generator=generator.manual_seed(seed))
+        draw(length, generator=generator.manual_seed(seed))
         for length, seed in zip(real.sum(1).tolist(), seeds, strict=True)
     ]
     noise = torch.zeros(*mask.shape, hidden, dtype=dtype, device=mask.device)

@@ -8,40 +8,35 @@ from typing import Any
 
 from data_utils.errors import FlagError
 from mt_dnn.flags import check_flag, check_flags, flag
+from mt_dnn.measured_defaults import BY_METHOD, measured
 
 LEFT_OUT: Any = object()  # the value of a field that preset and measured defaults may set
 
-PERTURBATIONS = ("smart",)
-LATER_PERTURBATIONS = ("random", "at", "vat", "alum")
+LEVELS = ("pre_ln", "post_ln", "deberta")
 
-SHARED_DEFAULTS: dict[str, Any] = {
+PUBLISHED: dict[str, Any] = {
+    "adv_p_norm": "inf",
     "adv_norm_scope": "token",
-    "adv_p_norm": "l2",
-    "adv_scale": "relative",
+    "adv_scale": "absolute",
     "adv_projection": "project",
     "adv_alpha": 1.0,
     "adv_k": 1,
-    "adv_epsilon": 1e-6,
+    "adv_noise": "normal",
     "adv_noise_clamp": False,
     "adv_detach_base": False,
 }
-
-# What flags left out are set to, by injection level: docs/results.md. `deberta` takes post_ln's, unmeasured.
-SWEPT: dict[str, Any] = SHARED_DEFAULTS | {
-    "adv_alpha": 3.0,
-    "adv_radius": 0.03,
-    "adv_step_size": 0.03,
-    "adv_noise_var": 0.003,
-}
-MEASURED_DEFAULTS: dict[str, dict[str, Any]] = {"pre_ln": SWEPT, "post_ln": SWEPT, "deberta": SWEPT}
-
-PUBLISHED: dict[str, Any] = SHARED_DEFAULTS | {"adv_p_norm": "inf", "adv_scale": "absolute"}
 
 # published hyperparameters, level included
 PRESETS: dict[str, dict[str, Any]] = {
     # Jiang et al. 2020, section 4.1, with the smallest of its three weights
     "smart_paper": PUBLISHED
-    | {"adv_norm_level": "pre_ln", "adv_radius": 1e-5, "adv_step_size": 1e-3, "adv_noise_var": 1e-5},
+    | {
+        "adv_norm_level": "pre_ln",
+        "adv_radius": 1e-5,
+        "adv_step_size": 1e-3,
+        "adv_noise_var": 1e-5,
+        "bregman_mu": 1.0,
+    },
     # MT-DNN's command-line defaults
     "mtdnn_release": PUBLISHED
     | {
@@ -65,23 +60,29 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
+NEED_LABELS = ("at", "freelb")
+WITHOUT_EFFECT = {"adv_k": ("random", "r3f"), "adv_step_size": ("random", "r3f"), "adv_alpha": ("freelb",)}
 NOISE_SIZES = ("adv_radius", "adv_step_size", "adv_noise_var")
+
+
+def measured_flags(method: str, level: str, radius: float | None = None) -> dict[str, Any]:
+    """The measured hyperparameters of a method at a level, by flag."""
+    renamed = {"norm_p": "adv_p_norm"}
+    return {renamed.get(name, f"adv_{name}"): value for name, value in measured(method, level, radius).items()}
 
 
 @dataclass(frozen=True)
 class AdversarialConfig:
     """The noise and its regularizer.
 
-    A field left out is set by `adv_preset`, or else by the measured defaults of the level; after construction every
-    field has its value. `adv_radius` is None where the projection has no ball.
+    A field left out is set by `adv_preset`, or else by the measured defaults of method and level; after construction
+    every field has its value. `adv_radius` is None where the projection has no ball.
     """
 
     adv_train: bool = flag(False, "train under adversarial noise")
     adv_preset: str | None = flag(None, "published hyperparameters; flags given beside it win", choices=tuple(PRESETS))
-    adv_opt: str = flag("smart", "objective (0 and 1 mean smart)", choices=PERTURBATIONS)
-    adv_norm_level: str = flag(
-        LEFT_OUT, "where the noise enters", choices=tuple(MEASURED_DEFAULTS), shown="pre_ln, or the preset's"
-    )
+    adv_opt: str = flag("smart", "objective (0 and 1 mean smart)", choices=tuple(BY_METHOD))
+    adv_norm_level: str = flag(LEFT_OUT, "where the noise enters", choices=LEVELS, shown="pre_ln, or the preset's")
     adv_norm_scope: str = flag(
         LEFT_OUT, "one norm a token or a sentence", choices=("token", "sentence"), shown="measured"
     )
@@ -100,6 +101,12 @@ class AdversarialConfig:
     adv_step_size: float = flag(LEFT_OUT, "length of an ascent step", at_least=0, shown="measured")
     adv_noise_var: float = flag(LEFT_OUT, "standard deviation of the initial noise", at_least=0, shown="measured")
     adv_epsilon: float = flag(LEFT_OUT, "small constant of --adv_projection normalize", above=0, shown="1e-06")
+    adv_noise: str = flag(
+        LEFT_OUT,
+        "distribution of the initial noise; uniform: between -adv_noise_var and adv_noise_var",
+        choices=("normal", "uniform"),
+        shown="the method's",
+    )
     adv_noise_clamp: bool = flag(
         LEFT_OUT, "clamp the initial noise to two standard deviations", shown="false, or the preset's"
     )
@@ -107,17 +114,37 @@ class AdversarialConfig:
         LEFT_OUT, "no gradient of the regularizer into the embeddings", shown="false, or the preset's"
     )
     adv_same_dropout: bool = flag(False, "the same dropout in the clean and the perturbed pass")
+    adv_start_ratio: float = flag(
+        LEFT_OUT, "share of the updates without the regularizer, at the start", at_least=0, below=1,
+        shown="0.5 for alum, else 0",
+    )  # fmt: skip
+    unlabeled_datasets: tuple[str, ...] | None = flag(
+        None, "datasets NAME_unlabeled.json whose examples are regularized too (vat, smart, alum, random, r3f)"
+    )
+    bregman_mu: float = flag(
+        LEFT_OUT, "weight of the Bregman proximal point term, with or without --adv_train", at_least=0,
+        shown="0, or the preset's",
+    )  # fmt: skip
+    bregman_beta: tuple[str, ...] = flag(
+        ("0.99", "0.999"), "decay of its average: in the first 10 % of the updates, and after; one value for both"
+    )
 
     def __post_init__(self) -> None:
         given = {item.name for item in fields(self) if getattr(self, item.name) is not LEFT_OUT}
-        if self.adv_opt in LATER_PERTURBATIONS:
-            raise FlagError(f"--adv_opt: {self.adv_opt} is not built yet, accepted: {', '.join(PERTURBATIONS)}")
+        check_flag(self, "adv_opt")
         check_flag(self, "adv_preset")
         preset = PRESETS[self.adv_preset] if self.adv_preset else {}
         if "adv_norm_level" not in given:
             self._set("adv_norm_level", preset.get("adv_norm_level", "pre_ln"))
         check_flag(self, "adv_norm_level")
-        for name, value in (preset or MEASURED_DEFAULTS[self.adv_norm_level]).items():
+        radius = None
+        if "adv_radius" in given:
+            check_flag(self, "adv_radius")
+            radius = self.adv_radius
+        values = {"bregman_mu": 0.0} | measured_flags(self.adv_opt, self.adv_norm_level, radius) | preset
+        if not self.adv_train or self.adv_opt != "smart":
+            values["bregman_mu"] = 0.0
+        for name, value in values.items():
             if name not in given and name != "adv_norm_level":
                 self._set(name, value)
         if "adv_radius" not in given and self.adv_projection != "project":
@@ -125,10 +152,30 @@ class AdversarialConfig:
         check_flags(self)
         self._check_combinations()
 
+    @property
+    def betas(self) -> tuple[float, float]:
+        """The two decays of the Bregman term's average."""
+        first, *rest = (float(text) for text in self.bregman_beta)
+        return first, rest[0] if rest else first
+
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
     def _check_combinations(self) -> None:
+        try:
+            usable = len(self.bregman_beta) <= 2 and all(0 <= float(text) <= 1 for text in self.bregman_beta)
+        except ValueError:
+            usable = False
+        if not usable:
+            found = ",".join(self.bregman_beta)
+            raise FlagError(f"--bregman_beta: found {found!r}, accepted: one or two numbers from 0 to 1, as 0.99,0.999")
+        if self.unlabeled_datasets and not self.adv_train:
+            raise FlagError("--unlabeled_datasets: needs --adv_train, whose regularizer is all that they are for")
+        if self.unlabeled_datasets and self.adv_opt in NEED_LABELS:
+            accepted = ", ".join(method for method in BY_METHOD if method not in NEED_LABELS)
+            raise FlagError(f"--unlabeled_datasets: --adv_opt {self.adv_opt} needs labels, accepted: {accepted}")
+        if self.adv_opt == "freelb" and self.adv_k < 1:
+            raise FlagError(f"--adv_k: found {self.adv_k}, accepted with --adv_opt freelb: at least 1")
         if self.adv_projection == "normalize" and self.adv_scale == "relative":
             raise FlagError(
                 "--adv_projection normalize: no meaning with --adv_scale relative, accepted: --adv_scale absolute, "
@@ -166,9 +213,11 @@ def adversarial_notices(given: Mapping[str, Any], adversarial: AdversarialConfig
             f"--adv_norm_level {given['adv_norm_level']}: taken as --adv_norm_level pre_ln "
             f"--adv_norm_scope {adversarial.adv_norm_scope}"
         )
-    if adversarial.adv_preset == "smart_paper":
-        lines.append("--adv_preset smart_paper: without its Bregman term (μ = 1), which is not built yet")
-    expected = PRESETS.get(adversarial.adv_preset or "") or MEASURED_DEFAULTS[adversarial.adv_norm_level]
+    for name, methods in WITHOUT_EFFECT.items():
+        if name in given and adversarial.adv_opt in methods:
+            lines.append(f"--{name}: no effect with --adv_opt {adversarial.adv_opt}")
+    expected = measured_flags(adversarial.adv_opt, adversarial.adv_norm_level)
+    expected |= PRESETS.get(adversarial.adv_preset or "", {})
     units = ("adv_scale", "adv_p_norm", "adv_norm_scope")
     changed = [f"--{name}" for name in units if getattr(adversarial, name) != expected[name]]
     missing = [f"--{name}" for name in NOISE_SIZES if name not in given and getattr(adversarial, name) is not None]

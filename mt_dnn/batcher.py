@@ -100,6 +100,7 @@ class SingleTaskDataset(Dataset[Example]):
         task_def: the task's definition; its type and number of classes say what a label may be.
         max_seq_len: in tokens.
         name: the dataset's name, such as `mnli_matched`; by default the file's.
+        labeled: false for a training file of unlabeled examples; labels that it has are not read.
 
     Attributes:
         tokens: token ids of all examples one after the other, uint32; padding that the file has is left out.
@@ -121,6 +122,7 @@ class SingleTaskDataset(Dataset[Example]):
         task_def: TaskDef,
         max_seq_len: int = 512,
         name: str = "",
+        labeled: bool = True,
     ):
         self.path = Path(path)
         self.name = name or self.path.stem
@@ -134,9 +136,9 @@ class SingleTaskDataset(Dataset[Example]):
         for line, sample in read_token_json(self.path):
             read += 1
             token_ids, type_ids = _real_tokens(sample, self.path, line)
-            label = _label(sample, task_def, self.path, line)
+            label = _label(sample, task_def, self.path, line) if labeled else None
             if label is None:
-                if is_train:
+                if is_train and labeled:
                     raise DataError("found no label; a training example needs one", self.path, line)
                 unlabelled = unlabelled or line
             if is_train and len(token_ids) > max_seq_len:

@@ -19,33 +19,33 @@ from module.encoder import encoder_from_config, is_checkpoint, load_encoder
 from module.noise import example_seeds
 from module.noise_injection import UnsupportedLevelError
 from mt_dnn.batcher import Batch
+from mt_dnn.bregman import BregmanTerm
 from mt_dnn.checkpoint import load_checkpoint, load_state, save_checkpoint
 from mt_dnn.config import Config
 from mt_dnn.loss import LOSS_REGISTRY, Criterion, LossCriterion
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.objective import TrainingObjective
+from mt_dnn.objective import ObjectiveValue, TrainingObjective
 from mt_dnn.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
-from mt_dnn.perturbation import (
-    PERTURBATIONS,
-    MtdnnReleasePerturbation,
-    Regularization,
-    SiftPerturbation,
-    SmartPerturbation,
-)
+from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnReleasePerturbation, SiftPerturbation
 
 
 class UpdateReport(NamedTuple):
-    """What one update did: scalar tensors, means over its batches; without a perturbation the last five are None.
+    """What one update did: scalar tensors, means over its batches; None for what the update did not have.
 
-    task_loss: ℓ; adv_loss: R; emb_val, eff_perturb, delta_size: as in `Regularization`; skipped: share of examples.
+    task_loss: ℓ; adv_loss: R; emb_val, eff_perturb, delta_size, ascent_rise, chance_rise: as in `Regularization`;
+    skipped: share of examples; unlabeled: R of the unlabeled examples; bregman: μ times the proximal term.
     """
 
     task_loss: Tensor
     adv_loss: Tensor | None = None
+    unlabeled: Tensor | None = None
+    bregman: Tensor | None = None
     emb_val: Tensor | None = None
     eff_perturb: Tensor | None = None
     delta_size: Tensor | None = None
     skipped: Tensor | None = None
+    ascent_rise: Tensor | None = None
+    chance_rise: Tensor | None = None
 
 
 class MTDNNModel:
@@ -77,32 +77,66 @@ class MTDNNModel:
         self.network.to(self.accelerator.device)
         self.optimizer = build_optimizer(self.network, config.training)
         self.schedule = build_schedule(self.optimizer, config.training, total_updates)
-        objective = build_objective(config, self.network)
+        self.bregman = build_bregman(config, self.network, total_updates)
+        self.perturbation = build_perturbation(config, self.network)
+        objective = build_objective(config, self.network, self.perturbation, self.bregman)
         self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
         self.updates = 0
 
-    def update(self, *batches: Batch) -> UpdateReport:
+    @property
+    def regularized(self) -> bool:
+        """Whether the next update has the regularizer: not in the plain part of a curriculum."""
+        if self.perturbation is None:
+            return False
+        return self.updates >= self.perturbation.start_ratio * self.total_updates
+
+    def update(
+        self, *batches: Batch, unlabeled: Sequence[Batch | None] = (), measure_gain: bool = False
+    ) -> UpdateReport:
         """One update from the gradients of these batches (more than one: gradient accumulation).
 
         Each batch is this process's share of a batch of all processes; the gradient is that of the mean over all.
+
+        Args:
+            unlabeled: for each batch, examples of its task that are regularized too, or None.
+            measure_gain: measure the ascent gain, at the cost of three forwards a batch.
         """
         self.objective.train()
+        beside = unlabeled or [None] * len(batches)
         reports = []
-        for position, batch in enumerate(batches):
-            batch = batch.to(self.accelerator.device)
-            seeds = example_seeds(self.config.training.seed, self.updates, batch.uids)
+        for position, (batch, extra) in enumerate(zip(batches, beside, strict=True)):
             last = position == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.objective):
-                value = self.objective(batch, seeds)
-                self.accelerator.backward(value.loss * (self._share(batch) / len(batches)))
-            reports.append((value.task_loss, *_figures(value.regularization, len(batch))))
+                value = self._objective(batch, extra, measure_gain)
+                loss = value.loss * (self._share(batch) / len(batches))
+                if extra is not None and value.unlabeled_loss is not None:
+                    loss = loss + value.unlabeled_loss * (self._share(extra) / len(batches))
+                self.accelerator.backward(loss)
+            reports.append(_report(value, len(batch)))
         self.accelerator.unscale_gradients(self.wrapped_optimizer)
         clip_gradients(self.network, self.config.training)
         self.wrapped_optimizer.step()
         self.schedule.step()
         self.wrapped_optimizer.zero_grad(set_to_none=True)
+        if self.bregman is not None:
+            self.bregman.update(self.network)
         self.updates += 1
-        return UpdateReport(*(torch.stack(column).float().mean() for column in zip(*reports, strict=True)))
+        columns = [[value for value in column if value is not None] for column in zip(*reports, strict=True)]
+        return UpdateReport(*(torch.stack(column).float().mean() if column else None for column in columns))  # type: ignore[arg-type]
+
+    def _objective(self, batch: Batch, unlabeled: Batch | None, measure_gain: bool) -> ObjectiveValue:
+        device, seed = self.accelerator.device, self.config.training.seed
+        unlabeled_seeds: list[int] = []
+        if unlabeled is not None:
+            unlabeled_seeds = example_seeds(seed, self.updates, [f"unlabeled/{uid}" for uid in unlabeled.uids])
+        return self.objective(
+            batch.to(device),
+            example_seeds(seed, self.updates, batch.uids),
+            None if unlabeled is None else unlabeled.to(device),
+            unlabeled_seeds,
+            regularized=self.regularized,
+            measure_gain=measure_gain,
+        )
 
     def _share(self, batch: Batch) -> float:
         """The factor that makes the mean over processes the mean over the examples of all of them."""
@@ -143,6 +177,8 @@ class MTDNNModel:
             "config": config,
             "progress": {**(progress or {}), "updates": self.updates},
         }
+        if self.bregman is not None:
+            content["bregman"] = self.bregman.state_dict()
         save_checkpoint(path, content)
 
     def load(self, path: str) -> tuple[dict[str, Any], bool]:
@@ -157,13 +193,27 @@ class MTDNNModel:
         progress = content.get("progress", {})
         self.updates = int(progress.get("updates", 0))
         self.schedule = build_schedule(self.optimizer, self.config.training, self.total_updates, self.updates)
+        if self.bregman is not None:
+            self.bregman.start(self.network)
+            if "bregman" in content:
+                self.bregman.load_state_dict(content["bregman"])
         return progress, taken
 
 
-def _figures(found: Regularization | None, examples: int) -> tuple[Tensor, ...]:
+def _report(value: ObjectiveValue, examples: int) -> UpdateReport:
+    report = UpdateReport(value.task_loss, unlabeled=value.unlabeled, bregman=value.bregman)
+    found = value.regularization
     if found is None:
-        return ()
-    return (found.loss.detach(), found.emb_val, found.eff_perturb, found.delta_size, found.skipped / examples)
+        return report
+    return report._replace(
+        adv_loss=found.loss.detach(),
+        emb_val=found.emb_val,
+        eff_perturb=found.eff_perturb,
+        delta_size=found.delta_size,
+        skipped=found.skipped / examples,
+        ascent_rise=found.ascent_rise,
+        chance_rise=found.chance_rise,
+    )
 
 
 def build_accelerator(config: Config) -> Accelerator:
@@ -211,40 +261,59 @@ def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
     return network, content["config"]
 
 
-def build_objective(config: Config, network: SANBertNetwork) -> TrainingObjective:
-    """Task losses and, with `--adv_train`, the regularizer that the configuration asks for."""
+def build_objective(
+    config: Config,
+    network: SANBertNetwork,
+    perturbation: AdversarialPerturbation | None = None,
+    bregman: BregmanTerm | None = None,
+) -> TrainingObjective:
+    """Task losses, the regularizer, and the proximal term."""
     criteria = [
         _criterion(task.task_def.loss if task.task_def.loss is not None else task.default_loss)
         for task in network.tasks
     ]
-    adversarial = config.adversarial
-    if not adversarial.adv_train:
-        return TrainingObjective(network, criteria)
-    method: type[SmartPerturbation] = PERTURBATIONS[adversarial.adv_opt]
-    if adversarial.adv_preset == "mtdnn_release":
-        method = MtdnnReleasePerturbation
-    elif adversarial.adv_norm_level == SiftPerturbation.default_level:
-        method = SiftPerturbation
     try:
-        perturbation = method(
-            epsilon=adversarial.adv_epsilon,
-            step_size=adversarial.adv_step_size,
-            noise_var=adversarial.adv_noise_var,
-            norm_p=adversarial.adv_p_norm,
-            k=adversarial.adv_k,
-            loss_map=[_criterion(task.task_def.adv_loss) for task in network.tasks],
-            norm_level=("token", "sentence").index(adversarial.adv_norm_scope),
-            radius=adversarial.adv_radius,
-            projection=adversarial.adv_projection,
-            scale=adversarial.adv_scale,
-            level=adversarial.adv_norm_level,
-            noise_clamp=adversarial.adv_noise_clamp,
-            detach_base=adversarial.adv_detach_base,
-            same_dropout=adversarial.adv_same_dropout,
-        )
-        return TrainingObjective(network, criteria, perturbation, adversarial.adv_alpha)
+        return TrainingObjective(network, criteria, perturbation, config.adversarial.adv_alpha, bregman)
     except UnsupportedLevelError as error:
         raise FlagError(f"--adv_norm_level: {error}") from error
+
+
+def build_bregman(config: Config, network: SANBertNetwork, total_updates: int) -> BregmanTerm | None:
+    """The proximal term that `--bregman_mu` asks for; its teacher starts at the network's parameters."""
+    adversarial = config.adversarial
+    if adversarial.bregman_mu == 0:
+        return None
+    return BregmanTerm(network, adversarial.bregman_mu, adversarial.betas, total_updates)
+
+
+def build_perturbation(config: Config, network: SANBertNetwork) -> AdversarialPerturbation | None:
+    """The regularizer that the configuration asks for with `--adv_train`."""
+    adversarial = config.adversarial
+    if not adversarial.adv_train:
+        return None
+    method = PERTURBATIONS[adversarial.adv_opt]
+    if adversarial.adv_opt == "smart" and adversarial.adv_preset == "mtdnn_release":
+        method = MtdnnReleasePerturbation
+    elif adversarial.adv_opt == "smart" and adversarial.adv_norm_level == SiftPerturbation.default_level:
+        method = SiftPerturbation
+    return method(
+        epsilon=adversarial.adv_epsilon,
+        step_size=adversarial.adv_step_size,
+        noise_var=adversarial.adv_noise_var,
+        norm_p=adversarial.adv_p_norm,
+        k=adversarial.adv_k,
+        loss_map=[_criterion(task.task_def.adv_loss) for task in network.tasks],
+        norm_level=("token", "sentence").index(adversarial.adv_norm_scope),
+        radius=adversarial.adv_radius,
+        projection=adversarial.adv_projection,
+        scale=adversarial.adv_scale,
+        level=adversarial.adv_norm_level,
+        noise_clamp=adversarial.adv_noise_clamp,
+        detach_base=adversarial.adv_detach_base,
+        same_dropout=adversarial.adv_same_dropout,
+        noise=adversarial.adv_noise,
+        start_ratio=adversarial.adv_start_ratio,
+    )
 
 
 def _criterion(loss: LossCriterion) -> Criterion:

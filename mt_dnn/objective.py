@@ -1,84 +1,147 @@
-"""The training objective: task loss and regularizer of one batch in a single forward."""
+"""The training objective: task loss, regularizer and proximal term of one batch in a single forward."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from module.noise import default_generator
+from module.noise import default_generator, dropout_seed, forked_dropout
 from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch
+from mt_dnn.bregman import BregmanTerm
 from mt_dnn.loss import Criterion
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.perturbation import Regularization, SmartPerturbation
+from mt_dnn.perturbation import AdversarialPerturbation, Regularization
+
+CLEAN_PASS = -1  # its number in the dropout streams of unlabeled batches
 
 
 class ObjectiveValue(NamedTuple):
-    """loss: ℓ(f(x), y) + α·R, a scalar with gradient; task_loss: ℓ alone; regularization: None in a plain run."""
+    """The objective of one batch and its parts.
+
+    loss: ℓ(f(x), y) + α·R + μ·B, a scalar with gradient; unlabeled_loss: α·R of the unlabeled batch, with gradient;
+    task_loss: ℓ alone, or what stands in its place; regularization: R and what else the search found; bregman: μ·B;
+    unlabeled: R of the unlabeled batch. None where the run, or this update, has none.
+    """
 
     loss: Tensor
     task_loss: Tensor
-    regularization: Regularization | None
+    regularization: Regularization | None = None
+    bregman: Tensor | None = None
+    unlabeled_loss: Tensor | None = None
+    unlabeled: Tensor | None = None
 
 
 class TrainingObjective(nn.Module):
-    """ℓ(f(x), y) + α·R, summed in one forward, so that wrappers (DDP, mixed precision) see one forward and backward.
+    """ℓ(f(x), y) + α·R + μ·B in one forward, so that wrappers (DDP, mixed precision) see one forward and one backward.
 
     Args:
         network: the shared encoder and heads.
         criteria: the task loss of each task id.
-        perturbation: the regularizer; None trains plainly.
+        perturbation: the regularizer; None trains without.
         alpha: α.
+        bregman: the proximal term; None trains without.
     """
 
     def __init__(
         self,
         network: SANBertNetwork,
         criteria: Sequence[Criterion],
-        perturbation: SmartPerturbation | None = None,
+        perturbation: AdversarialPerturbation | None = None,
         alpha: float = 1.0,
+        bregman: BregmanTerm | None = None,
     ):
         super().__init__()
         self.network = network
         self.criteria = nn.ModuleList(criteria)
         self.perturbation = perturbation
         self.alpha = alpha
+        self.bregman = bregman
         self.injection = None if perturbation is None else NoiseInjection(network.bert, perturbation.level)
 
-    def forward(self, batch: Batch, noise_seeds: Sequence[int]) -> ObjectiveValue:
+    def forward(
+        self,
+        batch: Batch,
+        noise_seeds: Sequence[int],
+        unlabeled: Batch | None = None,
+        unlabeled_seeds: Sequence[int] = (),
+        *,
+        regularized: bool = True,
+        measure_gain: bool = False,
+    ) -> ObjectiveValue:
         """The objective of one batch.
 
         Args:
             batch: examples of one task, with labels.
             noise_seeds: one seed an example (`module.noise.example_seeds`).
+            unlabeled, unlabeled_seeds: likewise, examples of the same task without labels.
+            regularized: add R; false in the plain part of a curriculum.
+            measure_gain: let the search measure its ascent gain.
         """
-        if self.perturbation is None or self.injection is None:
-            loss = self._task_loss(self._logits(batch), batch)
-            return ObjectiveValue(loss, loss.detach(), None)
-        dropout_state = None
-        if self.perturbation.same_dropout:
-            dropout_state = default_generator(batch.input_ids.device).get_state()
+        method = self.perturbation if regularized else None
+        if method is not None and method.replaces_task_loss:
+            found = self._regularize(method, batch, noise_seeds, None, None, measure_gain)
+            task_loss = loss = found.loss
+            logits = None if self.bregman is None else self._clean(batch)[0]
+        else:
+            logits, dropout_state = self._clean(batch)
+            task_loss = loss = self._task_loss(logits, batch)
+            found = None
+            if method is not None:
+                found = self._regularize(method, batch, noise_seeds, logits, dropout_state, measure_gain)
+                loss = loss + self.alpha * found.loss
+        value = ObjectiveValue(loss, task_loss.detach(), found)
+        if self.bregman is not None:
+            term = self.bregman(
+                logits, lambda teacher: _logits(teacher, batch), batch.attention_mask, task_type=self._task_type(batch)
+            )
+            value = value._replace(loss=value.loss + term, bregman=term.detach())
+        if unlabeled is not None and method is not None:
+            # From a stream of its own, so that the labeled passes have the dropout of a run without unlabeled data.
+            with forked_dropout(unlabeled.input_ids.device, dropout_seed(unlabeled_seeds, CLEAN_PASS)):
+                clean, dropout_state = self._clean(unlabeled)
+            extra = self._regularize(method, unlabeled, unlabeled_seeds, clean, dropout_state).loss
+            value = value._replace(unlabeled_loss=self.alpha * extra, unlabeled=extra.detach())
+        return value
+
+    def _clean(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Logits of the clean pass, and the generator's state before it, for passes that repeat its dropout masks."""
+        if self.injection is None:
+            return _logits(self.network, batch), None
+        state = default_generator(batch.input_ids.device).get_state()
         with self.injection.clean():
-            logits = self._logits(batch)
-        loss = self._task_loss(logits, batch)
-        found = self.perturbation.regularize(
-            lambda: self._logits(batch),
+            return _logits(self.network, batch), state
+
+    def _regularize(
+        self,
+        method: AdversarialPerturbation,
+        batch: Batch,
+        noise_seeds: Sequence[int],
+        logits: Tensor | None,
+        dropout_state: Tensor | None,
+        measure_gain: bool = False,
+    ) -> Regularization:
+        return method.regularize(
+            lambda: _logits(self.network, batch),
             self.network.bert,
             logits,
             batch.attention_mask,
             task_id=batch.task_id,
-            task_type=self.network.tasks[batch.task_id].task_def.task_type,
+            task_type=self._task_type(batch),
             noise_seeds=noise_seeds,
             dropout_state=dropout_state,
+            task_loss=lambda perturbed: self._task_loss(perturbed, batch),
+            measure_gain=measure_gain,
         )
-        return ObjectiveValue(loss + self.alpha * found.loss, loss.detach(), found)
 
-    def _logits(self, batch: Batch) -> Tensor:
-        return self.network(
-            batch.input_ids, batch.token_type_ids, batch.attention_mask, None, None, task_id=batch.task_id
-        )
+    def _task_type(self, batch: Batch) -> Any:
+        return self.network.tasks[batch.task_id].task_def.task_type
 
     def _task_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         return self.criteria[batch.task_id](logits, batch.labels)
+
+
+def _logits(network: nn.Module, batch: Batch) -> Tensor:
+    return network(batch.input_ids, batch.token_type_ids, batch.attention_mask, None, None, task_id=batch.task_id)

@@ -25,6 +25,7 @@ class RunData:
         task_defs: their definitions, likewise.
         train: a dataset for each of `--train_datasets`.
         evaluation: by (dataset, split), for each of `--test_datasets` and each split that has a file.
+        unlabeled: a dataset for each of `--unlabeled_datasets`.
 
     Raises:
         UserError: an unknown task, a missing file (with the command that makes it), a line that cannot be used.
@@ -36,16 +37,22 @@ class RunData:
         names = [definitions.task_of(dataset) for dataset in config.data.train_datasets]
         self.tasks = list(dict.fromkeys(names))
         self.task_defs = [definitions.get_task_def(task) for task in self.tasks]
-        for dataset in config.data.test_datasets:
-            task = definitions.task_of(dataset)
-            if task not in self.tasks:
-                raise FlagError(
-                    f"--test_datasets: {dataset} is of task {task}, which is not trained; accepted tasks: "
-                    f"{', '.join(self.tasks)}{nearest(task, self.tasks)}"
-                )
+        unlabeled = config.adversarial.unlabeled_datasets or ()
+        for flag, datasets in (("test_datasets", config.data.test_datasets), ("unlabeled_datasets", unlabeled)):
+            for dataset in datasets:
+                task = definitions.task_of(dataset)
+                if task not in self.tasks:
+                    raise FlagError(
+                        f"--{flag}: {dataset} is of task {task}, which is not trained; accepted tasks: "
+                        f"{', '.join(self.tasks)}{nearest(task, self.tasks)}"
+                    )
         self.train = [
             self._read(dataset, "train", task, is_train=True)
             for dataset, task in zip(config.data.train_datasets, names, strict=True)
+        ]
+        self.unlabeled = [
+            self._read(dataset, "unlabeled", definitions.task_of(dataset), is_train=True, labeled=False)
+            for dataset in unlabeled
         ]
         self.evaluation: dict[tuple[str, str], SingleTaskDataset] = {}
         for dataset in config.data.test_datasets:
@@ -57,14 +64,20 @@ class RunData:
     def _path(self, dataset: str, split: str) -> Path:
         return Path(self.config.data_dir) / f"{dataset}_{split}.json"
 
-    def _read(self, dataset: str, split: str, task: str, is_train: bool) -> SingleTaskDataset:
+    def _read(self, dataset: str, split: str, task: str, is_train: bool, labeled: bool = True) -> SingleTaskDataset:
         path = self._path(dataset, split)
         if not path.is_file():
             raise DataError(f"missing; make it with: {self._command(path)}", path)
         task_id = self.tasks.index(task)
         max_seq_len = self.config.model.max_seq_len
         return SingleTaskDataset(
-            path, is_train, task_id, self.task_defs[task_id], max_seq_len, name=f"{dataset}_{split}"
+            path,
+            is_train,
+            task_id,
+            self.task_defs[task_id],
+            max_seq_len,
+            name=f"{dataset}_{split}",
+            labeled=labeled,
         )
 
     def _command(self, path: Path) -> str:

@@ -1,33 +1,49 @@
-"""What a run reports while it trains: means since the last report, to the log, the bar and TensorBoard."""
+"""What a run reports while it trains: to the log, the bar, TensorBoard, and `metrics.jsonl` for tools."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from data_utils.files import atomic_write
 from mt_dnn.config import Config
 from mt_dnn.model import UpdateReport
+
+METRICS_FILE = "metrics.jsonl"
+
+# Names of the figures in every report. Losses are means since the last report, the rest is of the update reported.
+LOSSES = {"task_loss": "loss", "adv_loss": "R", "unlabeled": "R_unlabeled", "bregman": "bregman"}
+FIGURES = ("emb_val", "eff_perturb", "delta_size", "skipped", "ascent_rise", "chance_rise")
 
 
 class Telemetry:
     """Collects update reports without reading a number back before it is shown.
 
     Args:
-        config: says whether TensorBoard is written, and where.
-        enabled: write TensorBoard in this process.
+        config: says where the files are written, and whether TensorBoard is.
+        enabled: write files in this process.
+        updates: of a resumed run, the updates done: what `metrics.jsonl` holds of later ones is dropped.
     """
 
-    def __init__(self, config: Config, enabled: bool = True):
+    def __init__(self, config: Config, enabled: bool = True, updates: int = 0):
         self.writer = None
+        self.path = Path(config.training.output_dir) / METRICS_FILE if enabled else None
         if config.data.tensorboard and enabled:
             from torch.utils.tensorboard import SummaryWriter
 
             self.writer = SummaryWriter(config.data.tensorboard_logdir)
-        self._task_losses: list[Tensor] = []
-        self._adv_losses: list[Tensor] = []
+        if self.path is not None:
+            kept = _lines_until(self.path, updates) if updates else []
+            with atomic_write(self.path) as file:
+                file.writelines(kept)
+        self._losses: dict[str, list[Tensor]] = {name: [] for name in LOSSES}
         self._sum = torch.zeros(())
 
     def __enter__(self) -> Telemetry:
@@ -40,11 +56,11 @@ class Telemetry:
             self.writer.close()
 
     def add(self, report: UpdateReport) -> None:
-        self._task_losses.append(report.task_loss)
-        self._sum = self._sum.to(report.task_loss.device) + report.task_loss
-        if report.adv_loss is not None:
-            self._adv_losses.append(report.adv_loss)
-            self._sum = self._sum + report.adv_loss
+        for name, losses in self._losses.items():
+            value = getattr(report, name)
+            if value is not None:
+                losses.append(value)
+                self._sum = self._sum.to(value.device) + value
 
     def finite(self) -> bool:
         """Whether every loss so far was a finite number."""
@@ -52,33 +68,63 @@ class Telemetry:
 
     def recent(self) -> str:
         """The losses for the bar: means since the last log line."""
-        return _text(self._losses())
+        return _text(self._means())
 
-    def _losses(self) -> dict[str, float]:
-        values = {"loss": self._task_losses, "R": self._adv_losses}
-        return {name: float(torch.stack(losses).mean()) for name, losses in values.items() if losses}
+    def _means(self) -> dict[str, float]:
+        return {LOSSES[name]: float(torch.stack(losses).mean()) for name, losses in self._losses.items() if losses}
 
-    def flush(self, update: int, report: UpdateReport, learning_rate: float) -> str:
-        """The log line: losses are means since the last one, the rest is this update's."""
-        values = self._losses()
-        for name in ("emb_val", "eff_perturb", "delta_size", "skipped"):
-            value = getattr(report, name)
-            if value is not None:
-                values[name] = float(value)
+    def flush(self, epoch: int, update: int, task: str, report: UpdateReport, learning_rate: float) -> str:
+        """Report an update; returns the log line."""
+        values = self._means()
+        values |= {name: float(value) for name in FIGURES if (value := getattr(report, name)) is not None}
+        gain = ascent_gain(values)
+        if gain is not None:
+            values["ascent_gain"] = gain
         values["lr"] = learning_rate
-        self._task_losses.clear()
-        self._adv_losses.clear()
+        for losses in self._losses.values():
+            losses.clear()
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(f"train/{name}", value, update)
-        return _text(values)
+        self._write({"kind": "update", "epoch": epoch, "update": update, "task": task, **values})
+        return _text({name: value for name, value in values.items() if not name.endswith("_rise")})
 
-    def evaluation(self, update: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+    def evaluation(self, epoch: int, update: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
         """Metrics of an evaluation, by dataset and name."""
-        if self.writer is not None:
-            for dataset, values in metrics.items():
+        for dataset, values in metrics.items():
+            self._write({"kind": "evaluation", "epoch": epoch, "update": update, "dataset": dataset, **values})
+            if self.writer is not None:
                 for name, value in values.items():
                     self.writer.add_scalar(f"{dataset}/{name}", value, update)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        """Add a line to `metrics.jsonl`; a number that is not finite is null there."""
+        if self.path is not None:
+            plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(plain) + "\n")
+
+
+def ascent_gain(values: Mapping[str, float]) -> float | None:
+    """(R(δ) − R(0)) / (R(δ′) − R(0)); None where it was not measured, or where chance raised nothing."""
+    if values.get("chance_rise", 0.0) <= 0:
+        return None
+    return values["ascent_rise"] / values["chance_rise"]
+
+
+def _lines_until(path: Path, updates: int) -> list[str]:
+    """The lines of an interrupted run's file that stay when it goes on after `updates`."""
+    if not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            update = json.loads(line)["update"]
+        except (ValueError, KeyError, TypeError):
+            continue  # a line that the interruption cut
+        if update <= updates:
+            kept.append(line + "\n")
+    return kept
 
 
 def _text(values: Mapping[str, float]) -> str:

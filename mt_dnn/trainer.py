@@ -30,6 +30,7 @@ from mt_dnn.random_state import random_state, set_random_state
 from mt_dnn.run_data import RunData, check_fits_encoder
 from mt_dnn.selection import Selection
 from mt_dnn.telemetry import Telemetry
+from mt_dnn.unlabeled import UnlabeledBatches
 
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar
 
@@ -102,11 +103,20 @@ class Trainer:
         disable_progress_bar()
         set_seed(training.seed)
         self.model = MTDNNModel(config, self.data.task_defs, self.updates_per_epoch * training.epochs, self.accelerator)
-        for dataset in [*self.data.train, *self.data.evaluation.values()]:
+        for dataset in [*self.data.train, *self.data.unlabeled, *self.data.evaluation.values()]:
             check_fits_encoder(dataset, self.model.network.bert)
         set_seed(training.seed, device_specific=True)
         pad_token_id = getattr(self.model.network.bert.config, "pad_token_id", None) or 0
         self.collater = Collater(pad_token_id, do_padding=config.data.do_padding, max_seq_len=config.model.max_seq_len)
+        self.unlabeled = UnlabeledBatches(
+            self.data.unlabeled,
+            self.collater,
+            training.batch_size,
+            seed=training.seed,
+            group_by_length=not training.no_group_by_length,
+            num_processes=self.accelerator.num_processes,
+            process_index=self.accelerator.process_index,
+        )
         self.result = RunResult(str(self.output_dir))
         self.seconds: list[float] = []
 
@@ -117,7 +127,7 @@ class Trainer:
         self._announce()
         total = self.model.total_updates
         with (
-            Telemetry(self.config, enabled=self.main) as self.telemetry,
+            Telemetry(self.config, enabled=self.main, updates=self.model.updates) as self.telemetry,
             tqdm(
                 total=total, initial=self.model.updates, disable=None if self.main else True, unit="update"
             ) as self.bar,
@@ -149,13 +159,15 @@ class Trainer:
         self.sampler.set_position(batches_done)
         start = time.perf_counter()
         for batches in _groups(iter(self._loader()), training.grad_accumulation_step):
-            report = self.model.update(*batches)
+            beside = [self.unlabeled.next(batch.task_id) if self.model.regularized else None for batch in batches]
+            logged = self._is_logged(self.model.updates + 1)
+            report = self.model.update(*batches, unlabeled=beside, measure_gain=logged)
             batches_done += len(batches)
             self.telemetry.add(report)
             self.bar.update()
             if not self.bar.disable and self.model.updates % BAR_UPDATES == 1:
                 self.bar.set_postfix_str(self.telemetry.recent())
-            if self.model.updates == 1 or self.model.updates % training.log_per_updates == 0:
+            if logged:
                 self._log_update(epoch, report, batches[0])
             self.seconds.append(time.perf_counter() - start)
             if training.save_per_updates_on and self.model.updates % training.save_per_updates == 0:
@@ -163,6 +175,9 @@ class Trainer:
                 self._save(f"model_{epoch}_{self.model.updates}.pt", epoch, batches_done)
             start = time.perf_counter()
         self._check_finite()
+
+    def _is_logged(self, update: int) -> bool:
+        return update == 1 or update % self.config.training.log_per_updates == 0
 
     def _loader(self) -> DataLoader[Batch]:
         dataset: Dataset[Any] = MultiTaskDataset(self.data.train)
@@ -178,8 +193,9 @@ class Trainer:
         )
 
     def _log_update(self, epoch: int, report: UpdateReport, batch: Batch) -> None:
-        line = self.telemetry.flush(self.model.updates, report, float(self.model.schedule.get_last_lr()[0]))
         task = self.data.tasks[batch.task_id]
+        learning_rate = float(self.model.schedule.get_last_lr()[0])
+        line = self.telemetry.flush(epoch, self.model.updates, task, report, learning_rate)
         self.log.info("epoch %d, update %d of %d, task %s: %s", epoch, self.model.updates, self.bar.total, task, line)
         self._check_finite()
 
@@ -207,7 +223,7 @@ class Trainer:
                 metrics[dataset.name] = found.metrics
                 shown = ", ".join(f"{name} {value:.2f}" for name, value in found.metrics.items())
                 self.log.info("epoch %d, %s: %s", epoch, dataset.name, shown)
-        self.telemetry.evaluation(self.model.updates, metrics)
+        self.telemetry.evaluation(epoch, self.model.updates, metrics)
         self.result.history.append({"epoch": epoch, "metrics": metrics})
         value = self.selection.value(metrics)
         if value is None or self.result.best_value is None or value > self.result.best_value:
@@ -235,6 +251,7 @@ class Trainer:
                 "epoch": epoch,
                 "batches_done": batches_done,
                 "random_states": states,
+                "unlabeled": self.unlabeled.position(),
                 "flags": {name: self.config.to_flat()[name] for name in ORDER_FLAGS},
                 "history": self.result.history,
                 "best_epoch": self.result.best_epoch,
@@ -259,6 +276,7 @@ class Trainer:
             set_random_state(states[self.accelerator.process_index])
         else:
             self.log.info("saved by %d processes: the data order goes on, dropout's does not", len(states))
+        self.unlabeled.go_to(progress.get("unlabeled", {}))
         self.result.history = progress["history"]
         self.result.best_epoch, self.result.best_value = progress["best_epoch"], progress["best_value"]
         return progress["epoch"], progress["batches_done"]
@@ -279,8 +297,11 @@ class Trainer:
             self.accelerator.device.type, self.accelerator.num_processes, self.config.encoder,
         )  # fmt: skip
         adversarial = self.config.adversarial
+        if adversarial.bregman_mu > 0:
+            self.log.info("Bregman term: mu %g, beta %s", adversarial.bregman_mu, ", ".join(adversarial.bregman_beta))
         if adversarial.adv_train:
-            shown = {name[4:]: value for name, value in asdict(adversarial).items() if name != "adv_train"}
+            shown = {name[4:]: value for name, value in asdict(adversarial).items() if name.startswith("adv_")}
+            del shown["train"]
             self.log.info("adversarial: %s", ", ".join(f"{name} {value}" for name, value in shown.items()))
 
 

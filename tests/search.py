@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import mt_dnn.perturbation
+import mt_dnn.perturbation.search
 from data_utils.task_def import TaskType
 from module.noise import example_seeds
 from module.noise_injection import NoiseInjection
@@ -30,7 +30,7 @@ class Trace:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.deltas: list[Tensor] = []
         self.steps: list[Step] = []
-        search: Any = mt_dnn.perturbation._Search
+        search: Any = mt_dnn.perturbation.search.Search
         final_pass, ascend = search.final_pass, search.ascend
         monkeypatch.setattr(search, "final_pass", self._recording_final(final_pass))
         monkeypatch.setattr(search, "ascend", self._recording_ascent(ascend))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from module.noise import default_generator, example_seeds, forked_dropout, gaussian_noise
+from module.noise import default_generator, example_seeds, forked_dropout, standard_noise
 from tests.mt_dnn.runs import SIFT, SMART, assert_same, parameters, tiny_run
 
 pytestmark = [
@@ -19,8 +19,8 @@ pytestmark = [
 def test_noise_depends_on_the_example_alone() -> None:
     seeds = example_seeds(1, 2, ["a", "b"])
     mask = torch.tensor([[1, 1, 1, 0], [1, 1, 0, 0]], device="cuda")
-    both = gaussian_noise(mask, 8, torch.float32, seeds)
-    alone = gaussian_noise(torch.ones(1, 2, dtype=torch.int64, device="cuda"), 8, torch.float32, seeds[1:])
+    both = standard_noise(mask, 8, torch.float32, seeds)
+    alone = standard_noise(torch.ones(1, 2, dtype=torch.int64, device="cuda"), 8, torch.float32, seeds[1:])
     assert torch.equal(both[1, :2], alone[0])
     assert both[mask == 0].abs().sum() == 0
 

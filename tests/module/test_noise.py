@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from module.noise import default_generator, dropout_seed, example_seeds, forked_dropout, gaussian_noise
+from module.noise import default_generator, dropout_seed, example_seeds, forked_dropout, standard_noise
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -46,19 +46,19 @@ def test_a_seed_is_the_same_in_another_process() -> None:
 
 def test_noise_of_an_example_depends_on_neither_padding_nor_batch() -> None:
     seeds = example_seeds(0, 0, ["x", "y"])
-    narrow = gaussian_noise(torch.tensor([[1, 1, 1], [1, 1, 0]]), 8, torch.float32, seeds)
-    wide = gaussian_noise(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]]), 8, torch.float32, seeds)
+    narrow = standard_noise(torch.tensor([[1, 1, 1], [1, 1, 0]]), 8, torch.float32, seeds)
+    wide = standard_noise(torch.tensor([[1, 1, 1, 0, 0], [1, 1, 0, 0, 0]]), 8, torch.float32, seeds)
     assert torch.equal(wide[:, :3], narrow)
-    swapped = gaussian_noise(torch.tensor([[1, 1, 0], [1, 1, 1]]), 8, torch.float32, seeds[::-1])
+    swapped = standard_noise(torch.tensor([[1, 1, 0], [1, 1, 1]]), 8, torch.float32, seeds[::-1])
     assert torch.equal(swapped.flip(0), narrow)
-    alone = gaussian_noise(torch.tensor([[1, 1]]), 8, torch.float32, seeds[1:])
+    alone = standard_noise(torch.tensor([[1, 1]]), 8, torch.float32, seeds[1:])
     assert torch.equal(alone[0], narrow[1, :2])
 
 
 def test_noise_does_not_depend_on_the_side_of_the_padding() -> None:
     seeds = example_seeds(0, 0, ["x"])
-    right = gaussian_noise(torch.tensor([[1, 1, 1, 0, 0]]), 8, torch.float32, seeds)
-    left = gaussian_noise(torch.tensor([[0, 0, 1, 1, 1]]), 8, torch.float32, seeds)
+    right = standard_noise(torch.tensor([[1, 1, 1, 0, 0]]), 8, torch.float32, seeds)
+    left = standard_noise(torch.tensor([[0, 0, 1, 1, 1]]), 8, torch.float32, seeds)
     assert torch.equal(left[0, 2:], right[0, :3])
 
 
@@ -67,7 +67,7 @@ def test_noise_is_zero_at_padding_and_has_the_asked_type(seeded: bool) -> None:
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
     seeds = example_seeds(0, 0, ["x", "y"]) if seeded else None
     for dtype in (torch.float32, torch.float64):
-        noise = gaussian_noise(mask, 6, dtype, seeds)
+        noise = standard_noise(mask, 6, dtype, seeds)
         assert noise.shape == (2, 3, 6)
         assert noise.dtype == dtype
         assert torch.equal(noise == 0, (mask == 0).unsqueeze(-1).expand_as(noise))
@@ -79,7 +79,7 @@ def test_noise_is_standard_normal(seeded: bool) -> None:
     examples, tokens, hidden = 400, 10, 50
     torch.manual_seed(0)
     seeds = example_seeds(1, 2, [str(i) for i in range(examples)]) if seeded else None
-    noise = gaussian_noise(torch.ones(examples, tokens), hidden, torch.float64, seeds)
+    noise = standard_noise(torch.ones(examples, tokens), hidden, torch.float64, seeds)
     n = noise.numel()
     assert abs(noise.mean().item()) < 4.5 / math.sqrt(n)
     assert abs(noise.square().mean().item() - 1) < 4.5 * math.sqrt(2 / n)
@@ -96,8 +96,8 @@ def test_noise_is_standard_normal(seeded: bool) -> None:
 def test_noise_of_two_examples_two_updates_and_two_tokens_is_uncorrelated() -> None:
     hidden = 20_000
     mask = torch.ones(2, 2)
-    first = gaussian_noise(mask, hidden, torch.float64, example_seeds(0, 0, ["0", "1"]))
-    second = gaussian_noise(mask, hidden, torch.float64, example_seeds(0, 1, ["0", "1"]))
+    first = standard_noise(mask, hidden, torch.float64, example_seeds(0, 0, ["0", "1"]))
+    second = standard_noise(mask, hidden, torch.float64, example_seeds(0, 1, ["0", "1"]))
     rows = torch.cat([first, second]).flatten(0, 1)
     correlation = rows @ rows.T / hidden - torch.eye(8, dtype=torch.float64)
     correlation.fill_diagonal_(0)
@@ -107,16 +107,16 @@ def test_noise_of_two_examples_two_updates_and_two_tokens_is_uncorrelated() -> N
 def test_drawing_by_seeds_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    gaussian_noise(torch.ones(2, 3), 4, torch.float32, [1, 2])
+    standard_noise(torch.ones(2, 3), 4, torch.float32, [1, 2])
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_without_seeds_the_global_generator_draws() -> None:
     torch.manual_seed(3)
-    first = gaussian_noise(torch.ones(2, 3), 4, torch.float32)
-    second = gaussian_noise(torch.ones(2, 3), 4, torch.float32)
+    first = standard_noise(torch.ones(2, 3), 4, torch.float32)
+    second = standard_noise(torch.ones(2, 3), 4, torch.float32)
     torch.manual_seed(3)
-    assert torch.equal(gaussian_noise(torch.ones(2, 3), 4, torch.float32), first)
+    assert torch.equal(standard_noise(torch.ones(2, 3), 4, torch.float32), first)
     assert not torch.equal(first, second)
 
 

@@ -8,7 +8,8 @@ import json
 import pytest
 
 from data_utils.errors import FlagError, run_command_line
-from mt_dnn.adversarial_config import MEASURED_DEFAULTS, PRESETS, AdversarialConfig
+from mt_dnn import measured_defaults
+from mt_dnn.adversarial_config import LEVELS, PRESETS, AdversarialConfig
 from mt_dnn.config import GROUPS, Config, parse_args
 from mt_dnn.flags import flags_of
 
@@ -201,8 +202,7 @@ def test_a_switch_takes_a_value_too():
         ("--test_datasets cola,rte,cola", "--test_datasets: found cola more than once"),
         ("--fp16 --bf16", "--fp16 and --bf16: found both"),
         ("--seed -1", "--seed"),
-        ("--adv_opt vat", "--adv_opt: vat is not built yet, accepted: smart"),
-        ("--adv_opt smort", "--adv_opt: found 'smort', accepted: smart (did you mean 'smart'?)"),
+        ("--adv_opt smort", "alum, freelb, r3f (did you mean 'smart'?)"),
         ("--adv_norm_level postln", "accepted: pre_ln, post_ln, deberta (did you mean 'post_ln'?)"),
         ("--adv_norm_level 2", "--adv_norm_level: found '2'"),
         ("--adv_preset smart", "--adv_preset: found 'smart', accepted: smart_paper"),
@@ -264,12 +264,76 @@ def test_a_scope_given_beside_mtdnns_number_wins():
     assert config.adversarial.adv_norm_scope == "sentence"
 
 
-@pytest.mark.parametrize("level", list(MEASURED_DEFAULTS))
-def test_flags_left_out_take_the_measured_defaults_of_the_level(level, monkeypatch):
-    monkeypatch.setitem(MEASURED_DEFAULTS, level, MEASURED_DEFAULTS[level] | {"adv_radius": 0.123, "adv_k": 7})
-    adversarial = parse_args(["--adv_norm_level", level, "--adv_alpha", "4"]).adversarial
-    assert (adversarial.adv_radius, adversarial.adv_k, adversarial.adv_alpha) == (0.123, 7, 4.0)
-    assert adversarial == AdversarialConfig(adv_norm_level=level, adv_alpha=4.0)
+@pytest.mark.parametrize("method", list(measured_defaults.BY_METHOD))
+@pytest.mark.parametrize("level", LEVELS)
+def test_flags_left_out_take_the_measured_defaults_of_method_and_level(method, level, monkeypatch):
+    own = {"alpha": 0.7, "k": 7, "noise_var": 0.123, "norm_p": "inf"}
+    monkeypatch.setitem(measured_defaults.BY_LEVEL, (method, level), own)
+    adversarial = parse_args(["--adv_opt", method, "--adv_norm_level", level, "--adv_alpha", "4"]).adversarial
+    assert (adversarial.adv_k, adversarial.adv_noise_var, adversarial.adv_p_norm) == (7, 0.123, "inf")
+    assert adversarial.adv_alpha == 4.0
+    assert adversarial == AdversarialConfig(adv_opt=method, adv_norm_level=level, adv_alpha=4.0)
+
+
+def test_step_and_noise_follow_a_radius_given_alone():
+    measured = parse_args([]).adversarial
+    factor = 0.5 / measured.adv_radius
+    scaled = parse_args(["--adv_radius", "0.5"]).adversarial
+    assert scaled.adv_step_size == pytest.approx(factor * measured.adv_step_size)
+    assert scaled.adv_noise_var == pytest.approx(factor * measured.adv_noise_var)
+    assert parse_args(["--adv_radius", "0.5", "--adv_step_size", "0.1"]).adversarial.adv_step_size == 0.1
+
+
+def test_methods_that_differ_from_smart_by_more_than_sizes():
+    found = {method: parse_args(["--adv_opt", method]).adversarial for method in measured_defaults.BY_METHOD}
+    assert found["alum"].adv_start_ratio == 0.5
+    assert {a.adv_start_ratio for name, a in found.items() if name != "alum"} == {0.0}
+    assert [name for name, a in found.items() if a.adv_noise == "uniform"] == ["freelb", "r3f"]
+    assert [name for name, a in found.items() if a.adv_k == 0] == ["random", "r3f"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--unlabeled_datasets a", "--unlabeled_datasets: needs --adv_train"),
+        ("--adv_train --adv_opt at --unlabeled_datasets a", "needs labels, accepted: random, vat, smart, alum, r3f"),
+        ("--adv_opt freelb --adv_k 0", "--adv_k: found 0, accepted with --adv_opt freelb: at least 1"),
+        ("--bregman_beta 0.9,x", "--bregman_beta: found '0.9,x', accepted: one or two numbers from 0 to 1"),
+        ("--bregman_beta 0.9,0.99,0.999", "--bregman_beta: found '0.9,0.99,0.999'"),
+        ("--bregman_beta 1.5", "--bregman_beta: found '1.5'"),
+        ("--bregman_beta nan", "--bregman_beta: found 'nan'"),
+        ("--bregman_mu -1", "--bregman_mu: found '-1.0', accepted: a number, at least 0"),
+        ("--adv_opt smrat", "--adv_opt: found 'smrat', accepted: random, at, vat, smart, alum, freelb, r3f"),
+        ("--adv_start_ratio 1", "--adv_start_ratio: found '1.0'"),
+    ],
+)
+def test_mistakes_in_the_methods_flags_are_one_line(line, expected, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        run_command_line(lambda: parse_args(line.split()))
+    printed = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert expected in printed
+    assert printed.count("\n") == 1
+
+
+def test_the_bregman_term_is_off_unless_asked_for_by_flag_or_by_smarts_preset():
+    assert parse_args(["--adv_train"]).adversarial.bregman_mu == 0
+    assert parse_args(["--bregman_mu", "2"]).adversarial.bregman_mu == 2
+    assert parse_args(["--adv_train", "--adv_preset", "smart_paper"]).adversarial.bregman_mu == 1
+    assert parse_args(["--adv_train", "--adv_preset", "smart_paper", "--bregman_mu", "0"]).adversarial.bregman_mu == 0
+    assert parse_args(["--adv_preset", "smart_paper"]).adversarial.bregman_mu == 0
+    assert parse_args(["--adv_train", "--adv_preset", "smart_paper", "--adv_opt", "at"]).adversarial.bregman_mu == 0
+
+
+def test_one_beta_serves_for_both():
+    assert parse_args([]).adversarial.betas == (0.99, 0.999)
+    assert parse_args(["--bregman_beta", "0.5"]).adversarial.betas == (0.5, 0.5)
+
+
+@pytest.mark.parametrize(("method", "flag"), [("random", "adv_k"), ("r3f", "adv_step_size"), ("freelb", "adv_alpha")])
+def test_flags_that_a_method_does_not_use_are_pointed_out(method, flag):
+    notices = parse_args(["--adv_train", "--adv_opt", method, f"--{flag}", "1"]).notices
+    assert f"--{flag}: no effect with --adv_opt {method}" in notices
 
 
 # alpha, radius, step size, noise, K, norm, projection, level: the table of published hyperparameters

@@ -193,13 +193,14 @@ def own_imports(path: Path) -> set[Path]:
                 names = [alias.name for alias in node.names]
             else:
                 continue
-            files = [ROOT / (name.replace(".", "/") + ".py") for name in names]
+            places = [ROOT / name.replace(".", "/") for name in names]
+            files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
             waiting.extend(file for file in files if file.is_file())
     return found
 
 
 def test_the_file_with_what_it_imports_stands_alone(tmp_path: Path) -> None:
-    files = own_imports(ROOT / "mt_dnn" / "perturbation.py")
+    files = own_imports(ROOT / "mt_dnn" / "perturbation" / "__init__.py")
     assert len(files) > 1
     for file in files:
         copy = tmp_path / file.relative_to(ROOT)

@@ -113,7 +113,7 @@ def test_what_is_reported_is_measured_over_real_tokens(
     real = real_rows(batch)
     assert result.emb_val.item() == pytest.approx(given[0][real].abs().mean().item(), rel=1e-9)
     assert result.delta_size.item() == pytest.approx(trace.deltas[-1][real].abs().mean().item(), rel=1e-9)
-    for value in result[1:]:
+    for value in result[1:5]:
         assert not value.requires_grad
 
 
@@ -179,7 +179,7 @@ def test_an_example_that_is_not_finite_keeps_its_perturbation(kind: str, options
     for row in (0, 2):
         assert torch.equal(blinking.delta(ids)[row], sound.delta(ids)[row])
     assert (result.skipped.item(), expected.skipped.item()) == (1, 0)
-    assert all(value.isfinite() for value in result)
+    assert all(value.isfinite() for value in result[:5])
     result.loss.backward()
     assert blinking.weight.grad is not None
     assert blinking.weight.grad.isfinite().all()

@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import mt_dnn.perturbation
+import mt_dnn.perturbation.search
 from data_utils.task_def import TaskType
 from module.noise_injection import NoiseInjection
 from mt_dnn.perturbation import SiftPerturbation, SmartPerturbation
@@ -27,10 +27,10 @@ STEP: dict[str, Any] = json.loads((FIXTURES / "golden_deberta_sift_step.json").r
 def start_from(monkeypatch: pytest.MonkeyPatch, noise: Tensor) -> None:
     """Let the search draw this as its standard normal noise."""
 
-    def drawn(mask: Tensor, hidden: int, dtype: torch.dtype, seeds: object = None) -> Tensor:
+    def drawn(mask: Tensor, hidden: int, dtype: torch.dtype, seeds: object = None, kind: str = "normal") -> Tensor:
         return (noise * mask.unsqueeze(-1)).to(dtype)
 
-    monkeypatch.setattr(mt_dnn.perturbation, "gaussian_noise", drawn)
+    monkeypatch.setattr(mt_dnn.perturbation.search, "standard_noise", drawn)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from module.noise import gaussian_noise
+from module.noise import standard_noise
 from module.noise_injection import NoiseInjection
 from mt_dnn.loss import KlCriterion, MseCriterion, SymKlCriterion
 from mt_dnn.perturbation import SmartPerturbation
@@ -37,10 +37,10 @@ NORMS = ("inf", "l2", "l1")
 SCOPES = (0, 1)
 
 
-def standard_noise(batch: TokenBatch, hidden: int = 5) -> Tensor:
+def drawn_noise(batch: TokenBatch, hidden: int = 5) -> Tensor:
     """N(0, I) as the search draws it for this batch, from the seeds of `search_linear`."""
     mask = batch.attention_mask
-    return gaussian_noise(mask, hidden, torch.float64, seeds_of(mask.size(0)))
+    return standard_noise(mask, hidden, torch.float64, seeds_of(mask.size(0)))
 
 
 def size_of(x: Tensor, norm_p: str, level: int) -> Tensor:
@@ -61,7 +61,7 @@ def real_rows(batch: TokenBatch) -> Tensor:
 def test_without_a_ball_the_search_starts_at_the_raw_noise(sigma: float, radius: float | None, projection: str) -> None:
     model, batch = linear_model(zero_table=True), linear_batch()
     search_linear(SmartPerturbation(noise_var=sigma, k=0, radius=radius, projection=projection), model, batch)
-    torch.testing.assert_close(model.delta(batch.input_ids), sigma * standard_noise(batch), rtol=0.0, atol=1e-15)
+    torch.testing.assert_close(model.delta(batch.input_ids), sigma * drawn_noise(batch), rtol=0.0, atol=1e-15)
 
 
 @pytest.mark.parametrize("norm_level", SCOPES)
@@ -70,7 +70,7 @@ def test_project_starts_within_the_ball(norm_p: str, norm_level: int) -> None:
     model, batch = linear_model(zero_table=True), linear_batch()
     method = SmartPerturbation(noise_var=1.0, norm_p=norm_p, k=0, norm_level=norm_level, radius=0.1)
     search_linear(method, model, batch)
-    noise, delta = standard_noise(batch), model.delta(batch.input_ids)
+    noise, delta = drawn_noise(batch), model.delta(batch.input_ids)
     if norm_p == "l2":
         size = size_of(noise, norm_p, norm_level)
         expected = noise * (0.1 / size.clamp(min=1e-12)).view(3, -1, 1)
@@ -95,7 +95,7 @@ def test_the_clamp_is_at_two_standard_deviations(relative: bool) -> None:
     search_linear(free, model, batch)
     raw = model.delta(batch.input_ids)
     assert raw.abs().max() > 2.5 * sigma * unit
-    torch.testing.assert_close(raw, unit * sigma * standard_noise(batch, hidden))
+    torch.testing.assert_close(raw, unit * sigma * drawn_noise(batch, hidden))
     search_linear(clamped, model, batch)
     limit = 2 * sigma * unit
     torch.testing.assert_close(model.delta(batch.input_ids), raw.clamp(-limit, limit), rtol=0.0, atol=1e-12)
@@ -117,7 +117,7 @@ def test_one_step_without_projection(norm_p: str, norm_level: int) -> None:
     size = size_of(gradient, norm_p, norm_level).view(3, -1, 1) + 1e-6
     step = 0.5 * (gradient.sign() if norm_p == "l1" else gradient / size)
     delta = model.delta(batch.input_ids)
-    torch.testing.assert_close(delta, 0.1 * standard_noise(batch) + step, rtol=0.0, atol=1e-9)
+    torch.testing.assert_close(delta, 0.1 * drawn_noise(batch) + step, rtol=0.0, atol=1e-9)
     real = real_rows(batch)
     assert result.eff_perturb.item() == pytest.approx(step[real].abs().mean().item(), rel=1e-6)
     assert result.delta_size.item() == pytest.approx(delta[real].abs().mean().item(), rel=1e-6)
@@ -149,7 +149,7 @@ def test_three_steps_of_algorithm_1(norm_p: str, norm_level: int) -> None:
     gradient = model.weight.detach() * batch.attention_mask.unsqueeze(-1)
     size = size_of(gradient, norm_p, norm_level).view(3, -1, 1).clamp(min=1e-12)
     direction = gradient.sign() if norm_p == "l1" else gradient / size
-    expected = project(0.05 * standard_noise(batch))
+    expected = project(0.05 * drawn_noise(batch))
     for _ in range(3):
         expected = project(expected + step_size * direction)
     torch.testing.assert_close(model.delta(batch.input_ids), expected, rtol=0.0, atol=1e-12)
@@ -166,7 +166,7 @@ def test_normalize_at_every_norm_and_scope(norm_p: str, norm_level: int, k: int)
     )
     result = search_linear(method, model, batch)
     gradient = model.weight.detach() * batch.attention_mask.unsqueeze(-1)
-    expected = 0.1 * standard_noise(batch)
+    expected = 0.1 * drawn_noise(batch)
     for _ in range(k):
         unnormalized = expected + 0.5 * gradient
         size = size_of(unnormalized, norm_p, norm_level).view(3, -1, 1)
@@ -218,7 +218,7 @@ def test_relative_scale_multiplies_noise_step_and_radius(norm_p: str, norm_level
         )
 
     search_linear(method(noise_var=0.1, k=0, projection="none"), model, batch)
-    expected = 0.1 * root_mean_square * standard_noise(batch)
+    expected = 0.1 * root_mean_square * drawn_noise(batch)
     torch.testing.assert_close(model.delta(batch.input_ids), expected, rtol=0.0, atol=1e-12)
     search_linear(method(noise_var=0.0, step_size=0.2, k=1, projection="none"), model, batch)
     torch.testing.assert_close(model.delta(batch.input_ids), 0.2 * unit * direction, rtol=0.0, atol=1e-6)
@@ -247,7 +247,7 @@ def test_relative_noise_at_a_row_of_zeros_is_zero(norm_p: str, radius: float | N
     delta = model.delta(batch.input_ids)
     assert not delta[0, 1].any()
     assert delta[0, 0].abs().min() > 0
-    assert all(value.isfinite() for value in result)
+    assert all(value.isfinite() for value in result[:5])
     result.loss.backward()
     assert model.word.weight.grad is not None
     assert model.word.weight.grad.isfinite().all()

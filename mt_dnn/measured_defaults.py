@@ -1,0 +1,52 @@
+"""Hyperparameters chosen by measurement, by method and injection level: docs/results.md."""
+
+from __future__ import annotations
+
+from typing import Any
+
+SHARED: dict[str, Any] = {
+    "norm_p": "l2",
+    "norm_scope": "token",
+    "scale": "relative",
+    "projection": "project",
+    "k": 1,
+    "radius": 0.03,
+    "step_size": 0.03,
+    "noise_var": 0.003,
+    "alpha": 3.0,
+    "epsilon": 1e-6,
+    "noise": "normal",
+    "noise_clamp": False,
+    "detach_base": False,
+    "start_ratio": 0.0,
+}
+# Noise without a search has no ball: its standard deviation is its size.
+NO_SEARCH: dict[str, Any] = {"k": 0, "step_size": 0.0, "radius": None, "projection": "none", "noise_var": 0.03}
+# What differs from SHARED, by method.
+BY_METHOD: dict[str, dict[str, Any]] = {
+    "random": NO_SEARCH,
+    "at": {},
+    "vat": {},
+    "smart": {},
+    "alum": {"start_ratio": 0.5},
+    "freelb": {"norm_scope": "sentence", "noise": "uniform", "k": 2, "noise_var": 0.03},
+    "r3f": NO_SEARCH | {"noise": "uniform"},
+}
+# What differs beside that at one level.
+BY_LEVEL: dict[tuple[str, str], dict[str, Any]] = {}
+
+
+def measured(method: str, level: str, radius: float | None = None) -> dict[str, Any]:
+    """The measured hyperparameters of a method at a level, under the names of `AdversarialPerturbation`'s arguments.
+
+    Args:
+        method: a name in `PERTURBATIONS`.
+        level: an injection level.
+        radius: another radius than the measured one: step size and initial noise are scaled with it.
+    """
+    values = SHARED | BY_METHOD[method] | BY_LEVEL.get((method, level), {})
+    if radius is not None and values["radius"] is not None:
+        factor = radius / values["radius"]
+        values |= {name: values[name] * factor for name in ("step_size", "noise_var")}
+        values["radius"] = radius
+    return values

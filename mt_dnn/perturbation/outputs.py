@@ -1,0 +1,119 @@
+"""A batch's outputs as distributions, and what perturbed ones are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from data_utils.task_def import TaskType
+
+Divergence = Callable[..., Tensor]
+TaskLoss = Callable[[Any], Tensor]
+
+SPANS = (TaskType.SpanClassification, TaskType.SpanClassificationYN)
+# One distribution a token.
+TOKENS = (TaskType.SeqenceLabeling, TaskType.MaskLM, TaskType.SeqenceGeneration)
+ACCEPTED = (TaskType.Classification, TaskType.Regression, TaskType.Ranking, *SPANS, *TOKENS)
+
+PADDING_LOGIT = -1e4  # no probability, and finite in half precision
+
+
+class LabeledOutput(NamedTuple):
+    """An output together with its loss on the gold labels, for loops that compute both at once."""
+
+    output: Any
+    loss: Tensor
+
+
+def logits_of(output: Any) -> tuple[Tensor, ...]:
+    """The logits in what a forward returns: a tensor, a tuple of tensors (start, end), or a transformers output."""
+    if isinstance(output, LabeledOutput):
+        return logits_of(output.output)
+    if isinstance(output, Tensor):
+        return (output,)
+    if isinstance(output, (tuple, list)):
+        return tuple(output)
+    if hasattr(output, "start_logits"):
+        return (output.start_logits, output.end_logits)
+    return (output.logits,)
+
+
+class Comparison:
+    """What the perturbed outputs of one batch are held against.
+
+    Args:
+        clean: f(h), the output of the clean pass; None where the method needs none.
+        mask: (batch, tokens), 1 at real tokens.
+        divergence: D of the task, called as D(perturbed, clean) on logits (rows, classes), mean over rows.
+        task_loss: ℓ(·, y) of an output, a mean over examples; None where the batch has no labels.
+        task_type, pairwise: how logits are viewed as distributions; ranking has `pairwise` rows a group.
+        counted: (batch, tokens), true at the tokens that count where each token has a distribution; None: real ones.
+
+    Raises:
+        ValueError: a task type that has no view.
+    """
+
+    def __init__(
+        self,
+        clean: Any,
+        mask: Tensor,
+        divergence: Divergence,
+        task_loss: TaskLoss | None = None,
+        *,
+        task_type: TaskType = TaskType.Classification,
+        pairwise: int = 1,
+        counted: Tensor | None = None,
+    ):
+        if task_type not in ACCEPTED:
+            names = ", ".join(accepted.name for accepted in ACCEPTED)
+            raise ValueError(f"no perturbation for {task_type.name}; accepted: {names}")
+        self.mask = mask
+        self.divergence = divergence
+        self.task_loss = task_loss
+        self.task_type = task_type
+        self.pairwise = pairwise
+        self.counted = mask.bool() if counted is None else counted.bool()
+        self.clean = () if clean is None else self.rows(clean)
+
+    def rows(self, output: Any) -> tuple[Tensor, ...]:
+        """Logits with one distribution (or one number) a row, each (rows, classes).
+
+        Spans give two: where they start and where they end, over the tokens of an example.
+        """
+        logits = logits_of(output)
+        if self.task_type == TaskType.Ranking:
+            return tuple(part.view(-1, self.pairwise) for part in logits)
+        if self.task_type in SPANS:
+            return tuple(part.masked_fill(self.mask == 0, PADDING_LOGIT) for part in logits)
+        if self.task_type in TOKENS:
+            return tuple(part[self.counted] for part in logits)
+        return logits
+
+    def pairs(self, output: Any) -> list[tuple[Tensor, Tensor]]:
+        """Perturbed and clean rows, part by part."""
+        return list(zip(self.rows(output), self.clean, strict=True))
+
+    def labelled_loss(self, output: Any) -> Tensor:
+        """ℓ(f(h + δ), y), a mean over examples.
+
+        Raises:
+            ValueError: the caller gave no task loss.
+        """
+        if self.task_loss is None:
+            raise ValueError("this method needs labels: give task_loss, the loss of an output")
+        return self.task_loss(output)
+
+    def finite(self, output: Any) -> Tensor:
+        """Whether an example's logits are finite, (batch,); of tokens' logits, those that count."""
+        finite = torch.ones(len(self.mask), dtype=torch.bool, device=self.mask.device)
+        for part in logits_of(output):
+            usable = part.detach().isfinite()
+            if self.task_type in SPANS:
+                usable = usable | (self.mask == 0)
+            elif self.task_type in TOKENS:
+                usable = usable | ~self.counted.unsqueeze(-1)
+            finite = finite & usable.reshape(len(self.mask), -1).all(1)
+        return finite

@@ -1,0 +1,193 @@
+"""The inner search of one batch: initial noise, perturbed passes, ascent steps, projection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from module.ball import SCOPES, ascent_direction, embedding_size, project, scope_norm
+from module.noise import default_generator, dropout_seed, forked_dropout, standard_noise
+from module.noise_injection import NoiseInjection
+
+if TYPE_CHECKING:
+    from mt_dnn.perturbation.base import AdversarialPerturbation
+
+# The constant beside ‖g‖ in the direction of projection "none", as in DeBERTa's release.
+DIRECTION_CONSTANT = 1e-6
+
+
+class Search:
+    """The perturbation δ of one batch on its way.
+
+    Args:
+        method: its hyperparameters.
+        evaluate: the model's forward on this batch.
+        encoder: the encoder that this forward runs, where the noise enters.
+        mask: (batch, tokens), 1 at real tokens.
+        noise_seeds: one seed an example; without them torch's generator draws the noise, and dropout goes on in it.
+        dropout_state: the state of the device's generator before the clean pass, needed with `same_dropout`; without
+            that, `repeated_output` alone uses it.
+
+    Attributes:
+        delta: δ, (batch, tokens, hidden); there once a pass has shown h.
+        skipped: (batch,), the examples that met a value that is not finite.
+    """
+
+    delta: Tensor
+    skipped: Tensor
+
+    def __init__(
+        self,
+        method: AdversarialPerturbation,
+        evaluate: Callable[[], Any],
+        encoder: nn.Module,
+        mask: Tensor,
+        noise_seeds: Sequence[int] | None = None,
+        dropout_state: Tensor | None = None,
+    ):
+        if method.same_dropout and dropout_state is None and method.needs_clean:
+            raise ValueError("same_dropout needs dropout_state, the generator's state before the clean pass")
+        if method.same_dropout and noise_seeds is None:
+            # Noise drawn within the fork would shift the masks that the fork repeats.
+            noise_seeds = torch.randint(2**62, (len(mask),)).tolist()
+        self.method = method
+        self.evaluate = evaluate
+        self.injection = NoiseInjection(encoder, method.level)
+        self.mask = mask
+        self.noise_seeds = noise_seeds
+        self.dropout_state = dropout_state
+        self.passes = 0
+        self.started = False
+
+    # passes
+
+    def ascent_output(self) -> Any:
+        """f(h + δ), differentiable in δ alone."""
+        return self._next_pass(self.ascent_pass)
+
+    def final_output(self) -> Any:
+        """f(h + δ), differentiable in h alone, so that the embeddings learn from R too."""
+        return self._next_pass(self.final_pass)
+
+    def joint_output(self) -> Any:
+        """f(h + δ), differentiable in h and in δ: one graph for an ascent step and for the parameters."""
+        return self._next_pass(self.joint_pass)
+
+    def repeated_output(self, delta: Tensor) -> Any:
+        """f(h + `delta`) under the same dropout masks in every call: the clean pass's, so that δ = 0 gives R = 0.
+
+        Where `dropout_state` is not known they are those of the pass that comes next.
+        """
+        start = self._dropout_start() if self.dropout_state is None else self.dropout_state
+        if start is None:
+            start = default_generator(self.mask.device).get_state()
+        return self._evaluate(lambda h: h + delta.to(h.dtype), start)
+
+    def ascent_pass(self, h: Tensor) -> Tensor:
+        self._see(h)
+        return h.detach() + self.delta.to(h.dtype)
+
+    def final_pass(self, h: Tensor) -> Tensor:
+        self._see(h)
+        return self._base(h) + self.delta.detach().to(h.dtype)
+
+    def joint_pass(self, h: Tensor) -> Tensor:
+        self._see(h)
+        return self._base(h) + self.delta.to(h.dtype)
+
+    def _base(self, h: Tensor) -> Tensor:
+        return h.detach() if self.method.detach_base else h
+
+    def _next_pass(self, noise: Callable[[Tensor], Tensor]) -> Any:
+        output = self._evaluate(noise, self._dropout_start())
+        self.passes += 1
+        return output
+
+    def _evaluate(self, noise: Callable[[Tensor], Tensor], dropout_start: int | Tensor | None) -> Any:
+        with self.injection.add(noise), forked_dropout(self.mask.device, dropout_start):
+            return self.evaluate()
+
+    def _dropout_start(self) -> int | Tensor | None:
+        if self.method.same_dropout and self.dropout_state is not None:
+            return self.dropout_state
+        if self.noise_seeds is None:
+            return None
+        return dropout_seed(self.noise_seeds, 0 if self.method.same_dropout else self.passes)
+
+    # δ
+
+    def _see(self, h: Tensor) -> None:
+        """Draw the initial δ when h is first seen."""
+        if not self.started:
+            self._start(h.detach())
+            self.started = True
+
+    def _start(self, h: Tensor) -> None:
+        method = self.method
+        dtype = torch.promote_types(h.dtype, torch.float32)
+        h = h.to(dtype)
+        self.real = self.mask.unsqueeze(-1).to(dtype)
+        self.entries = self.mask.sum() * h.size(-1)
+        noise_unit = self.unit = torch.ones((), dtype=dtype, device=h.device)
+        if method.scale == "relative":
+            noise_unit, self.unit = embedding_size(h, self.mask, method.norm_p, method.scope)
+        noise = standard_noise(self.mask, h.size(-1), dtype, self.noise_seeds, method.noise)
+        if method.noise_clamp:
+            noise = noise.clamp(-2, 2)
+        delta = method.noise_var * method.noise_unit(noise_unit, self.mask, h.size(-1)) * noise
+        if method.projection == "project":
+            delta = self._project(delta)
+        self.delta = delta.requires_grad_(method.ascent_steps > 0)
+        self.added = torch.zeros_like(delta)
+        self.skipped = torch.zeros(len(h), dtype=torch.bool, device=h.device)
+        self.emb_val = self._mean_size(h)
+
+    def ascend(self, gradient: Tensor, finite: Tensor) -> None:
+        """One step; an example whose logits (`finite`, (batch,)) or gradient are not finite keeps its δ."""
+        method, delta = self.method, self.delta.detach()
+        finite = finite & (gradient.isfinite().all(-1) | (self.mask == 0)).all(1)
+        gradient = torch.where(finite.view(-1, 1, 1) & (self.real > 0), gradient, 0.0)
+        if method.projection == "normalize":
+            step = method.step_size * gradient
+            moved = delta + step
+            norm = scope_norm(moved, method.norm_p, method.scope) + method.epsilon
+            moved, added = moved / norm, step / norm
+        else:
+            constant = DIRECTION_CONSTANT if method.projection == "none" else 0.0
+            direction = ascent_direction(gradient, method.norm_p, method.scope, constant)
+            moved = delta + method.step_size * self.unit * direction
+            if method.projection == "project":
+                moved = self._project(moved)
+            added = moved - delta
+        keep = ~finite.view(-1, 1, 1)
+        self.added = torch.where(keep, 0.0, added)
+        self.delta = torch.where(keep, delta, moved).requires_grad_()
+        self.skipped = self.skipped | ~finite
+
+    def _project(self, delta: Tensor) -> Tensor:
+        radius = self.method.radius
+        assert radius is not None
+        return project(delta, radius * self.unit, self.method.norm_p, self.method.scope)
+
+    def shuffled(self) -> Tensor:
+        """δ with its entries shuffled within each scope, each with a random sign: as large as δ, without direction."""
+        delta = self.delta.detach()
+        generator = torch.Generator(device=delta.device)
+        generator.manual_seed(dropout_seed(self.noise_seeds or (), self.passes + 1))
+        shuffled = torch.zeros_like(delta)
+        for row, real in enumerate(self.mask.bool()):
+            entries = delta[row, real]
+            scopes = entries.flatten().unsqueeze(0) if self.method.scope == tuple(SCOPES)[1] else entries
+            draws = torch.rand(2, *scopes.shape, device=delta.device, generator=generator)
+            signs = torch.where(draws[1] < 0.5, -1.0, 1.0).to(delta.dtype)
+            shuffled[row, real] = (scopes.gather(1, draws[0].argsort(1)) * signs).view_as(entries)
+        return shuffled
+
+    def statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.emb_val, self._mean_size(self.added), self._mean_size(self.delta), self.skipped.sum()
+
+    def _mean_size(self, x: Tensor) -> Tensor:
+        return (x.detach().abs() * self.real).sum() / self.entries

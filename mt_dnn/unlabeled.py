@@ -1,0 +1,82 @@
+"""Unlabeled examples beside the labeled ones: for each batch of a task, a batch of that task's unlabeled data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, SingleTaskDataset
+
+
+class UnlabeledBatches:
+    """Reads the unlabeled datasets over and over, each time in another order.
+
+    Args:
+        datasets: unlabeled datasets; those of one task are mixed.
+        collater: pads them.
+        batch_size, seed, group_by_length, num_processes, process_index: as for the labeled batches
+            (`MultiTaskBatchSampler`).
+    """
+
+    def __init__(
+        self,
+        datasets: Sequence[SingleTaskDataset],
+        collater: Collater,
+        batch_size: int,
+        *,
+        seed: int,
+        group_by_length: bool = True,
+        num_processes: int = 1,
+        process_index: int = 0,
+    ):
+        self.collater = collater
+        self._streams: dict[int, _Stream] = {}
+        for task_id in sorted({dataset.task_id for dataset in datasets}):
+            own = [dataset for dataset in datasets if dataset.task_id == task_id]
+            sampler = MultiTaskBatchSampler(
+                own,
+                batch_size,
+                seed=seed,
+                group_by_length=group_by_length,
+                num_processes=num_processes,
+                process_index=process_index,
+            )
+            self._streams[task_id] = _Stream(own, sampler)
+
+    def next(self, task_id: int) -> Batch | None:
+        """The task's next batch; None where it has no unlabeled data."""
+        stream = self._streams.get(task_id)
+        return None if stream is None else self.collater(stream.next())
+
+    def position(self) -> dict[int, int]:
+        """Batches given so far, by task: what a resume needs."""
+        return {task_id: stream.given for task_id, stream in self._streams.items()}
+
+    def go_to(self, position: Mapping[int, int]) -> None:
+        """Go on where a run stood at `position`."""
+        for task_id, stream in self._streams.items():
+            stream.go_to(position.get(task_id, 0))
+
+
+class _Stream:
+    """The batches of one task without an end."""
+
+    def __init__(self, datasets: Sequence[SingleTaskDataset], sampler: MultiTaskBatchSampler):
+        self.datasets = datasets
+        self.sampler = sampler
+        self.go_to(0)
+
+    def go_to(self, given: int) -> None:
+        self.given = given
+        self.batches: Iterator[tuple[int, list[int]]] = self._from(*divmod(given, len(self.sampler)))
+
+    def next(self) -> list:
+        dataset, examples = next(self.batches)
+        self.given += 1
+        return [self.datasets[dataset][index] for index in examples]
+
+    def _from(self, epoch: int, position: int) -> Iterator[tuple[int, list[int]]]:
+        while True:
+            self.sampler.set_epoch(epoch)
+            self.sampler.set_position(position)
+            yield from self.sampler
+            epoch, position = epoch + 1, 0
