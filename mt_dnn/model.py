@@ -77,9 +77,8 @@ class MTDNNModel:
         self.network.to(self.accelerator.device)
         self.optimizer = build_optimizer(self.network, config.training)
         self.schedule = build_schedule(self.optimizer, config.training, total_updates)
-        self.bregman = build_bregman(config, self.network, total_updates)
-        self.perturbation = build_perturbation(config, self.network)
-        objective = build_objective(config, self.network, self.perturbation, self.bregman)
+        objective = build_objective(config, self.network, total_updates)
+        self.perturbation, self.bregman = objective.perturbation, objective.bregman
         self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
         self.updates = 0
 
@@ -261,29 +260,21 @@ def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
     return network, content["config"]
 
 
-def build_objective(
-    config: Config,
-    network: SANBertNetwork,
-    perturbation: AdversarialPerturbation | None = None,
-    bregman: BregmanTerm | None = None,
-) -> TrainingObjective:
-    """Task losses, the regularizer, and the proximal term."""
+def build_objective(config: Config, network: SANBertNetwork, total_updates: int = 1) -> TrainingObjective:
+    """Task losses, and the regularizer and the proximal term that the configuration asks for."""
+    adversarial = config.adversarial
     criteria = [
         _criterion(task.task_def.loss if task.task_def.loss is not None else task.default_loss)
         for task in network.tasks
     ]
+    bregman = None
+    if adversarial.bregman_mu > 0:
+        bregman = BregmanTerm(network, adversarial.bregman_mu, adversarial.betas, total_updates)
     try:
-        return TrainingObjective(network, criteria, perturbation, config.adversarial.adv_alpha, bregman)
+        perturbation = build_perturbation(config, network)
+        return TrainingObjective(network, criteria, perturbation, adversarial.adv_alpha, bregman)
     except UnsupportedLevelError as error:
         raise FlagError(f"--adv_norm_level: {error}") from error
-
-
-def build_bregman(config: Config, network: SANBertNetwork, total_updates: int) -> BregmanTerm | None:
-    """The proximal term that `--bregman_mu` asks for; its teacher starts at the network's parameters."""
-    adversarial = config.adversarial
-    if adversarial.bregman_mu == 0:
-        return None
-    return BregmanTerm(network, adversarial.bregman_mu, adversarial.betas, total_updates)
 
 
 def build_perturbation(config: Config, network: SANBertNetwork) -> AdversarialPerturbation | None:

@@ -20,6 +20,7 @@ from data_utils.pretrained import EMBEDDED_NAME, folder_name
 from data_utils.readers import read_lines, read_score_file, read_token_json
 from experiments.sift import hutto
 from mt_dnn.config import Config, parse_args
+from mt_dnn.telemetry import METRICS_FILE
 from mt_dnn.trainer import train
 
 TASK = "sentiment"
@@ -133,7 +134,8 @@ def run(
 
     Returns:
         `key`, `method`, `seed`, `seconds_per_update` (median), `evaluation` (file name without `.json` to `ACC` and
-        `F1MAC` in percent, `loss`, the mean cross-entropy, and `examples`), and `config`, all flags.
+        `F1MAC` in percent, `loss`, the mean cross-entropy, and `examples`), `search` (`ascent_gain`, `skipped`), and
+        `config`, all flags.
     """
     options = {"encoder": encoder, "data_dir": data_dir, "epochs": epochs}
     key = run_key(configure(method, seed, **options), evaluated)  # type: ignore[arg-type]
@@ -144,12 +146,14 @@ def run(
         config = configure(method, seed, **options, output_dir=folder)  # type: ignore[arg-type]
         result = train(config)
         evaluation = {path.stem: evaluate(Path(folder), epochs - 1, path) for path in evaluated}
+        search = search_figures(Path(folder, METRICS_FILE))
     record = {
         "key": key,
         "method": method.name,
         "seed": seed,
         "seconds_per_update": result.seconds_per_update,
         "evaluation": evaluation,
+        "search": search,
         "config": {name: value for name, value in config.to_flat().items() if name not in PLACES},
     }
     store.add(record)
@@ -174,6 +178,16 @@ def evaluate(output_dir: Path, epoch: int, path: Path) -> dict[str, float]:
     golds = np.array([sample["label"] for _, sample in read_token_json(path)])
     probabilities = np.array(scores["scores"]).reshape(len(golds), -1)
     return {**scores["metrics"], "loss": cross_entropy(probabilities, golds), "examples": len(golds)}
+
+
+def search_figures(path: Path) -> dict[str, float | None]:
+    """Over the logged updates of a run's `metrics.jsonl`: the ascent gain, mean rise by mean rise (None where nothing
+    was searched), and the largest share of examples skipped."""
+    lines = [json.loads(line) for _, line in read_lines(path)]
+    updates = [line for line in lines if "ascent_rise" in line]
+    chance = sum(line["chance_rise"] for line in updates)
+    gain = sum(line["ascent_rise"] for line in updates) / chance if chance > 0 else None
+    return {"ascent_gain": gain, "skipped": max((line.get("skipped", 0.0) for line in lines), default=0.0)}
 
 
 def _predict(checkpoint: Path, path: Path, score_file: Path) -> None:

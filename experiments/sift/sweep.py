@@ -1,12 +1,14 @@
-"""How large should the noise be? SMART and SiFT over radius and α, on the tweets' development set alone.
+"""How large should the noise be? Every method at every injection level, on the tweets' development set alone.
 
-    python -m experiments.sift.sweep --seeds 2
+    python -m experiments.sift.sweep --methods smart,vat --levels pre_ln,post_ln --sizes 0.03,0.1 --alphas 1,3 --seeds 2
+    python -m experiments.sift.sweep --defaults --train_fraction 1 --seeds 3
 
-Noise: ℓ2 by token, relative scale, one ascent step as long as the radius, initial noise a tenth of it. Every run is a
-line of `OUTPUT_DIR/results.jsonl`; the command goes on where it was interrupted, and parts of a grid may fill the same
-folder at once (`--methods pre_ln` in one process, `post_ln` in another): the whole command then finds all runs done. At
-its end it writes `sweep.md` and `sweep.png` there. No test set is read: the runs see a folder that holds the training
-and the development set alone.
+The size is the radius of the ball (for `random` and `r3f`, which have none, the standard deviation or bound of the
+noise), as a share of h's length; step size and initial noise follow it in the proportion of the measured defaults. With
+`--defaults` each method runs once a level, at its defaults. Every run is a line of `OUTPUT_DIR/results.jsonl`; the
+command goes on where it was interrupted, and parts of a grid may fill the same folder at once (`--methods at` in one
+process, `vat` in another): the whole command then finds all runs done. At its end it writes `sweep.md` and `sweep.png`
+there. No test set is read: the runs see a folder that holds the training and the development set alone.
 """
 
 from __future__ import annotations
@@ -19,48 +21,53 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import NamedTuple
 
-from data_utils.errors import FlagError, run_command_line
+from data_utils.errors import FlagError, nearest, run_command_line
 from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME
 from data_utils.readers import read_lines
-from experiments.sift.runs import (
-    FIRST_SEED,
-    PLAIN,
-    SIFT,
-    SMART,
-    TRAINED_DATASET,
-    Method,
-    Record,
-    RunStore,
-    prepare_data,
-    run,
-)
+from experiments.sift.runs import FIRST_SEED, PLAIN, TRAINED_DATASET, Method, Record, RunStore, prepare_data, run
 from experiments.sift.tables import markdown_table, spread
+from mt_dnn.adversarial_config import LEVELS, measured_flags
+from mt_dnn.measured_defaults import BY_METHOD
 
-LEVELS = {"pre_ln": SMART, "post_ln": SIFT}
 DEV = f"{TRAINED_DATASET}_dev"
 MEASURES = {"ACC": "accuracy", "F1MAC": "macro-F1", "loss": "cross-entropy"}
 DIGITS = {"ACC": 1, "F1MAC": 1, "loss": 3}
 
 
-def noise_method(level: str, radius: float, alpha: float, noise_fraction: float) -> Method:
-    """SMART or SiFT with noise of that radius (a share of the vector's length) and weight."""
-    noise = {
-        "adv_p_norm": "l2",
-        "adv_norm_scope": "token",
-        "adv_scale": "relative",
-        "adv_projection": "project",
-        "adv_k": 1,
-        "adv_radius": radius,
-        "adv_step_size": radius,
-        "adv_noise_var": noise_fraction * radius,
-        "adv_alpha": alpha,
-    }
-    return Method(LEVELS[level].name, {**LEVELS[level].flags, **noise})
+class Point(NamedTuple):
+    """A method at a level, with noise of a size and the weight of its regularizer."""
+
+    method: str
+    level: str
+    size: float
+    alpha: float
+
+    @property
+    def flags(self) -> dict[str, object]:
+        """The flags of this point and of no other."""
+        size_flag = "adv_noise_var" if measured_flags(self.method, self.level)["adv_radius"] is None else "adv_radius"
+        own = {"adv_train": "true", "adv_opt": self.method, "adv_norm_level": self.level, size_flag: self.size}
+        return own if self.method == "freelb" else own | {"adv_alpha": self.alpha}
+
+    @classmethod
+    def at_defaults(cls, method: str, level: str) -> Point:
+        values = measured_flags(method, level)
+        return cls(method, level, values["adv_radius"] or values["adv_noise_var"], values["adv_alpha"])
+
+
+def points_of(arguments: argparse.Namespace) -> list[Point]:
+    """The grid, or the defaults; FreeLB has no α and stands in the grid once."""
+    places = list(itertools.product(arguments.methods, arguments.levels))
+    if arguments.defaults:
+        return [Point.at_defaults(*place) for place in places]
+    grid = [Point(*place, *noise) for place in places for noise in itertools.product(arguments.sizes, arguments.alphas)]
+    return [point for point in grid if point.method != "freelb" or point.alpha == arguments.alphas[0]]
 
 
 def development_data(source: Path, folder: Path, train_fraction: float) -> Path:
@@ -73,31 +80,31 @@ def development_data(source: Path, folder: Path, train_fraction: float) -> Path:
     return folder
 
 
-def sweep(arguments: argparse.Namespace) -> list[Record]:
-    """All runs of the grid, seed by seed, so that an interrupted sweep has whole grids."""
+def sweep(arguments: argparse.Namespace) -> list[tuple[Point | None, Record]]:
+    """All runs with their points (None: plain), seed by seed, so that an interrupted sweep has whole grids."""
     output_dir = Path(arguments.output_dir)
     with _quiet():
         source = prepare_data(arguments.init_checkpoint)
-    data_dir = development_data(source, output_dir / "data" / source.name, arguments.train_fraction)
-    grid = itertools.product(arguments.methods, arguments.radii, arguments.alphas)
-    methods = [PLAIN, *(noise_method(*point, arguments.noise_fraction) for point in grid)]
-    planned = [(seed, method) for seed in arguments.seed_list for method in methods]
+    share = f"{arguments.train_fraction:g}"
+    data_dir = development_data(source, output_dir / f"data_{share}" / source.name, arguments.train_fraction)
+    planned = list(itertools.product(arguments.seed_list, [None, *points_of(arguments)]))
     store = RunStore(output_dir / "results.jsonl")
     done_before = store.read()
-    records: list[Record] = []
+    found: list[tuple[Point | None, Record]] = []
     seconds: list[float] = []
-    for seed, method in planned:
+    for seed, point in planned:
         start = time.perf_counter()
+        method = PLAIN if point is None else Method(point.method, point.flags)
         with _quiet():
             record = run(
                 method, seed, store, encoder=arguments.init_checkpoint, data_dir=data_dir, epochs=arguments.epochs,
                 evaluated=[data_dir / f"{DEV}.json"],
             )  # fmt: skip
-        records.append(record)
+        found.append((point, record))
         if record["key"] not in done_before:
             seconds.append(time.perf_counter() - start)
-        print(_progress(record, len(records), len(planned), seconds), flush=True)
-    return records
+        print(_progress(point, record, len(found), len(planned), seconds), flush=True)
+    return found
 
 
 @contextlib.contextmanager
@@ -107,60 +114,61 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _progress(record: Record, number: int, total: int, seconds: Sequence[float]) -> str:
+def _progress(point: Point | None, record: Record, number: int, total: int, seconds: Sequence[float]) -> str:
     found = record["evaluation"][DEV]
     if not seconds:
         time_left = "kept"
     else:
         time_left = f"{seconds[-1]:.0f} s, about {mean(seconds) * (total - number) / 60:.0f} min left"
-    values = ", ".join(f"{name} {found[measure]:.{DIGITS[measure]}f}" for measure, name in MEASURES.items())
-    return f"{number}/{total} {_point(record)}, seed {record['seed']}: {values} ({time_left})"
-
-
-def _point(record: Record) -> str:
-    config = record["config"]
-    if record["method"] == PLAIN.name:
-        return PLAIN.name
-    return f"{record['method']} radius {config['adv_radius']:g} α {config['adv_alpha']:g}"
+    name = PLAIN.name if point is None else f"{point.method} {point.level} size {point.size:g} α {point.alpha:g}"
+    values = ", ".join(f"{title} {found[measure]:.{DIGITS[measure]}f}" for measure, title in MEASURES.items())
+    return f"{number}/{total} {name}, seed {record['seed']}: {values} ({time_left})"
 
 
 class Summary:
-    """The runs of a sweep by point of the grid."""
+    """The runs of a sweep by point."""
 
-    def __init__(self, records: Sequence[Record]):
-        self.values: dict[tuple[str, float, float], list[dict[str, float]]] = {}
-        for record in records:
-            config, is_plain = record["config"], record["method"] == PLAIN.name
-            point = (record["method"], *((0.0, 0.0) if is_plain else (config["adv_radius"], config["adv_alpha"])))
-            self.values.setdefault(point, []).append(record["evaluation"][DEV])
-        noisy = [point for point in self.values if point[0] != PLAIN.name]
-        self.methods = list(dict.fromkeys(method for method, _, _ in noisy))
-        self.radii = sorted({radius for _, radius, _ in noisy})
-        self.alphas = sorted({alpha for _, _, alpha in noisy})
+    def __init__(self, found: Sequence[tuple[Point | None, Record]]):
+        self.runs: dict[Point | None, list[Record]] = {}
+        for point, record in found:
+            self.runs.setdefault(point, []).append(record)
+        self.points = [point for point in self.runs if point is not None]
+        self.alphas = sorted({point.alpha for point in self.points})
 
-    def of(self, method: str, radius: float, alpha: float, measure: str) -> list[float]:
-        """A measure of each seed at a point."""
-        return [found[measure] for found in self.values[method, radius, alpha]]
+    def of(self, point: Point | None, measure: str) -> list[float]:
+        """A measure on the development set, a value a seed."""
+        return [record["evaluation"][DEV][measure] for record in self.runs[point]]
 
-    def plain(self, measure: str) -> list[float]:
-        return self.of(PLAIN.name, 0.0, 0.0, measure)
+    def best(self, method: str, level: str) -> Point:
+        """The point with the highest mean accuracy; of equal ones, with the lowest mean cross-entropy."""
+        own = [point for point in self.points if (point.method, point.level) == (method, level)]
+        return max(own, key=lambda point: (round(mean(self.of(point, "ACC")), 6), -mean(self.of(point, "loss"))))
 
-    def best(self, method: str) -> tuple[float, float]:
-        """Radius and α with the highest mean accuracy; of equal ones, the lowest mean cross-entropy."""
-
-        def merit(point: tuple[float, float]) -> tuple[float, float]:
-            return round(mean(self.of(method, *point, "ACC")), 6), -mean(self.of(method, *point, "loss"))
-
-        return max(itertools.product(self.radii, self.alphas), key=merit)
+    def places(self) -> list[tuple[str, str]]:
+        return list(dict.fromkeys((point.method, point.level) for point in self.points))
 
     def markdown(self, measure: str) -> str:
-        """A table of one measure: a row a method and radius, a column an α."""
+        """A table of one measure: a row a method, level and size, a column an α."""
         digits = DIGITS[measure]
-        rows = [[PLAIN.name, "", *[spread(self.plain(measure), digits)] * len(self.alphas)]]
-        for method, radius in itertools.product(self.methods, self.radii):
-            cells = [spread(self.of(method, radius, alpha, measure), digits) for alpha in self.alphas]
-            rows.append([method, f"{radius:g}", *cells])
-        return markdown_table(["method", "radius", *(f"α = {alpha:g}" for alpha in self.alphas)], rows)
+        rows = [[PLAIN.name, "", "", *[spread(self.of(None, measure), digits)] * len(self.alphas)]]
+        for method, level, size in dict.fromkeys(point[:3] for point in self.points):
+            cells = []
+            for alpha in self.alphas:
+                point = Point(method, level, size, alpha)
+                cells.append(spread(self.of(point, measure), digits) if point in self.runs else "")
+            rows.append([method, level, f"{size:g}", *cells])
+        return markdown_table(["method", "level", "size", *(f"α = {alpha:g}" for alpha in self.alphas)], rows)
+
+    def search_table(self) -> str:
+        """What the searches found: ascent gain over the logged updates, and examples skipped."""
+        rows = []
+        for point in self.points:
+            searches = [record["search"] for record in self.runs[point]]
+            gains = [search["ascent_gain"] for search in searches if search["ascent_gain"] is not None]
+            skipped = max(search["skipped"] for search in searches)
+            gain = spread(gains, 0) if gains else "–"
+            rows.append([point.method, point.level, f"{point.size:g}", f"{point.alpha:g}", gain, f"{skipped:g}"])
+        return markdown_table(["method", "level", "size", "α", "ascent gain", "skipped"], rows)
 
 
 def write_report(summary: Summary, arguments: argparse.Namespace, command: str) -> None:
@@ -168,58 +176,60 @@ def write_report(summary: Summary, arguments: argparse.Namespace, command: str) 
     folder = Path(arguments.output_dir)
     seeds = len(arguments.seed_list)
     spreads = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
-    examples = int(summary.values[PLAIN.name, 0.0, 0.0][0]["examples"])
+    examples = int(summary.runs[None][0]["evaluation"][DEV]["examples"])
     setting = (
         f"{arguments.init_checkpoint}, epochs: {arguments.epochs}, {arguments.train_fraction:.0%} of the training set, "
         f"{spreads}; {examples} development examples"
     )
-    lines = ["# Radius and α on the tweets' development set\n", f"Made by `{command}`: {setting}.\n"]
-    for method in summary.methods:
-        radius, alpha = summary.best(method)
-        lines.append(f"Best accuracy, then cross-entropy, of {method}: radius {radius:g}, α = {alpha:g}.\n")
+    lines = ["# Noise on the tweets' development set\n", f"Made by `{command}`: {setting}.\n"]
+    for place in summary.places():
+        best = summary.best(*place)
+        lines.append(f"- {best.method} at {best.level}: best at size {best.size:g}, α = {best.alpha:g}")
+    lines.append("")
     for measure, name in MEASURES.items():
         unit = "" if measure == "loss" else ", percent"
         lines += [f"## {name[0].upper()}{name[1:]}{unit}\n", summary.markdown(measure)]
+    lines += ["## The searches\n", summary.search_table()]
     with atomic_write(folder / "sweep.md") as file:
         file.write("\n".join(lines))
     draw(summary, spreads, folder / "sweep.png")
 
 
 def draw(summary: Summary, spreads: str, path: Path) -> None:
-    """Accuracy and cross-entropy by radius, a panel a method, a line an α, the plain runs as a band."""
+    """Accuracy and cross-entropy by size, a panel a method, a line a level and α, the plain runs as a band."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    methods = list(dict.fromkeys(point.method for point in summary.points))
+    sizes = sorted({point.size for point in summary.points})
     figure, axes = pyplot.subplots(
-        2, len(summary.methods), figsize=(4.8 * len(summary.methods), 7), sharex=True, sharey="row", squeeze=False
+        2, len(methods), figsize=(max(3.4 * len(methods), 5), 7), sharex=True, sharey="row", squeeze=False
     )
     for row, measure in zip(axes, ("ACC", "loss"), strict=True):
-        plain = summary.plain(measure)
-        for axis, method in zip(row, summary.methods, strict=True):
+        plain = summary.of(None, measure)
+        for axis, method in zip(row, methods, strict=True):
             axis.axhline(mean(plain), color="black", linewidth=1, linestyle="--", label=PLAIN.name)
             axis.axhspan(mean(plain) - _deviation(plain), mean(plain) + _deviation(plain), color="black", alpha=0.08)
-            for number, alpha in enumerate(summary.alphas):
-                values = [summary.of(method, radius, alpha, measure) for radius in summary.radii]
-                # the α side by side, so that their bars do not lie on each other
-                shift = 1 + 0.05 * (number - (len(summary.alphas) - 1) / 2)
+            own = [point for point in summary.points if point.method == method]
+            for level, alpha in dict.fromkeys((point.level, point.alpha) for point in own):
+                line = [point for point in own if (point.level, point.alpha) == (level, alpha)]
+                values = [summary.of(point, measure) for point in line]
                 axis.errorbar(
-                    [radius * shift for radius in summary.radii], [mean(v) for v in values],
-                    yerr=[_deviation(v) for v in values], marker="o", markersize=4, linewidth=1.2, capsize=2,
-                    label=f"α = {alpha:g}",
+                    [point.size for point in line], [mean(v) for v in values], yerr=[_deviation(v) for v in values],
+                    marker="o", markersize=4, linewidth=1.2, capsize=2, label=f"{level}, α = {alpha:g}",
                 )  # fmt: skip
             axis.set_xscale("log")
-            axis.set_xticks(summary.radii, [f"{radius:g}" for radius in summary.radii])
+            axis.set_xticks(sizes, [f"{size:g}" for size in sizes])
             axis.minorticks_off()
             axis.grid(alpha=0.3)
         row[0].set_ylabel("accuracy, %" if measure == "ACC" else "cross-entropy")
-    for axis, method in zip(axes[0], summary.methods, strict=True):
-        level = next(level for level, known in LEVELS.items() if known.name == method)
-        axis.set_title(f"{method} ({level})")
+    for axis, method in zip(axes[0], methods, strict=True):
+        axis.set_title(method)
     for axis in axes[-1]:
-        axis.set_xlabel("radius, share of a token vector's length")
-    axes[0][-1].legend(fontsize=8, loc="lower left")
+        axis.set_xlabel("size, share of h's length")
+    axes[0][-1].legend(fontsize=7, loc="lower left")
     figure.suptitle(f"Tweets, development set; {spreads}", fontsize=11)
     figure.tight_layout()
     with atomic_write(path, "wb") as file:
@@ -238,22 +248,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         FlagError: a value outside its range.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", default="pre_ln,post_ln", help="injection levels (default: %(default)s)")
-    parser.add_argument("--radii", default="0.005,0.01,0.02,0.05,0.1", help="radii (default: %(default)s)")
+    parser.add_argument("--methods", default=",".join(BY_METHOD), help="methods (default: %(default)s)")
+    parser.add_argument("--levels", default=",".join(LEVELS), help="injection levels (default: %(default)s)")
+    parser.add_argument("--sizes", default="0.03,0.1", help="sizes of the noise (default: %(default)s)")
     parser.add_argument("--alphas", default="1,3", help="weights of the regularizer (default: %(default)s)")
-    parser.add_argument("--noise_fraction", type=float, default=0.1, help="σ as a share of the radius (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=2, help="epochs of a run (default: %(default)s)")
+    parser.add_argument("--defaults", action="store_true", help="each method at its defaults, instead of a grid")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs of a run (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=1, help="runs a point (default: %(default)s)")
     parser.add_argument("--first_seed", type=int, default=FIRST_SEED, help="first of the seeds (default: %(default)s)")
-    parser.add_argument("--train_fraction", type=float, default=1.0, help="share of the training set (%(default)s)")
+    parser.add_argument("--train_fraction", type=float, default=0.5, help="share of the training set (%(default)s)")
     parser.add_argument("--init_checkpoint", default=EMBEDDED_NAME, help="encoder (default: %(default)s)")
     parser.add_argument("--output_dir", default="sweep_output", help="folder of results (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    arguments.methods = [name.strip() for name in arguments.methods.split(",")]
-    for name in arguments.methods:
-        if name not in LEVELS:
-            raise FlagError(f"--methods: found {name!r}, accepted: {', '.join(LEVELS)}")
-    arguments.radii = _numbers("radii", arguments.radii)
+    arguments.methods = _names("methods", arguments.methods, BY_METHOD)
+    arguments.levels = _names("levels", arguments.levels, LEVELS)
+    arguments.sizes = _numbers("sizes", arguments.sizes)
     arguments.alphas = _numbers("alphas", arguments.alphas)
     if arguments.epochs < 1 or arguments.seeds < 1:
         raise FlagError("--epochs, --seeds: accepted: at least 1")
@@ -261,6 +270,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise FlagError(f"--train_fraction: found {arguments.train_fraction}, accepted: above 0, at most 1")
     arguments.seed_list = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     return arguments
+
+
+def _names(flag: str, text: str, accepted: Iterable[str]) -> list[str]:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in accepted:
+            raise FlagError(f"--{flag}: found {name!r}, accepted: {', '.join(accepted)}{nearest(name, accepted)}")
+    return names
 
 
 def _numbers(name: str, text: str) -> list[float]:
@@ -275,9 +292,9 @@ def _numbers(name: str, text: str) -> list[float]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_args(argv)
-    records = sweep(arguments)
+    found = sweep(arguments)
     command = shlex.join(["python", "-m", "experiments.sift.sweep", *(sys.argv[1:] if argv is None else argv)])
-    write_report(Summary(records), arguments, command)
+    write_report(Summary(found), arguments, command)
     print(f"{Path(arguments.output_dir) / 'sweep.md'}, sweep.png")
 
 

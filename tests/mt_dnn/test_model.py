@@ -10,7 +10,14 @@ import torch
 from data_utils.errors import FlagError
 from mt_dnn.batcher import Batch, Collater
 from mt_dnn.model import MTDNNModel, build_network, build_objective
-from mt_dnn.perturbation import MtdnnReleasePerturbation, SiftPerturbation, SmartPerturbation
+from mt_dnn.perturbation import (
+    PERTURBATIONS,
+    AdversarialPerturbation,
+    AlumPerturbation,
+    MtdnnReleasePerturbation,
+    SiftPerturbation,
+    SmartPerturbation,
+)
 from mt_dnn.run_data import RunData
 from tests.mt_dnn.runs import RUN, SIFT, parameters, tiny_config
 
@@ -24,6 +31,8 @@ NO_DROPOUT = (
     "--test_datasets",
     "mnli_matched",
 )
+
+OTHERS = [name for name in PERTURBATIONS if name != "smart"]
 
 
 def _model_and_data(tmp_path: Path, *flags: str) -> tuple[MTDNNModel, RunData]:
@@ -63,7 +72,7 @@ def test_an_update_reports_means_and_the_share_of_skipped_examples(tmp_path: Pat
     assert report.emb_val is not None and 0.5 < report.emb_val < 1.2  # normalized embeddings
     assert report.skipped == 0
     plain, data = _model_and_data(tmp_path)
-    assert plain.update(_batch(data, 0, 1))[1:] == (None,) * 5
+    assert plain.update(_batch(data, 0, 1))[1:] == (None,) * 9
 
 
 def test_predictions_do_not_depend_on_the_batch(tmp_path: Path) -> None:
@@ -106,10 +115,12 @@ def test_fewer_layers_are_the_lowest_ones(tmp_path: Path) -> None:
         (("--adv_norm_level", "deberta"), SmartPerturbation, "deberta"),
         (("--adv_preset", "mtdnn_release"), MtdnnReleasePerturbation, "pre_ln"),
         (("--adv_preset", "deberta_release"), SmartPerturbation, "deberta"),
+        *((("--adv_opt", name, "--adv_norm_level", "post_ln"), PERTURBATIONS[name], "post_ln") for name in OTHERS),
+        (("--adv_opt", "alum", "--adv_start_ratio", "0.2"), AlumPerturbation, "pre_ln"),
     ],
 )
 def test_flags_reach_the_perturbation(
-    flags: tuple[str, ...], method: type[SmartPerturbation], level: str, tmp_path: Path
+    flags: tuple[str, ...], method: type[AdversarialPerturbation], level: str, tmp_path: Path
 ) -> None:
     config = tiny_config(tmp_path, *NO_DROPOUT, "--adv_train", *flags)
     network = build_network(config, RunData(config).task_defs)
@@ -121,6 +132,7 @@ def test_flags_reach_the_perturbation(
     assert (found.norm_p, found.scope, found.k) == (flat.adv_p_norm, flat.adv_norm_scope, flat.adv_k)
     assert (found.scale, found.projection) == (flat.adv_scale, flat.adv_projection)
     assert (found.noise_clamp, found.detach_base) == (flat.adv_noise_clamp, flat.adv_detach_base)
+    assert (found.noise, found.start_ratio) == (flat.adv_noise, flat.adv_start_ratio)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has a GPU")

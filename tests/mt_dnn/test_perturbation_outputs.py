@@ -1,0 +1,122 @@
+"""How the outputs of each task type are compared (METHODS section 4, "by task type")."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from data_utils.task_def import TaskType
+from mt_dnn.loss import MseCriterion, SymKlCriterion
+from mt_dnn.perturbation import SmartPerturbation
+from mt_dnn.perturbation.outputs import Comparison, LabeledOutput, logits_of
+
+MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+
+
+def two(*shape: int) -> tuple[Tensor, Tensor]:
+    """Perturbed and clean logits."""
+    generator = torch.Generator().manual_seed(0)
+    perturbed, clean = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+    return perturbed, clean
+
+
+def symmetric(first: Tensor, second: Tensor) -> Tensor:
+    log_p, log_q = first.log_softmax(-1), second.log_softmax(-1)
+    return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(-1)
+
+
+def compare(perturbed: Any, clean: Any, task_type: TaskType, **options: Any) -> tuple[Tensor, Tensor]:
+    """R and the ascent's loss of SMART."""
+    divergence = MseCriterion() if task_type == TaskType.Regression else SymKlCriterion()
+    batch = Comparison(clean, MASK, divergence, task_type=task_type, **options)
+    method = SmartPerturbation(radius=0.1)
+    return method.final_loss(perturbed, batch), method.ascent_loss(perturbed, batch)
+
+
+def test_classification_has_one_distribution_an_example() -> None:
+    perturbed, clean = two(2, 5)
+    mean, summed = compare(perturbed, clean, TaskType.Classification)
+    torch.testing.assert_close(mean, symmetric(perturbed, clean).mean())
+    torch.testing.assert_close(summed, symmetric(perturbed, clean).sum())
+
+
+def test_regression_is_the_squared_error() -> None:
+    perturbed, clean = two(2, 1)
+    mean, summed = compare(perturbed, clean, TaskType.Regression)
+    torch.testing.assert_close(mean, (perturbed - clean).square().mean())
+    torch.testing.assert_close(summed, (perturbed - clean).square().sum())
+
+
+@pytest.mark.parametrize("task_type", [TaskType.SpanClassification, TaskType.SpanClassificationYN])
+def test_spans_add_start_and_end_over_real_tokens(task_type: TaskType) -> None:
+    starts, ends = two(2, 4), tuple(reversed(two(2, 4)))
+    expected = torch.zeros((), dtype=torch.float64)
+    for perturbed, clean in (starts, ends):
+        rows = [symmetric(perturbed[row, MASK[row] == 1], clean[row, MASK[row] == 1]) for row in range(2)]
+        expected = expected + torch.stack(rows).mean()
+    mean, summed = compare((starts[0], ends[0]), (starts[1], ends[1]), task_type)
+    torch.testing.assert_close(mean, expected)
+    torch.testing.assert_close(summed, 2 * expected)
+
+
+def test_spans_do_not_feel_logits_at_padding_even_where_they_are_not_finite() -> None:
+    perturbed, clean = two(2, 4)
+    spoiled = perturbed.clone()
+    spoiled[1, 2:] = torch.tensor([float("nan"), float("inf")])
+    plain, _ = compare((perturbed, perturbed), (clean, clean), TaskType.SpanClassification)
+    found, _ = compare((spoiled, spoiled), (clean, clean), TaskType.SpanClassification)
+    assert torch.equal(found, plain)
+    batch = Comparison((clean, clean), MASK, SymKlCriterion(), task_type=TaskType.SpanClassification)
+    assert batch.finite((spoiled, perturbed)).tolist() == [True, True]
+    spoiled[1, 0] = float("nan")
+    assert batch.finite((perturbed, spoiled)).tolist() == [True, False]
+
+
+def test_sequence_labeling_is_the_mean_over_real_tokens() -> None:
+    perturbed, clean = two(2, 4, 3)
+    real = MASK.bool()
+    mean, summed = compare(perturbed, clean, TaskType.SeqenceLabeling)
+    torch.testing.assert_close(mean, symmetric(perturbed[real], clean[real]).mean())
+    torch.testing.assert_close(summed, symmetric(perturbed[real], clean[real]).sum())
+
+
+@pytest.mark.parametrize("task_type", [TaskType.MaskLM, TaskType.SeqenceGeneration])
+def test_masked_lm_and_generation_are_the_mean_over_the_tokens_that_count(task_type: TaskType) -> None:
+    perturbed, clean = two(2, 4, 3)
+    counted = torch.tensor([[False, True, False, True], [True, False, False, False]])
+    mean, _ = compare(perturbed, clean, task_type, counted=counted)
+    torch.testing.assert_close(mean, symmetric(perturbed[counted], clean[counted]).mean())
+    batch = Comparison(clean, MASK, SymKlCriterion(), task_type=task_type, counted=counted)
+    spoiled = perturbed.clone()
+    spoiled[~counted] = float("nan")
+    assert batch.finite(spoiled).all()
+    spoiled[0, 1, 0] = float("inf")
+    assert batch.finite(spoiled).tolist() == [False, True]
+
+
+def test_a_batch_in_which_no_token_counts_has_a_regularizer_of_zero() -> None:
+    perturbed, clean = two(2, 4, 3)
+    perturbed.requires_grad_()
+    mean, summed = compare(perturbed, clean, TaskType.MaskLM, counted=torch.zeros(2, 4))
+    assert mean == 0
+    (gradient,) = torch.autograd.grad(summed, perturbed)
+    assert not gradient.any()
+
+
+def test_a_task_type_without_a_view_is_refused_with_the_accepted_ones() -> None:
+    with pytest.raises(ValueError, match=r"ClozeChoice; accepted: Classification, Regression, Ranking, Span"):
+        compare(*two(2, 3), TaskType.ClozeChoice)
+
+
+def test_logits_are_found_in_every_kind_of_output() -> None:
+    first, second = two(2, 3)
+    assert logits_of(first) == (first,)
+    assert logits_of((first, second)) == (first, second)
+    assert logits_of(SimpleNamespace(logits=first)) == (first,)
+    spans = SimpleNamespace(start_logits=first, end_logits=second)
+    assert logits_of(spans) == (first, second)
+    assert logits_of(LabeledOutput(spans, torch.zeros(()))) == (first, second)
