@@ -23,7 +23,7 @@ def load_tokenizer(
         cache_dir: where downloads are kept; None for transformers' own folder.
 
     Raises:
-        DataError: nothing of that name is found, or it holds no fast tokenizer.
+        DataError: nothing of that name is found, or it holds no fast tokenizer or an empty one.
     """
     # the import takes seconds, which a mistake found before need not wait for
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
@@ -40,6 +40,9 @@ def load_tokenizer(
         ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise DataError(f"tokenizer {name!r} has no fast version; accepted: encoders with a tokenizer.json")
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        # what transformers makes of a folder with a config.json and no vocabulary
+        raise DataError(f"tokenizer {name!r} has no vocabulary; accepted: encoders with a tokenizer.json")
     return tokenizer
 
 

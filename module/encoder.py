@@ -12,6 +12,12 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
 
+# What DeBERTa's encoders read from a configuration whose class does not declare it.
+UNDECLARED_KEYS = {
+    "attention_head_size", "conv_act", "conv_groups", "conv_kernel_size", "embedding_size", "norm_rel_ebd",
+    "position_buckets", "share_att_key", "talking_head",
+}  # fmt: skip
+
 
 def load_encoder(
     name: str, *, dropout_p: float | None = None, num_hidden_layers: int = -1, cache_dir: str | None = None
@@ -47,7 +53,7 @@ def encoder_from_config(
 ) -> PreTrainedModel:
     """A randomly initialized encoder of the architecture in a flat checkpoint configuration (`model_type`, sizes)."""
     model_type = config.get("model_type", "bert")
-    accepted = set(AutoConfig.for_model(model_type).to_dict()) - {"model_type"}
+    accepted = (set(AutoConfig.for_model(model_type).to_dict()) | UNDECLARED_KEYS) - {"model_type"}
     encoder_config = AutoConfig.for_model(model_type, **{k: v for k, v in config.items() if k in accepted})
     _adjust(encoder_config, dropout_p, num_hidden_layers)
     return AutoModel.from_config(encoder_config, dtype=torch.float32)

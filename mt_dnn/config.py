@@ -39,7 +39,7 @@ class DataConfig:
     )
     do_padding: bool = flag(False, "pad every batch to --max_seq_len")
     tokenizer: str | None = flag(
-        None, "tokenizer", notice="no use here: the token files hold its output, prepro_std.py --model chooses it"
+        None, "tokenizer that --save_hf writes: hub name, local folder or embedded-minilm", shown="the encoder's"
     )
     dataloader_num_workers: int = flag(2, "processes that collate batches", at_least=0)
     log_file: str = flag("mt-dnn-train.log", "file of the log")
@@ -74,7 +74,7 @@ class ModelConfig:
     ratio: float = flag(0.0, "other tasks' batches, as a multiple of task 0's; 0: all", at_least=0)
     mix_opt: int = flag(0, "1: the other tasks' batches first, then task 0's", choices=(0, 1))
     do_lower_case: bool = flag(
-        False, "lower-case the text", notice="no use here: the text is tokenized by prepro_std.py, with --do_lower"
+        False, "the tokenizer that --save_hf writes lower-cases the text, as prepro_std.py --do_lower does"
     )
     pooler_actf: str = flag("tanh", "pooler's activation", notice="no use: `actf` in the task definition sets it")
     mtl_opt: int = flag(0, "multi-task option", notice="no use any more: --ratio and --mix_opt mix the tasks")
@@ -145,6 +145,9 @@ class TrainingConfig:
     save_per_updates: int = flag(10000, "updates between checkpoints with --save_per_updates_on", at_least=1)
     save_per_updates_on: bool = flag(False, "checkpoints within an epoch too")
     output_dir: str = flag("checkpoint", "folder of checkpoints and score files")
+    save_hf: str | None = flag(
+        None, "new folder for the best epoch's model, loaded by transformers; of several tasks, DIR/TASK each"
+    )
     resume: bool = flag(False, "go on from --model_ckpt")
     model_ckpt: str | None = flag(None, "checkpoint to go on from", shown="the newest in --output_dir")
     early_stop: int = flag(0, "stop after N epochs without improvement; 0: never", at_least=0)
@@ -197,14 +200,20 @@ class Config:
         return self.model.init_checkpoint or self.model.bert_model_type
 
     @property
-    def data_dir(self) -> str:
-        """The folder of the token files: `--data_dir`, or where `prepro_std.py --model` of the same encoder writes.
+    def tokenizer(self) -> str:
+        """The name of the tokenizer whose output the encoder was trained on."""
+        return self.data.tokenizer or self._named_encoder
 
-        The name of a checkpoint file tells nothing about its tokenizer: there `--bert_model_type` does.
-        """
+    @property
+    def _named_encoder(self) -> str:
+        """The encoder's name; that of a checkpoint file tells nothing, so there it is `--bert_model_type`."""
         is_checkpoint = self.encoder.endswith(".pt") or Path(self.encoder).is_file()
-        encoder = self.model.bert_model_type if is_checkpoint else self.encoder
-        return self.data.data_dir or str(Path(CANONICAL_DATA) / folder_name(encoder))
+        return self.model.bert_model_type if is_checkpoint else self.encoder
+
+    @property
+    def data_dir(self) -> str:
+        """The folder of the token files: `--data_dir`, or where `prepro_std.py --model` of the same encoder writes."""
+        return self.data.data_dir or str(Path(CANONICAL_DATA) / folder_name(self._named_encoder))
 
     @classmethod
     def from_flags(cls, given: Mapping[str, Any]) -> Config:
@@ -257,4 +266,7 @@ def _notices(given: Mapping[str, Any], config: Config) -> list[str]:
     lines = [f"--{name}: {flags[name].notice}" for name in given if flags[name].notice]
     if config.training.model_ckpt is not None and not config.training.resume:
         lines.append("--model_ckpt: no effect without --resume")
+    if config.training.save_hf is None:
+        of_text = [name for name in ("tokenizer", "do_lower_case") if name in given]
+        lines += [f"--{name}: no effect without --save_hf; prepro_std.py tokenizes the text" for name in of_text]
     return lines + adversarial_notices(given, config.adversarial)

@@ -22,8 +22,9 @@ from data_utils.files import atomic_write, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.readers import write_glue_submission, write_score_file
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
-from mt_dnn.checkpoint import newest_checkpoint
+from mt_dnn.checkpoint import load_checkpoint, load_state, newest_checkpoint
 from mt_dnn.config import Config
+from mt_dnn.hf_export import HfExport
 from mt_dnn.inference import eval_model
 from mt_dnn.model import MTDNNModel, UpdateReport, build_accelerator
 from mt_dnn.random_state import random_state, set_random_state
@@ -105,6 +106,10 @@ class Trainer:
         self.model = MTDNNModel(config, self.data.task_defs, self.updates_per_epoch * training.epochs, self.accelerator)
         for dataset in [*self.data.train, *self.data.unlabeled, *self.data.evaluation.values()]:
             check_fits_encoder(dataset, self.model.network.bert)
+        self.export: HfExport | None = None
+        if training.save_hf is not None:
+            heads = {task: task_id for task_id, task in enumerate(self.data.tasks)}
+            self.export = HfExport(config, self.model.network, heads)
         set_seed(training.seed, device_specific=True)
         pad_token_id = getattr(self.model.network.bert.config, "pad_token_id", None) or 0
         self.collater = Collater(pad_token_id, do_padding=config.data.do_padding, max_seq_len=config.model.max_seq_len)
@@ -142,6 +147,7 @@ class Trainer:
         self.result.seconds_per_update = median(self.seconds) if self.seconds else None
         self._write_result()
         self.log.info("best epoch: %d (%s)", self.result.best_epoch, self._best_text())
+        self._save_hf()
         self.accelerator.end_training()
         return self.result
 
@@ -258,6 +264,21 @@ class Trainer:
                 "best_value": self.result.best_value,
             }
             self.model.save(str(self.output_dir / name), progress)
+        self.accelerator.wait_for_everyone()
+
+    def _save_hf(self) -> None:
+        """Write the best epoch's model for transformers, which the network then holds.
+
+        Where a resume left the best epoch's checkpoint in another folder, it is the last epoch's.
+        """
+        if self.export is not None and self.main:
+            epoch = self.result.best_epoch
+            path = self.output_dir / f"model_{epoch}.pt"
+            if path.is_file():
+                load_state(self.model.network, load_checkpoint(path)["state"], path)
+            self.export.write()
+            which = f"epoch {epoch}" if path.is_file() else f"the last epoch, for {path} is missing"
+            self.log.info("--save_hf: %s holds the model of %s", self.export.folder, which)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> tuple[int, int]:

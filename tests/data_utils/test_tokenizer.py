@@ -32,3 +32,10 @@ def test_a_folder_without_a_usable_tokenizer_is_told_in_a_line(tmp_path: Path, d
     with pytest.raises(DataError, match="accepted: .*embedded-minilm") as caught:
         load_tokenizer(str(tmp_path))
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_folder_with_a_configuration_and_no_vocabulary_is_told_in_a_line(tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(DataError, match="has no vocabulary; accepted: ") as caught:
+        load_tokenizer(str(tmp_path))
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)

@@ -13,7 +13,9 @@ from data_utils.errors import DataError
 from data_utils.task_def import TaskType
 from experiments.exp_def import TaskDef
 from mt_dnn.checkpoint import load_checkpoint, load_state, newest_checkpoint, save_checkpoint
+from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.model import restore_network
+from tests.encoders import tiny_encoder
 from tests.mt_dnn.runs import RUN, tiny_run
 
 MTDNN_CHECKPOINT = RUN / "model_0.pt"
@@ -53,6 +55,17 @@ def test_a_restored_network_computes_what_the_saved_one_did(tmp_path: Path) -> N
     again, _ = restore_network(str(tmp_path / "copy.pt"))
     ids = torch.tensor([[101, 20, 30, 102]])
     assert torch.equal(network.eval()(ids, task_id=1), again.eval()(ids, task_id=1))
+
+
+def test_a_restored_deberta_v3_keeps_what_its_configuration_class_does_not_declare(tmp_path: Path) -> None:
+    network = SANBertNetwork({"task_def_list": []}, tiny_encoder("deberta_v3", dtype=torch.float32))
+    task_def_list = load_checkpoint(MTDNN_CHECKPOINT)["config"]["task_def_list"]
+    config = {"learning_rate": 1e-3, **network.bert.config.to_dict(), "task_def_list": task_def_list[:1]}
+    network = SANBertNetwork(config, network.bert)
+    save_checkpoint(tmp_path / "model.pt", {"state": network.state_dict(), "config": config})
+    again, _ = restore_network(str(tmp_path / "model.pt"))
+    ids = torch.arange(5, 20)[None]  # longer than the buckets of relative positions
+    assert torch.equal(network.eval()(ids), again.eval()(ids))
 
 
 class Payload:

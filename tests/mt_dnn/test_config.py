@@ -374,6 +374,22 @@ def test_sizes_measured_for_other_noise_are_pointed_out():
     assert parse_args([*given, "--adv_noise_var", "0.01"]).notices == ()
 
 
+def test_flags_of_the_saved_tokenizer_have_an_effect_with_save_hf_alone():
+    given = ["--tokenizer", "a", "--do_lower_case"]
+    assert parse_args([*given, "--save_hf", "d"]).notices == ()
+    notices = parse_args(given).notices
+    assert [notice.split(";")[0] for notice in notices] == [
+        "--tokenizer: no effect without --save_hf", "--do_lower_case: no effect without --save_hf",
+    ]  # fmt: skip
+
+
+def test_the_tokenizer_is_the_encoders_unless_it_is_named():
+    assert parse_args(["--init_checkpoint", "embedded-minilm"]).tokenizer == "embedded-minilm"
+    checkpoint = ["--init_checkpoint", "old/model_0.pt", "--bert_model_type", "roberta-base"]
+    assert parse_args(checkpoint).tokenizer == "roberta-base"
+    assert parse_args([*checkpoint, "--tokenizer", "mine"]).tokenizer == "mine"
+
+
 def test_encoder_and_data_folder():
     assert parse_args([]).encoder == "bert-base-uncased"
     assert parse_args([]).data_dir == "data/canonical_data/bert-base-uncased"
