@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,33 +9,63 @@ import pytest
 
 from data_utils.errors import FlagError
 from experiments.sift import sweep
-from experiments.sift.runs import TRAINED_DATASET, Method, configure
+from experiments.sift.runs import TRAINED_DATASET, Method, configure, search_figures
+from mt_dnn.adversarial_config import measured_flags
 
 LOSS = 0.25
+SMART, VAT = sweep.Point("smart", "pre_ln", 0.1, 1), sweep.Point("vat", "post_ln", 0.1, 1)
 
 
-def record(method: Method, seed: int, accuracy: float, loss: float = LOSS) -> dict[str, Any]:
+def record(seed: int, accuracy: float, loss: float = LOSS, gain: float | None = None) -> dict[str, Any]:
     found = {"ACC": accuracy, "F1MAC": accuracy - 1, "loss": loss, "examples": 40}
-    config = {name: method.flags.get(name) for name in ("adv_radius", "adv_alpha")}
-    return {"key": "", "method": method.name, "seed": seed, "evaluation": {sweep.DEV: found}, "config": config}
+    search = {"ascent_gain": gain, "skipped": 0.0}
+    return {"key": "", "method": "", "seed": seed, "evaluation": {sweep.DEV: found}, "search": search}
 
 
-def grid(accuracies: Mapping[tuple[str, float, float], float], seeds: int = 1) -> sweep.Summary:
+def grid(accuracies: Mapping[sweep.Point, float], seeds: int = 1) -> sweep.Summary:
     """Runs whose accuracy is that of their point plus the seed's number."""
-    records = [record(sweep.PLAIN, seed, 90 + seed) for seed in range(seeds)]
-    for (level, radius, alpha), accuracy in accuracies.items():
-        method = sweep.noise_method(level, radius, alpha, 0.1)
-        records += [record(method, seed, accuracy + seed, LOSS - accuracy / 1000) for seed in range(seeds)]
-    return sweep.Summary(records)
+    found: list[tuple[sweep.Point | None, dict[str, Any]]] = [(None, record(seed, 90 + seed)) for seed in range(seeds)]
+    for point, accuracy in accuracies.items():
+        found += [(point, record(seed, accuracy + seed, LOSS - accuracy / 1000)) for seed in range(seeds)]
+    return sweep.Summary(found)
 
 
-def test_the_noise_of_a_point_is_what_the_flags_set(tmp_path: Path):
-    method = sweep.noise_method("post_ln", 0.02, 3, 0.1)
-    found = configure(method, 1, encoder="tiny", data_dir=tmp_path, epochs=1).adversarial
-    assert method.name == "SiFT" and found.adv_train and found.adv_norm_level == "post_ln"
-    assert (found.adv_radius, found.adv_step_size, found.adv_noise_var) == (0.02, 0.02, pytest.approx(0.002))
-    assert (found.adv_alpha, found.adv_k, found.adv_p_norm) == (3, 1, "l2")
-    assert (found.adv_scale, found.adv_norm_scope, found.adv_projection) == ("relative", "token", "project")
+@pytest.mark.parametrize("method", ["at", "vat", "smart", "alum", "freelb"])
+def test_a_points_size_is_its_radius_and_the_step_follows(method: str, tmp_path: Path):
+    point = sweep.Point(method, "post_ln", 0.02, 3)
+    found = configure(Method(method, point.flags), 1, encoder="tiny", data_dir=tmp_path, epochs=1).adversarial
+    assert found.adv_train and (found.adv_opt, found.adv_norm_level) == (method, "post_ln")
+    default = measured_flags(method, "post_ln")
+    ratio = default["adv_step_size"] / default["adv_radius"]
+    assert (found.adv_radius, found.adv_step_size) == (0.02, pytest.approx(0.02 * ratio))
+    assert method == "freelb" or found.adv_alpha == 3
+    assert found.adv_scale == "relative"
+
+
+@pytest.mark.parametrize("method", ["random", "r3f"])
+def test_without_a_ball_a_points_size_is_that_of_the_noise(method: str, tmp_path: Path):
+    point = sweep.Point(method, "pre_ln", 0.02, 3)
+    found = configure(Method(method, point.flags), 1, encoder="tiny", data_dir=tmp_path, epochs=1).adversarial
+    assert (found.adv_noise_var, found.adv_radius, found.adv_alpha) == (0.02, None, 3)
+
+
+def test_the_grid_has_freelb_once_for_it_has_no_alpha():
+    arguments = sweep.parse_args(["--methods", "freelb,at", "--levels", "pre_ln", "--sizes", "0.1", "--alphas", "1,3"])
+    assert sweep.points_of(arguments) == [
+        sweep.Point("freelb", "pre_ln", 0.1, 1),
+        sweep.Point("at", "pre_ln", 0.1, 1),
+        sweep.Point("at", "pre_ln", 0.1, 3),
+    ]
+
+
+def test_defaults_are_one_point_a_method_and_level_whose_flags_change_nothing(tmp_path: Path):
+    points = sweep.points_of(sweep.parse_args(["--defaults"]))
+    assert len(points) == 7 * 3
+    for point in points:
+        own = {"adv_train": "true", "adv_opt": point.method, "adv_norm_level": point.level}
+        options: dict[str, Any] = {"encoder": "tiny", "data_dir": tmp_path, "epochs": 1}
+        by_name = configure(Method("", own), 1, **options).adversarial
+        assert configure(Method("", point.flags), 1, **options).adversarial == by_name
 
 
 def test_runs_see_no_test_set_and_the_asked_share_of_the_training_set(tmp_path: Path):
@@ -49,27 +80,47 @@ def test_runs_see_no_test_set_and_the_asked_share_of_the_training_set(tmp_path: 
     }
 
 
-def test_a_row_is_a_method_and_radius_a_column_an_alpha():
-    points = {(level, radius, alpha): 50 + 10 * alpha + 100 * radius for level in ("pre_ln", "post_ln")
-              for radius in (0.01, 0.1) for alpha in (1, 3)}  # fmt: skip
-    table = grid(points, seeds=2).markdown("ACC")
+def test_a_row_is_a_method_level_and_size_a_column_an_alpha():
+    points = {sweep.Point("smart", level, size, alpha): 50 + 10 * alpha + 100 * size for level in ("pre_ln", "deberta")
+              for size in (0.01, 0.1) for alpha in (1, 3)}  # fmt: skip
+    table = grid(points | {sweep.Point("freelb", "pre_ln", 0.1, 1): 88}, seeds=2).markdown("ACC")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-    assert rows[0] == ["method", "radius", "α = 1", "α = 3"]
-    assert rows[2] == ["plain", "", "90.5 ± 0.7", "90.5 ± 0.7"]
+    assert rows[0] == ["method", "level", "size", "α = 1", "α = 3"]
+    assert rows[2] == ["plain", "", "", "90.5 ± 0.7", "90.5 ± 0.7"]
     assert rows[3:] == [
-        ["SMART", "0.01", "61.5 ± 0.7", "81.5 ± 0.7"],
-        ["SMART", "0.1", "70.5 ± 0.7", "90.5 ± 0.7"],
-        ["SiFT", "0.01", "61.5 ± 0.7", "81.5 ± 0.7"],
-        ["SiFT", "0.1", "70.5 ± 0.7", "90.5 ± 0.7"],
+        ["smart", "pre_ln", "0.01", "61.5 ± 0.7", "81.5 ± 0.7"],
+        ["smart", "pre_ln", "0.1", "70.5 ± 0.7", "90.5 ± 0.7"],
+        ["smart", "deberta", "0.01", "61.5 ± 0.7", "81.5 ± 0.7"],
+        ["smart", "deberta", "0.1", "70.5 ± 0.7", "90.5 ± 0.7"],
+        ["freelb", "pre_ln", "0.1", "88.5 ± 0.7", ""],
     ]
 
 
 def test_the_best_point_has_the_highest_accuracy_then_the_lowest_loss():
-    points = {("pre_ln", 0.01, 1): 80, ("pre_ln", 0.01, 3): 91, ("pre_ln", 0.1, 1): 90, ("pre_ln", 0.1, 3): 70}
-    assert grid(points).best("SMART") == (0.01, 3)
-    method = [sweep.noise_method("pre_ln", radius, 1, 0.1) for radius in (0.01, 0.1)]
-    tied = [record(method[0], 1, 90, loss=0.3), record(method[1], 1, 90, loss=0.2)]
-    assert sweep.Summary(tied).best("SMART") == (0.1, 1)
+    points = {SMART._replace(size=0.01): 80, SMART._replace(size=0.01, alpha=3): 91, SMART: 90, VAT: 99}
+    assert grid(points).best("smart", "pre_ln") == SMART._replace(size=0.01, alpha=3)
+    tied = [(SMART._replace(size=0.01), record(1, 90, loss=0.3)), (SMART, record(1, 90, loss=0.2))]
+    assert sweep.Summary(tied).best("smart", "pre_ln") == SMART
+
+
+def test_the_searches_are_told_by_point():
+    found = [(SMART, record(1, 90, gain=10.0)), (SMART, record(2, 90, gain=30.0)), (VAT, record(1, 90))]
+    rows = sweep.Summary(found).search_table().splitlines()
+    assert [cell.strip() for cell in rows[2].split("|")][1:-1] == ["smart", "pre_ln", "0.1", "1", "20 ± 14", "0"]
+    assert [cell.strip() for cell in rows[3].split("|")][5] == "–"
+
+
+def test_the_gain_of_a_run_is_mean_rise_by_mean_rise(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        {"kind": "update", "ascent_rise": 3.0, "chance_rise": 1.0, "skipped": 0.0},
+        {"kind": "update", "ascent_rise": 5.0, "chance_rise": -0.5, "skipped": 0.25},
+        {"kind": "evaluation", "ACC": 90.0},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert search_figures(path) == {"ascent_gain": 16.0, "skipped": 0.25}
+    path.write_text(json.dumps({"kind": "update", "loss": 1.0}) + "\n")
+    assert search_figures(path) == {"ascent_gain": None, "skipped": 0.0}
 
 
 def test_a_sweep_runs_plain_and_the_grid_by_seed_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
@@ -80,18 +131,19 @@ def test_a_sweep_runs_plain_and_the_grid_by_seed_and_reports(tmp_path: Path, mon
     asked = []
 
     def run(method: Method, seed: int, store: object, *, evaluated: list[Path], **options: object) -> dict[str, Any]:
-        asked.append((method.name, method.flags.get("adv_radius"), seed))
+        asked.append((method.name, method.flags.get("adv_norm_level"), method.flags.get("adv_radius"), seed))
         assert [path.name for path in evaluated] == [f"{TRAINED_DATASET}_dev.json"]
-        return record(method, seed, 90.0)
+        return record(seed, 90.0, gain=None if method.name == "plain" else 5.0)
 
     monkeypatch.setattr(sweep, "prepare_data", lambda encoder: source)
     monkeypatch.setattr(sweep, "run", run)
-    command = "--radii 0.1,0.01 --alphas 1 --seeds 2 --output_dir"
+    command = "--methods smart,vat --levels pre_ln --sizes 0.1,0.01 --alphas 1 --seeds 2 --output_dir"
     sweep.main([*command.split(), str(tmp_path / "found")])
-    one_seed = [("plain", None), ("SMART", 0.01), ("SMART", 0.1), ("SiFT", 0.01), ("SiFT", 0.1)]
+    one_seed = [("plain", None, None)]
+    one_seed += [(method, "pre_ln", size) for method in ("smart", "vat") for size in (0.01, 0.1)]
     assert asked == [(*point, seed) for seed in (2018, 2019) for point in one_seed]
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].startswith("2/10 SMART radius 0.01 α 1, seed 2018: accuracy 90.0, macro-F1 89.0")
+    assert lines[1].startswith("2/10 smart pre_ln size 0.01 α 1, seed 2018: accuracy 90.0, macro-F1 89.0")
     text = (tmp_path / "found" / "sweep.md").read_text()
     assert f"`python -m experiments.sift.sweep {command} {tmp_path / 'found'}`" in text
     assert "40 development examples" in text and "over 2 seeds" in text
@@ -99,7 +151,7 @@ def test_a_sweep_runs_plain_and_the_grid_by_seed_and_reports(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    "flags", ["--methods deberta", "--radii 0.1,x", "--alphas 0", "--train_fraction 0", "--seeds 0"]
+    "flags", ["--methods smort", "--levels mid", "--sizes 0.1,x", "--alphas 0", "--train_fraction 0", "--seeds 0"]
 )
 def test_a_flag_that_cannot_be_used_is_told(flags: str):
     with pytest.raises(FlagError, match=f"{flags.split()[0]}.*accepted: "):
