@@ -134,7 +134,7 @@ def run(
 
     Returns:
         `key`, `method`, `seed`, `seconds_per_update` (median), `evaluation` (file name without `.json` to `ACC` and
-        `F1MAC` in percent, `loss`, the mean cross-entropy, and `examples`), `search` (`ascent_gain`, `skipped`), and
+        `F1MAC` in percent, `loss`, the mean cross-entropy, and `examples`), `search` (see `search_figures`), and
         `config`, all flags.
     """
     options = {"encoder": encoder, "data_dir": data_dir, "epochs": epochs}
@@ -181,13 +181,15 @@ def evaluate(output_dir: Path, epoch: int, path: Path) -> dict[str, float]:
 
 
 def search_figures(path: Path) -> dict[str, float | None]:
-    """Over the logged updates of a run's `metrics.jsonl`: the ascent gain, mean rise by mean rise (None where nothing
-    was searched), and the largest share of examples skipped."""
+    """Over the logged updates of a run's `metrics.jsonl`: the mean rises of R by the search and by chance (None where
+    nothing was searched), and the largest share of examples skipped."""
     lines = [json.loads(line) for _, line in read_lines(path)]
     updates = [line for line in lines if "ascent_rise" in line]
-    chance = sum(line["chance_rise"] for line in updates)
-    gain = sum(line["ascent_rise"] for line in updates) / chance if chance > 0 else None
-    return {"ascent_gain": gain, "skipped": max((line.get("skipped", 0.0) for line in lines), default=0.0)}
+    rises = {
+        name: float(np.mean([line[name] for line in updates])) if updates else None
+        for name in ("ascent_rise", "chance_rise")
+    }
+    return {**rises, "skipped": max((line.get("skipped", 0.0) for line in lines), default=0.0)}
 
 
 def _predict(checkpoint: Path, path: Path, score_file: Path) -> None:

@@ -160,15 +160,20 @@ class Summary:
         return markdown_table(["method", "level", "size", *(f"α = {alpha:g}" for alpha in self.alphas)], rows)
 
     def search_table(self) -> str:
-        """What the searches found: ascent gain over the logged updates, and examples skipped."""
+        """What the searches found: mean rises of R over logged updates and seeds, their ratio, examples skipped."""
         rows = []
         for point in self.points:
             searches = [record["search"] for record in self.runs[point]]
-            gains = [search["ascent_gain"] for search in searches if search["ascent_gain"] is not None]
-            skipped = max(search["skipped"] for search in searches)
-            gain = spread(gains, 0) if gains else "–"
-            rows.append([point.method, point.level, f"{point.size:g}", f"{point.alpha:g}", gain, f"{skipped:g}"])
-        return markdown_table(["method", "level", "size", "α", "ascent gain", "skipped"], rows)
+            row = [point.method, point.level, f"{point.size:g}", f"{point.alpha:g}"]
+            if searches[0]["ascent_rise"] is None:
+                row += ["", "", ""]
+            else:
+                found, chance = (mean(search[name] for search in searches) for name in ("ascent_rise", "chance_rise"))
+                row += [f"{found:.2g}", f"{chance:.2g}", f"{found / chance:.3g}" if chance > 0 else "no rise by chance"]
+            rows.append([*row, f"{max(search['skipped'] for search in searches):g}"])
+        return markdown_table(
+            ["method", "level", "size", "α", "R(δ) − R(0)", "R(δ′) − R(0)", "ascent gain", "skipped"], rows
+        )
 
 
 def write_report(summary: Summary, arguments: argparse.Namespace, command: str) -> None:

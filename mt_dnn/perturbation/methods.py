@@ -81,7 +81,7 @@ class AdversarialTraining(AdversarialPerturbation):
     """R = ℓ(f(h + δ), y), with δ found by ascent on the same: the task loss on the gold label.
 
     With `l1`, K = 1, σ = 0 and η ≥ ε it is FGSM, with K > 1 PGD. Needs `task_loss`.
-    Paper: Goodfellow et al. 2015, "Explaining and Harnessing Adversarial Examples", ICLR, section 5
+    Paper: Goodfellow et al. 2015, "Explaining and Harnessing Adversarial Examples", ICLR
     (https://arxiv.org/abs/1412.6572); on embeddings: Miyato et al. 2017 (https://arxiv.org/abs/1605.07725).
     """
 
@@ -90,17 +90,17 @@ class AdversarialTraining(AdversarialPerturbation):
     needs_labels = True
 
     def ascent_loss(self, output: Any, batch: Comparison) -> Tensor:
-        return batch.labelled_loss(output) * len(batch.mask)
+        return batch.labeled_loss(output) * len(batch.mask)
 
     def final_loss(self, output: Any, batch: Comparison) -> Tensor:
-        return batch.labelled_loss(output)
+        return batch.labeled_loss(output)
 
 
 class VatPerturbation(AdversarialPerturbation):
     """R = KL(f(h) ‖ f(h + δ)), its target f(h) detached, with δ found by ascent on the same; squared error for numbers.
 
     Paper: Miyato et al. 2018, "Virtual Adversarial Training: A Regularization Method for Supervised and Semi-Supervised
-    Learning", TPAMI, equations 5 and 9 (https://arxiv.org/abs/1704.03976).
+    Learning", TPAMI, section 3 (https://arxiv.org/abs/1704.03976).
     """
 
     name = "vat"
@@ -115,8 +115,8 @@ class FreeLbPerturbation(AdversarialTraining):
 
     δ_0 is uniform with ‖δ_0‖ ≤ σ; δ_{t+1} = Π(δ_t + η·direction(∂ℓ/∂δ_t)). The K passes stay in one graph and one
     backward goes through all of them, so that memory for activations is K times that of a plain step.
-    Paper: Zhu et al. 2020, "FreeLB: Enhanced Adversarial Training for Natural Language Understanding", ICLR, equation 3
-    and Algorithm 1 (https://arxiv.org/abs/1909.11764), which takes norms over sentences (`norm_level=1`).
+    Paper: Zhu et al. 2020, "FreeLB: Enhanced Adversarial Training for Natural Language Understanding", ICLR,
+    Algorithm 1 (https://arxiv.org/abs/1909.11764), which takes norms over sentences (`norm_level=1`).
     """
 
     name = "freelb"

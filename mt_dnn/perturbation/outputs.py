@@ -96,7 +96,7 @@ class Comparison:
         """Perturbed and clean rows, part by part."""
         return list(zip(self.rows(output), self.clean, strict=True))
 
-    def labelled_loss(self, output: Any) -> Tensor:
+    def labeled_loss(self, output: Any) -> Tensor:
         """ℓ(f(h + δ), y), a mean over examples.
 
         Raises:

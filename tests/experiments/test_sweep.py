@@ -18,7 +18,7 @@ SMART, VAT = sweep.Point("smart", "pre_ln", 0.1, 1), sweep.Point("vat", "post_ln
 
 def record(seed: int, accuracy: float, loss: float = LOSS, gain: float | None = None) -> dict[str, Any]:
     found = {"ACC": accuracy, "F1MAC": accuracy - 1, "loss": loss, "examples": 40}
-    search = {"ascent_gain": gain, "skipped": 0.0}
+    search = {"ascent_rise": gain, "chance_rise": 0.5, "skipped": 0.0}
     return {"key": "", "method": "", "seed": seed, "evaluation": {sweep.DEV: found}, "search": search}
 
 
@@ -106,11 +106,20 @@ def test_the_best_point_has_the_highest_accuracy_then_the_lowest_loss():
 def test_the_searches_are_told_by_point():
     found = [(SMART, record(1, 90, gain=10.0)), (SMART, record(2, 90, gain=30.0)), (VAT, record(1, 90))]
     rows = sweep.Summary(found).search_table().splitlines()
-    assert [cell.strip() for cell in rows[2].split("|")][1:-1] == ["smart", "pre_ln", "0.1", "1", "20 ± 14", "0"]
-    assert [cell.strip() for cell in rows[3].split("|")][5] == "–"
+    assert [cell.strip() for cell in rows[2].split("|")][1:-1] == [
+        "smart",
+        "pre_ln",
+        "0.1",
+        "1",
+        "20",
+        "0.5",
+        "40",
+        "0",
+    ]
+    assert [cell.strip() for cell in rows[3].split("|")][5:8] == ["", "", ""]
 
 
-def test_the_gain_of_a_run_is_mean_rise_by_mean_rise(tmp_path: Path):
+def test_the_figures_of_a_search_are_means_over_the_logged_updates(tmp_path: Path):
     path = tmp_path / "metrics.jsonl"
     lines = [
         {"kind": "update", "ascent_rise": 3.0, "chance_rise": 1.0, "skipped": 0.0},
@@ -118,9 +127,9 @@ def test_the_gain_of_a_run_is_mean_rise_by_mean_rise(tmp_path: Path):
         {"kind": "evaluation", "ACC": 90.0},
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert search_figures(path) == {"ascent_gain": 16.0, "skipped": 0.25}
+    assert search_figures(path) == {"ascent_rise": 4.0, "chance_rise": 0.25, "skipped": 0.25}
     path.write_text(json.dumps({"kind": "update", "loss": 1.0}) + "\n")
-    assert search_figures(path) == {"ascent_gain": None, "skipped": 0.0}
+    assert search_figures(path) == {"ascent_rise": None, "chance_rise": None, "skipped": 0.0}
 
 
 def test_a_sweep_runs_plain_and_the_grid_by_seed_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

@@ -130,7 +130,7 @@ sys.path[:] = [{folder!r}] + [p for p in sys.path if p and p != {root!r}]
 import torch
 from torch import nn
 from data_utils.task_def import EncoderModelType, TaskType
-from mt_dnn.perturbation import SiftPerturbation, SmartPerturbation
+from mt_dnn.perturbation import PERTURBATIONS, SiftPerturbation, SmartPerturbation
 import mt_dnn.perturbation
 assert mt_dnn.perturbation.__file__.startswith({folder!r}), mt_dnn.perturbation.__file__
 
@@ -174,6 +174,19 @@ for method in (SmartPerturbation, SiftPerturbation):
     )
     loss.backward()
     assert network.bert.layer.weight.grad.isfinite().all()
+
+def gold_loss(logits):
+    return torch.nn.functional.cross_entropy(logits, torch.tensor([0, 1, 2, 0]))
+
+for method in PERTURBATIONS.values():
+    perturbation = method.with_defaults(level="post_ln")
+    logits = network(ids, torch.zeros_like(ids), mask)
+    loss, _, _ = perturbation(network, logits, ids, torch.zeros_like(ids), mask, task_loss=gold_loss)
+    assert loss.item() > 0
+    loss.backward()
+    regularizer = method.for_model(network, radius=0.1, task_loss=gold_loss, forward=lambda model, batch: model(**batch))
+    batch = {{"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": mask}}
+    assert regularizer(network, batch, network(**batch)).item() > 0
 print("stands alone")
 """
 
