@@ -23,6 +23,7 @@ from data_utils.vocab import Vocabulary
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+UNLABELED = "unlabeled"  # the split of examples that are regularized without labels, of any task
 CHUNK = 1000  # examples that are tokenized together
 
 SEQUENCE_LABELS = ("X", "CLS", "SEP")  # of a word's later pieces, and of the two special tokens
@@ -176,14 +177,15 @@ def check_task(
 def find_splits(root: Path, task_name: str, split_names: Sequence[str]) -> list[str]:
     """The splits that a folder holds of a task, sorted.
 
-    `TASK_SPLIT.tsv` is a split where SPLIT is in `split_names`; `TASK_SUBSET_SPLIT.tsv`, a data set of its own of the
-    same task (`cola_outofdomain_dev.tsv`), where its last part is one of them or train, dev or test.
+    `TASK_SPLIT.tsv` is a split where SPLIT is in `split_names` or is `unlabeled`; `TASK_SUBSET_SPLIT.tsv`, a data set of
+    its own of the same task (`cola_outofdomain_dev.tsv`), where its last part is one of them or train, dev or test.
     """
-    known = {*split_names, "train", "dev", "test"}
+    own = {*split_names, UNLABELED}
+    known = own | {"train", "dev", "test"}
     prefix = f"{task_name}_"
     suffixes = [path.stem.removeprefix(prefix) for path in root.glob("*.tsv") if path.name.startswith(prefix)]
     return sorted(
-        suffix for suffix in suffixes if suffix in split_names or any(suffix.endswith(f"_{name}") for name in known)
+        suffix for suffix in suffixes if suffix in own or any(suffix.endswith(f"_{name}") for name in known)
     )
 
 

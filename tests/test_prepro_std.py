@@ -89,6 +89,14 @@ def test_an_example_may_lack_a_label_outside_training_sets(root: Path):
     assert list(read(root, "stsb_other_test.json")[0]) == ["uid", "token_id", "type_id", "attention_mask"]
 
 
+def test_unlabeled_sets_are_a_split_of_every_task(root: Path):
+    (root / "stsb_unlabeled.tsv").write_text("0\t\ta\tb\n")
+    (root / "cola_web_unlabeled.tsv").write_text("0\t\ta\n")
+    run(root)
+    for name in ("stsb_unlabeled.json", "cola_web_unlabeled.json"):
+        assert list(read(root, name)[0]) == ["uid", "token_id", "type_id", "attention_mask"]
+
+
 def test_lists_in_json_are_read_too(root: Path):
     (root / "ner_train.tsv").write_text('0\t["O", "B-PER"]\t["it\'s", "Ann"]\n')
     run(root)
