@@ -177,16 +177,14 @@ def check_task(
 def find_splits(root: Path, task_name: str, split_names: Sequence[str]) -> list[str]:
     """The splits that a folder holds of a task, sorted.
 
-    `TASK_SPLIT.tsv` is a split where SPLIT is in `split_names` or is `unlabeled`; `TASK_SUBSET_SPLIT.tsv`, a data set of
+    `TASK_SPLIT.tsv` is a split where SPLIT is in `split_names` or `unlabeled`; `TASK_SUBSET_SPLIT.tsv`, a data set of
     its own of the same task (`cola_outofdomain_dev.tsv`), where its last part is one of them or train, dev or test.
     """
     own = {*split_names, UNLABELED}
     known = own | {"train", "dev", "test"}
     prefix = f"{task_name}_"
     suffixes = [path.stem.removeprefix(prefix) for path in root.glob("*.tsv") if path.name.startswith(prefix)]
-    return sorted(
-        suffix for suffix in suffixes if suffix in own or any(suffix.endswith(f"_{name}") for name in known)
-    )
+    return sorted(suffix for suffix in suffixes if suffix in own or any(suffix.endswith(f"_{name}") for name in known))
 
 
 def is_train_split(name: str) -> bool:

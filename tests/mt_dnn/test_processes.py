@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,16 +17,27 @@ ROOT = Path(__file__).parents[2]
 NO_DROPOUT = ("--dropout_p", "0", "--bert_dropout_p", "0", "--batch_size", "7")
 
 
-def test_two_processes_end_with_one_processs_parameters_and_scores(tmp_path: Path) -> None:
-    flags = ["--train_datasets", "mnli", "--test_datasets", "mnli_matched", *NO_DROPOUT, *SIFT]
+UNLABELED = ("--adv_train", "--adv_opt", "vat", "--unlabeled_datasets", "mnli", "--bregman_mu", "2")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [SIFT, UNLABELED, ("--adv_train", "--adv_opt", "freelb")],
+    ids=["sift", "unlabeled vat, bregman", "freelb"],
+)
+def test_two_processes_end_with_one_processs_parameters_and_scores(method: tuple[str, ...], tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    shutil.copytree(RUN / "tinydata", data_dir)
+    lines = (data_dir / "mnli_train.json").read_text().splitlines(keepends=True)
+    (data_dir / "mnli_unlabeled.json").write_text("".join(lines[:11]))
+    flags = ["--train_datasets", "mnli", "--test_datasets", "mnli_matched", *NO_DROPOUT, *method]
+    flags += ["--data_dir", str(data_dir)]
     one = tiny_run(tmp_path / "one", *flags)
     two = tmp_path / "two"
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "train.py"]
     command += [
         "--task_def",
         str(TASK_DEF),
-        "--data_dir",
-        str(RUN / "tinydata"),
         "--init_checkpoint",
         str(RUN / "tiny"),
     ]
