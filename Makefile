@@ -15,7 +15,7 @@ help:
 	@echo "make test-slow  the long tests"
 	@echo "make quality    ruff and mypy"
 	@echo "make format     sort imports, format the code"
-	@echo "make sweep      accuracy by radius and alpha on the development set"
+	@echo "make sweep      every method and level on the development set (ARGS=\"--methods vat --sizes 0.03,0.1\")"
 	@echo "make clean      remove the environment, caches and outputs; data stays"
 
 # The stamp is younger than the lists that it was made from; a set-up that fails leaves none.
