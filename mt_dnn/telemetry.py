@@ -20,7 +20,8 @@ METRICS_FILE = "metrics.jsonl"
 
 # Names of the figures in every report. Losses are means since the last report, the rest is of the update reported.
 LOSSES = {"task_loss": "loss", "adv_loss": "R", "unlabeled": "R_unlabeled", "bregman": "bregman"}
-FIGURES = ("emb_val", "eff_perturb", "delta_size", "skipped", "ascent_rise", "chance_rise")
+RISES = ("ascent_rise", "chance_rise")
+FIGURES = ("emb_val", "eff_perturb", "delta_size", "skipped", *RISES)
 
 
 class Telemetry:
@@ -44,6 +45,7 @@ class Telemetry:
             with atomic_write(self.path) as file:
                 file.writelines(kept)
         self._losses: dict[str, list[Tensor]] = {name: [] for name in LOSSES}
+        self._figures: dict[str, float] = {}
         self._sum = torch.zeros(())
 
     def __enter__(self) -> Telemetry:
@@ -67,27 +69,27 @@ class Telemetry:
         return bool(self._sum.isfinite())
 
     def recent(self) -> str:
-        """The losses for the bar: means since the last log line."""
-        return _text(self._means())
+        """For the bar: losses as means since the last report, and the figures of the last report."""
+        return _text({**self._means(), **self._figures})
 
     def _means(self) -> dict[str, float]:
         return {LOSSES[name]: float(torch.stack(losses).mean()) for name, losses in self._losses.items() if losses}
 
     def flush(self, epoch: int, update: int, task: str, report: UpdateReport, learning_rate: float) -> str:
         """Report an update; returns the log line."""
-        values = self._means()
-        values |= {name: float(value) for name in FIGURES if (value := getattr(report, name)) is not None}
-        gain = ascent_gain(values)
+        figures = {name: float(value) for name in FIGURES if (value := getattr(report, name)) is not None}
+        gain = ascent_gain(figures)
         if gain is not None:
-            values["ascent_gain"] = gain
-        values["lr"] = learning_rate
+            figures["ascent_gain"] = gain
+        self._figures = {name: value for name, value in figures.items() if name not in RISES}
+        values = {**self._means(), **figures, "lr": learning_rate}
         for losses in self._losses.values():
             losses.clear()
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(f"train/{name}", value, update)
         self._write({"kind": "update", "epoch": epoch, "update": update, "task": task, **values})
-        return _text({name: value for name, value in values.items() if not name.endswith("_rise")})
+        return _text({name: value for name, value in values.items() if name not in RISES})
 
     def evaluation(self, epoch: int, update: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
         """Metrics of an evaluation, by dataset and name."""
