@@ -20,17 +20,17 @@ SHARED: dict[str, Any] = {
     "detach_base": False,
     "start_ratio": 0.0,
 }
-# Noise without a search has no ball: its standard deviation is its size.
-NO_SEARCH: dict[str, Any] = {"k": 0, "step_size": 0.0, "radius": None, "projection": "none", "noise_var": 0.03}
+# Noise without a search has no ball: its standard deviation, or bound, is its size.
+NO_SEARCH: dict[str, Any] = {"k": 0, "step_size": 0.0, "radius": None, "projection": "none"}
 # What differs from SHARED, by method.
 BY_METHOD: dict[str, dict[str, Any]] = {
-    "random": NO_SEARCH,
-    "at": {},
-    "vat": {},
+    "random": NO_SEARCH | {"noise_var": 0.1},
+    "at": {"alpha": 1.0},
+    "vat": {"alpha": 1.0},
     "smart": {},
     "alum": {"start_ratio": 0.5},
     "freelb": {"norm_scope": "sentence", "noise": "uniform", "k": 2, "noise_var": 0.03},
-    "r3f": NO_SEARCH | {"noise": "uniform"},
+    "r3f": NO_SEARCH | {"noise": "uniform", "noise_var": 0.3},
 }
 # What differs beside that at one level.
 BY_LEVEL: dict[tuple[str, str], dict[str, Any]] = {}
