@@ -61,6 +61,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 NEED_LABELS = ("at", "freelb")
+# What makes a method what it is, and no preset of another method sets.
+OWN_BY_METHOD = {
+    "freelb": ("adv_k", "adv_noise", "adv_norm_scope"),
+    "r3f": ("adv_k", "adv_noise"),
+    "random": ("adv_k",),
+}
 WITHOUT_EFFECT = {"adv_k": ("random", "r3f"), "adv_step_size": ("random", "r3f"), "adv_alpha": ("freelb",)}
 NOISE_SIZES = ("adv_radius", "adv_step_size", "adv_noise_var")
 
@@ -141,7 +147,9 @@ class AdversarialConfig:
         if "adv_radius" in given:
             check_flag(self, "adv_radius")
             radius = self.adv_radius
-        values = {"bregman_mu": 0.0} | measured_flags(self.adv_opt, self.adv_norm_level, radius) | preset
+        measured_values = measured_flags(self.adv_opt, self.adv_norm_level, radius)
+        values = {"bregman_mu": 0.0} | measured_values | preset
+        values |= {name: measured_values[name] for name in OWN_BY_METHOD.get(self.adv_opt, ())}
         if not self.adv_train or self.adv_opt != "smart":
             values["bregman_mu"] = 0.0
         for name, value in values.items():

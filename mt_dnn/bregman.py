@@ -72,7 +72,10 @@ class BregmanTerm:
         with torch.no_grad():
             target = teacher_output(self.teacher)
         batch = Comparison(target, mask, proximal_divergence, **view)
-        terms = [proximal_divergence(rows, clean, batch.task_type) for rows, clean in batch.pairs(output)]
+        terms = [
+            proximal_divergence(rows, clean, batch.task_type) if len(rows) else rows.sum()
+            for rows, clean in batch.pairs(output)
+        ]
         return self.mu * torch.stack(terms).sum()
 
     def update(self, network: nn.Module) -> None:

@@ -1,4 +1,8 @@
-"""Hyperparameters chosen by measurement, by method and injection level: docs/results.md."""
+"""Hyperparameters chosen by measurement, by method: docs/results.md.
+
+They were chosen at `post_ln` (`smart`: at `pre_ln` too). Relative noise means the same at every level, so the other
+levels take them as well; `BY_LEVEL` is for one that does not.
+"""
 
 from __future__ import annotations
 

@@ -32,6 +32,8 @@ from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnRel
 class UpdateReport(NamedTuple):
     """What one update did: scalar tensors, means over its batches; None for what the update did not have.
 
+    With several processes each has its share: the mean over processes is the mean over the examples of all.
+
     task_loss: ℓ; adv_loss: R; emb_val, eff_perturb, delta_size, ascent_rise, chance_rise: as in `Regularization`;
     skipped: share of examples; unlabeled: R of the unlabeled examples; bregman: μ times the proximal term.
     """
@@ -87,7 +89,8 @@ class MTDNNModel:
         """Whether the next update has the regularizer: not in the plain part of a curriculum."""
         if self.perturbation is None:
             return False
-        return self.updates >= self.perturbation.start_ratio * self.total_updates
+        # 0.07 of 100 updates are 7, and a little more in floating point
+        return self.updates >= self.perturbation.start_ratio * self.total_updates - 1e-6
 
     def update(
         self, *batches: Batch, unlabeled: Sequence[Batch | None] = (), measure_gain: bool = False
@@ -107,11 +110,12 @@ class MTDNNModel:
             last = position == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.objective):
                 value = self._objective(batch, extra, measure_gain)
-                loss = value.loss * (self._share(batch) / len(batches))
+                share = self._share(batch)
+                loss = value.loss * (share / len(batches))
                 if extra is not None and value.unlabeled_loss is not None:
                     loss = loss + value.unlabeled_loss * (self._share(extra) / len(batches))
                 self.accelerator.backward(loss)
-            reports.append(_report(value, len(batch)))
+            reports.append(UpdateReport(*(part if part is None else share * part for part in _report(value, batch))))
         self.accelerator.unscale_gradients(self.wrapped_optimizer)
         clip_gradients(self.network, self.config.training)
         self.wrapped_optimizer.step()
@@ -199,7 +203,7 @@ class MTDNNModel:
         return progress, taken
 
 
-def _report(value: ObjectiveValue, examples: int) -> UpdateReport:
+def _report(value: ObjectiveValue, batch: Batch) -> UpdateReport:
     report = UpdateReport(value.task_loss, unlabeled=value.unlabeled, bregman=value.bregman)
     found = value.regularization
     if found is None:
@@ -209,7 +213,7 @@ def _report(value: ObjectiveValue, examples: int) -> UpdateReport:
         emb_val=found.emb_val,
         eff_perturb=found.eff_perturb,
         delta_size=found.delta_size,
-        skipped=found.skipped / examples,
+        skipped=found.skipped / len(batch),
         ascent_rise=found.ascent_rise,
         chance_rise=found.chance_rise,
     )

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from data_utils.files import atomic_write
@@ -30,10 +31,20 @@ class Telemetry:
     Args:
         config: says where the files are written, and whether TensorBoard is.
         enabled: write files in this process.
-        updates: of a resumed run, the updates done: what `metrics.jsonl` holds of later ones is dropped.
+        accelerator: what is reported is the mean over its processes, each of which calls `flush` and `finite`.
+        updates, epoch: of a resumed run, the updates done and the epoch it goes on with: what `metrics.jsonl` holds of
+            later updates, and of evaluations that come again, is dropped.
     """
 
-    def __init__(self, config: Config, enabled: bool = True, updates: int = 0):
+    def __init__(
+        self,
+        config: Config,
+        enabled: bool = True,
+        accelerator: Accelerator | None = None,
+        updates: int = 0,
+        epoch: int = 0,
+    ):
+        self.accelerator = accelerator
         self.writer = None
         self.path = Path(config.training.output_dir) / METRICS_FILE if enabled else None
         if config.data.tensorboard and enabled:
@@ -41,7 +52,7 @@ class Telemetry:
 
             self.writer = SummaryWriter(config.data.tensorboard_logdir)
         if self.path is not None:
-            kept = _lines_until(self.path, updates) if updates else []
+            kept = _lines_until(self.path, updates, epoch) if updates else []
             with atomic_write(self.path) as file:
                 file.writelines(kept)
         self._losses: dict[str, list[Tensor]] = {name: [] for name in LOSSES}
@@ -65,8 +76,8 @@ class Telemetry:
                 self._sum = self._sum.to(value.device) + value
 
     def finite(self) -> bool:
-        """Whether every loss so far was a finite number."""
-        return bool(self._sum.isfinite())
+        """Whether every loss so far was a finite number, in every process."""
+        return math.isfinite(self._over_processes({"sum": float(self._sum)})["sum"])
 
     def recent(self) -> str:
         """For the bar: losses as means since the last report, and the figures of the last report."""
@@ -75,16 +86,26 @@ class Telemetry:
     def _means(self) -> dict[str, float]:
         return {LOSSES[name]: float(torch.stack(losses).mean()) for name, losses in self._losses.items() if losses}
 
+    def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
+        """The means of these numbers over processes."""
+        if self.accelerator is None or self.accelerator.num_processes == 1 or not values:
+            return values
+        own = torch.tensor(list(values.values()), device=self.accelerator.device)
+        return dict(zip(values, self.accelerator.reduce(own, "mean").tolist(), strict=True))
+
     def flush(self, epoch: int, update: int, task: str, report: UpdateReport, learning_rate: float) -> str:
         """Report an update; returns the log line."""
-        figures = {name: float(value) for name in FIGURES if (value := getattr(report, name)) is not None}
+        losses = self._over_processes(self._means())
+        figures = self._over_processes(
+            {name: float(value) for name in FIGURES if (value := getattr(report, name)) is not None}
+        )
         gain = ascent_gain(figures)
         if gain is not None:
             figures["ascent_gain"] = gain
         self._figures = {name: value for name, value in figures.items() if name not in RISES}
-        values = {**self._means(), **figures, "lr": learning_rate}
-        for losses in self._losses.values():
-            losses.clear()
+        values = {**losses, **figures, "lr": learning_rate}
+        for collected in self._losses.values():
+            collected.clear()
         if self.writer is not None:
             for name, value in values.items():
                 self.writer.add_scalar(f"train/{name}", value, update)
@@ -114,17 +135,18 @@ def ascent_gain(values: Mapping[str, float]) -> float | None:
     return values["ascent_rise"] / values["chance_rise"]
 
 
-def _lines_until(path: Path, updates: int) -> list[str]:
-    """The lines of an interrupted run's file that stay when it goes on after `updates`."""
+def _lines_until(path: Path, updates: int, epoch: int) -> list[str]:
+    """The lines of an interrupted run's file that stay when it goes on after `updates`, in `epoch`."""
     if not path.is_file():
         return []
     kept = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
-            update = json.loads(line)["update"]
+            found = json.loads(line)
+            stays = found["epoch"] < epoch or (found["kind"] == "update" and found["update"] <= updates)
         except (ValueError, KeyError, TypeError):
             continue  # a line that the interruption cut
-        if update <= updates:
+        if stays:
             kept.append(line + "\n")
     return kept
 

@@ -132,7 +132,9 @@ class Trainer:
         self._announce()
         total = self.model.total_updates
         with (
-            Telemetry(self.config, enabled=self.main, updates=self.model.updates) as self.telemetry,
+            Telemetry(
+                self.config, self.main, self.accelerator, updates=self.model.updates, epoch=first_epoch
+            ) as self.telemetry,
             tqdm(
                 total=total, initial=self.model.updates, disable=None if self.main else True, unit="update"
             ) as self.bar,

@@ -190,6 +190,10 @@ class AdversarialPerturbation(nn.Module):
             raise ValueError("the projection 'normalize' has no meaning with norm_p 'l1'; accepted: inf, l2")
         if self.projection == "normalize" and self.scale == "relative":
             raise ValueError("the projection 'normalize' has no meaning with scale 'relative'")
+        if self.projection != "project" and self.radius is not None:
+            raise ValueError(
+                f"radius {self.radius} has no meaning with the projection {self.projection!r}; accepted: None"
+            )
         if self.k < 0 or self.noise_var < 0 or self.step_size < 0:
             found_sizes = f"{self.k}, {self.noise_var}, {self.step_size}"
             raise ValueError(f"k, noise_var, step_size are {found_sizes}; accepted: 0 or more")
@@ -294,7 +298,7 @@ class AdversarialPerturbation(nn.Module):
         """K ascent steps, then R at the δ found."""
         for _ in range(self.ascent_steps):
             output = search.ascent_output()
-            (gradient,) = torch.autograd.grad(self.ascent_loss(output, batch), search.delta)
+            gradient = search.gradient(self.ascent_loss(output, batch))
             search.ascend(gradient, batch.finite(output))
         return self.final_loss(search.final_output(), batch)
 

@@ -123,6 +123,11 @@ class FreeLbPerturbation(AdversarialTraining):
     default_noise = "uniform"
     replaces_task_loss = True
 
+    @property
+    def ascent_steps(self) -> int:
+        """K − 1: no step follows the last point."""
+        return self.k - 1
+
     def check(self) -> None:
         super().check()
         if self.k < 1:
@@ -141,9 +146,8 @@ class FreeLbPerturbation(AdversarialTraining):
         for step in range(self.k):
             output = search.joint_output()
             losses.append(self.final_loss(output, batch))
-            if step < self.k - 1:
-                ascent_loss = losses[-1] * len(batch.mask)
-                (gradient,) = torch.autograd.grad(ascent_loss, search.delta, retain_graph=True)
+            if step < self.ascent_steps:
+                gradient = search.gradient(losses[-1] * len(batch.mask), retain_graph=True)
                 search.ascend(gradient, batch.finite(output))
         return torch.stack(losses).mean()
 

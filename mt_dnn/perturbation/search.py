@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 # The constant beside ‖g‖ in the direction of projection "none", as in DeBERTa's release.
 DIRECTION_CONSTANT = 1e-6
+HALF_PRECISION_SCALE = 2.0**12
 
 
 class Search:
@@ -145,6 +146,16 @@ class Search:
         self.skipped = torch.zeros(len(h), dtype=torch.bool, device=h.device)
         self.emb_val = self._mean_size(h)
 
+    def gradient(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
+        """∂loss/∂δ, (batch, tokens, hidden).
+
+        Under float16 it is taken of a multiple of the loss, for most gradients of δ are too small for that type.
+        """
+        half = torch.get_autocast_dtype(self.mask.device.type) == torch.float16
+        scale = HALF_PRECISION_SCALE if half and torch.is_autocast_enabled(self.mask.device.type) else 1.0
+        (gradient,) = torch.autograd.grad(loss * scale, self.delta, retain_graph=retain_graph)
+        return gradient / scale
+
     def ascend(self, gradient: Tensor, finite: Tensor) -> None:
         """One step; an example whose logits (`finite`, (batch,)) or gradient are not finite keeps its δ."""
         method, delta = self.method, self.delta.detach()
@@ -176,9 +187,10 @@ class Search:
         """δ with its entries shuffled within each scope, each with a random sign: as large as δ, without direction."""
         delta = self.delta.detach()
         generator = torch.Generator(device=delta.device)
-        generator.manual_seed(dropout_seed(self.noise_seeds or (), self.passes + 1))
+        seeds = self.noise_seeds or range(len(delta))
         shuffled = torch.zeros_like(delta)
         for row, real in enumerate(self.mask.bool()):
+            generator.manual_seed(dropout_seed([seeds[row]], self.passes))
             entries = delta[row, real]
             scopes = entries.flatten().unsqueeze(0) if self.method.scope == tuple(SCOPES)[1] else entries
             draws = torch.rand(2, *scopes.shape, device=delta.device, generator=generator)

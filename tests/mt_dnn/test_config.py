@@ -325,6 +325,14 @@ def test_the_bregman_term_is_off_unless_asked_for_by_flag_or_by_smarts_preset():
     assert parse_args(["--adv_train", "--adv_preset", "smart_paper", "--adv_opt", "at"]).adversarial.bregman_mu == 0
 
 
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_a_preset_leaves_a_method_what_makes_it_that_method(preset):
+    freelb = parse_args(["--adv_train", "--adv_opt", "freelb", "--adv_preset", preset]).adversarial
+    assert (freelb.adv_k, freelb.adv_noise, freelb.adv_norm_scope) == (2, "uniform", "sentence")
+    r3f = parse_args(["--adv_train", "--adv_opt", "r3f", "--adv_preset", preset]).adversarial
+    assert (r3f.adv_noise, r3f.adv_noise_var) == ("uniform", PRESETS[preset]["adv_noise_var"])
+
+
 def test_one_beta_serves_for_both():
     assert parse_args([]).adversarial.betas == (0.99, 0.999)
     assert parse_args(["--bregman_beta", "0.5"]).adversarial.betas == (0.5, 0.5)

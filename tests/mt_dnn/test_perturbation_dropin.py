@@ -184,7 +184,7 @@ for method in PERTURBATIONS.values():
     loss, _, _ = perturbation(network, logits, ids, torch.zeros_like(ids), mask, task_loss=gold_loss)
     assert loss.item() > 0
     loss.backward()
-    regularizer = method.for_model(network, radius=0.1, task_loss=gold_loss)
+    regularizer = method.for_model(network, task_loss=gold_loss)
     batch = {{"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": mask}}
     assert regularizer(network, batch, network(**batch)).item() > 0
 print("stands alone")

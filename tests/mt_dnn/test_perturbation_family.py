@@ -27,6 +27,7 @@ from tests.search import Trace, clean_logits, regularize, seeds_of
 
 LABELS = torch.tensor([0, 2, 1])
 SIZES: dict[str, Any] = {"noise_var": 0.05, "step_size": 0.05, "radius": 0.1}
+NO_BALL: dict[str, Any] = {"noise_var": 0.05, "projection": "none"}
 
 
 def gold_loss(logits: Tensor) -> Tensor:
@@ -187,8 +188,8 @@ def test_r3f_is_random_noise_with_the_same_draw(noise: str) -> None:
     r3f = regularize(R3fPerturbation(**options), model, batch)
     random = regularize(RandomPerturbation(**options), model, batch)
     assert torch.equal(r3f.loss, random.loss)
-    assert R3fPerturbation(**SIZES).noise == "uniform"
-    assert RandomPerturbation(**SIZES).noise == "normal"
+    assert R3fPerturbation(**NO_BALL).noise == "uniform"
+    assert RandomPerturbation(**NO_BALL).noise == "normal"
 
 
 def test_uniform_noise_stays_within_its_bound_and_fills_it() -> None:
@@ -330,8 +331,8 @@ def test_chance_has_the_entries_of_delta_in_another_place_and_sign(
         assert by_token == (norm_level == 0)
     moved = (chance.abs() != delta.abs())[batch.attention_mask.bool()].double().mean()
     assert moved > 0.8
-    turned = (chance.sign() * chance.abs()).sum() - chance.abs().sum()
-    assert turned < 0
+    negative = (chance[batch.attention_mask.bool()] < 0).double().mean()
+    assert 0.4 < negative < 0.6
 
 
 @pytest.mark.parametrize("name", ["at", "vat", "smart", "alum", "freelb"])
@@ -357,8 +358,9 @@ def test_the_gains_rises_are_measured_under_the_same_dropout_and_leave_no_trace(
 def test_without_an_ascent_there_is_no_gain() -> None:
     model = tiny_classifier()
     batch = token_batch(model.bert)
-    found = regularize(RandomPerturbation(noise_var=0.1, projection="none"), model, batch, measure_gain=True)
-    assert found.ascent_rise is None
+    random, one_point = RandomPerturbation(noise_var=0.1, projection="none"), FreeLbPerturbation(**SIZES, k=1)
+    assert regularize(random, model, batch, measure_gain=True).ascent_rise is None
+    assert regularize(one_point, model, batch, task_loss=gold_loss, measure_gain=True).ascent_rise is None
 
 
 def test_the_rises_are_the_differences_that_the_definition_names(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -149,6 +149,8 @@ def test_ranking_compares_the_distributions_over_a_group() -> None:
         ({"norm_p": "l1"}, ["l1", "normalize"]),
         ({"projection": "project"}, ["radius"]),
         ({"radius": 0.0}, ["radius"]),
+        ({"radius": 0.1, "projection": "none"}, ["0.1", "none"]),
+        ({"radius": 0.1, "projection": "normalize"}, ["0.1", "normalize"]),
         ({"radius": -0.1}, ["radius"]),
         ({"k": -1}, ["-1"]),
     ],

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from module.noise import default_generator
 from module.noise_injection import NoiseInjection
 from mt_dnn.loss import KlCriterion
+from mt_dnn.perturbation import PERTURBATIONS
 from tests.encoders import FAMILIES, LEVELS, hook_count, tiny_classifier, token_batch
-from tests.search import clean_logits, regularize, seeds_of, smart
+from tests.search import Trace, clean_logits, regularize, seeds_of, smart
 
 CPU = torch.device("cpu")
 
@@ -335,3 +337,33 @@ def test_the_noise_is_inert_without_a_perturbation() -> None:
         with NoiseInjection(model.bert, level).clean():
             clean = model(*batch)
         assert regularize(smart(noise_var=0.0, k=0, level=level), model, batch, clean).loss.item() == 0.0
+
+
+# half precision
+
+
+@pytest.mark.parametrize(("name", "size"), [("smart", 3e-4), ("at", 1e-7), ("freelb", 1e-7)])
+def test_in_half_precision_gradients_of_the_noise_do_not_vanish(
+    monkeypatch: pytest.MonkeyPatch, name: str, size: float
+) -> None:
+    """A head so small that most entries lie below float16's smallest number, 6e-8, unless the loss is scaled."""
+    gradients: dict[str, Tensor] = {}
+    for precision in ("single", "half"):
+        model = tiny_classifier(dtype=torch.float32)
+        with torch.no_grad():
+            model.head.weight.mul_(size)
+        batch = token_batch(model.bert)
+        trace = Trace(monkeypatch)
+        method = PERTURBATIONS[name](noise_var=0.3, step_size=0.1, norm_p="l2", k=2, projection="none")
+        with torch.autocast("cpu", torch.float16, enabled=precision == "half"):
+            found = regularize(method, model, batch, task_loss=gold_loss)
+        assert found.skipped == 0
+        gradients[precision] = trace.steps[0].gradient[batch.attention_mask.bool()]
+    assert gradients["single"].abs().median() < 6e-8
+    assert (gradients["half"] == 0).double().mean() < 0.2
+    cosine = F.cosine_similarity(gradients["single"].flatten(), gradients["half"].flatten(), dim=0)
+    assert cosine > 0.9
+
+
+def gold_loss(logits: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), torch.tensor([0, 1, 2]))

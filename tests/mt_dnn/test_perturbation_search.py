@@ -179,7 +179,7 @@ def test_normalize_at_every_norm_and_scope(norm_p: str, norm_level: int, k: int)
 def test_a_radius_chooses_project_and_none_chooses_normalize() -> None:
     assert SmartPerturbation(radius=0.1).projection == "project"
     assert SmartPerturbation().projection == "normalize"
-    assert SmartPerturbation(radius=0.1, projection="none").projection == "none"
+    assert SmartPerturbation(projection="none").projection == "none"
 
 
 @pytest.mark.parametrize("norm_p", NORMS)

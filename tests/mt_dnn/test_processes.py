@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -53,3 +54,10 @@ def test_two_processes_end_with_one_processs_parameters_and_scores(method: tuple
     assert found["scores"] == pytest.approx(expected["scores"], abs=1e-5)
     assert found["metrics"] == one.history[1]["metrics"]["mnli_matched_dev"]
     assert finished.stdout.count("best epoch") == 1
+    reports = [(path / "metrics.jsonl").read_text().splitlines() for path in (tmp_path / "one", two)]
+    for ours, theirs in zip(*reports, strict=True):
+        expected, found = json.loads(ours), json.loads(theirs)
+        assert found.keys() == expected.keys()
+        for name in expected.keys() - {"ascent_gain"}:  # the ratio of two small numbers
+            value = expected[name]
+            assert found[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-3, abs=1e-6)), name

@@ -102,6 +102,16 @@ def test_a_resumed_run_drops_what_was_reported_after_its_checkpoint(tmp_path: Pa
     assert [line["update"] for line in lines_of(tmp_path) if line["kind"] == "update"] == [1]
 
 
+def test_evaluations_that_come_again_are_not_there_twice(tmp_path: Path) -> None:
+    """A checkpoint of an epoch's last update lies before the epoch's evaluation, the epoch's own behind it."""
+    flags = (*SIFT, "--save_per_updates_on", "--save_per_updates", "9")
+    tiny_run(tmp_path, *flags)
+    whole = lines_of(tmp_path)
+    for checkpoint in ("model_0_9.pt", "model_0.pt"):
+        tiny_run(tmp_path, *flags, "--resume", "--model_ckpt", str(tmp_path / checkpoint))
+        assert lines_of(tmp_path) == whole
+
+
 def test_alum_is_plain_for_the_first_half_of_its_updates(tmp_path: Path) -> None:
     alum = ("--adv_train", "--adv_opt", "alum", "--adv_norm_level", "post_ln", "--log_per_updates", "1")
     tiny_run(tmp_path / "alum", *alum, "--save_per_updates_on", "--save_per_updates", "9")
