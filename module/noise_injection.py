@@ -36,7 +36,7 @@ class NoiseInjection:
             without affine parameters (LN0, eps 1e-7) and the embedding block's LayerNorm, as in DeBERTa's release.
 
     Raises:
-        UnsupportedLevelError: names the encoder and the levels that it has.
+        UnsupportedLevelError: names the encoder and the levels that it has; an encoder-decoder has none.
 
     Example:
         >>> injection = NoiseInjection(model.bert, "post_ln")
@@ -45,15 +45,13 @@ class NoiseInjection:
     """
 
     def __init__(self, encoder: nn.Module, level: str = "pre_ln"):
-        name, available = type(encoder).__name__, available_levels(encoder)
-        if getattr(getattr(encoder, "config", None), "is_encoder_decoder", False):
-            raise UnsupportedLevelError(f"{name} embeds words in encoder and decoder; accepted: its get_encoder()")
-        if level not in available:
-            raise UnsupportedLevelError(f"{name} has no injection point {level!r}; it has: {', '.join(available)}")
+        modules = find_modules(encoder)
+        if level not in modules:
+            name = type(encoder).__name__
+            raise UnsupportedLevelError(f"{name} has no injection point {level!r}; it has: {', '.join(modules)}")
         self.encoder = encoder
         self.level = level
-        layer_norm = find_embedding_layer_norm(encoder)
-        self.modules = _word_embeddings(encoder) if level == "pre_ln" or layer_norm is None else [layer_norm]
+        self.module = modules[level]
 
     @contextmanager
     def add(self, noise: Noise) -> Iterator[None]:
@@ -99,19 +97,22 @@ class NoiseInjection:
             return perturb(output)
 
         if self.level == "deberta":
-            handles = [module.register_forward_pre_hook(before) for module in self.modules]
+            handle = self.module.register_forward_pre_hook(before)
         else:
-            handles = [module.register_forward_hook(after) for module in self.modules]
+            handle = self.module.register_forward_hook(after)
         try:
             yield
         finally:
-            for handle in handles:
-                handle.remove()
+            handle.remove()
 
 
 def available_levels(encoder: nn.Module) -> tuple[str, ...]:
-    """The levels at which noise can enter this encoder."""
-    return LEVELS if find_embedding_layer_norm(encoder) is not None else ("pre_ln",)
+    """The levels at which noise can enter this encoder.
+
+    Raises:
+        UnsupportedLevelError: it embeds words in more than one stack of layers, as encoder-decoders do, or in none.
+    """
+    return tuple(find_modules(encoder))
 
 
 def find_encoder(model: nn.Module) -> nn.Module:
@@ -126,28 +127,54 @@ def find_encoder(model: nn.Module) -> nn.Module:
     raise UnsupportedLevelError(f"{type(model).__name__} holds no encoder with word embeddings; it has no levels")
 
 
-def find_embedding_layer_norm(encoder: nn.Module) -> nn.Module | None:
+def find_modules(encoder: nn.Module) -> dict[str, nn.Module]:
+    """For each level that the encoder has, the module that noise enters at: before it at `deberta`, else behind it.
+
+    The word vectors are the output of what `get_input_embeddings()` names: a table, or the adapter around it (LoRA).
+
+    Raises:
+        UnsupportedLevelError: as `available_levels`.
+    """
+    words: nn.Module = cast(Any, _innermost_stack(encoder)).get_input_embeddings()
+    layer_norm = _embedding_layer_norm(encoder, words)
+    return {"pre_ln": words} if layer_norm is None else {"pre_ln": words, "post_ln": layer_norm, "deberta": layer_norm}
+
+
+def _embedding_layer_norm(encoder: nn.Module, words: nn.Module) -> nn.Module | None:
     """The LayerNorm of the block that holds the word embeddings; None where the encoder has no such block.
 
-    The block is the module whose direct child is the word-embedding table. Where that module holds the layers too
-    (T5, GPT-2, Llama), the norm found in it is the final one, not the embeddings'.
+    The block is the module whose direct child `words` is. Where that module holds the layers too (T5, GPT-2, Llama),
+    the norm found in it is the final one, not the embeddings'. Where a wrapper holds the table as well (prompt tuning),
+    it embeds words itself and gives the block other rows than the batch has: no level for δ.
     """
-    table = _table(encoder)
-    block = next((m for m in encoder.modules() if any(child is table for child in m.children())), None)
+    block = next((m for m in encoder.modules() if any(child is words for child in m.children())), None)
     if block is None or any(isinstance(child, nn.ModuleList) for child in block.children()):
         return None
-    norms = [child for child in block.children() if type(child).__name__.endswith("LayerNorm")]
+    norms = [child for child in block.children() if _is_layer_norm(child)]
     return norms[0] if len(norms) == 1 else None
 
 
-def _table(encoder: nn.Module) -> nn.Module:
-    return cast(Any, encoder).get_input_embeddings()
+def _innermost_stack(encoder: nn.Module) -> nn.Module:
+    """The module within `encoder` that names word embeddings and holds no other that does.
+
+    Its forward is the one that looks words up: T5EncoderModel names a table that only shares its weight with the table
+    in use, which the T5Stack inside names.
+    """
+    # Asked by class: a module's own failing getattr is slow, and a wrapper that only passes it on is never innermost.
+    stacks = [m for m in encoder.modules() if hasattr(type(m), "get_input_embeddings")]
+    innermost = [stack for stack in stacks if sum(m in stacks for m in stack.modules()) == 1]
+    if len(innermost) != 1:
+        raise UnsupportedLevelError(
+            f"{type(encoder).__name__} embeds words in {len(innermost)} stacks of layers; accepted: a model with one, "
+            "such as the get_encoder() of an encoder-decoder"
+        )
+    return innermost[0]
 
 
-def _word_embeddings(encoder: nn.Module) -> list[nn.Module]:
-    """The modules that look words up in the table: T5 declares it twice, and its forward uses the other one."""
-    table = _table(encoder)
-    return [m for m in encoder.modules() if isinstance(m, nn.Embedding) and m.weight is table.weight] or [table]
+def _is_layer_norm(module: nn.Module) -> bool:
+    """Whether it is a LayerNorm, or a wrapper that holds nothing else (an adapter that trains a copy of it)."""
+    leaves = [m for m in module.modules() if next(m.children(), None) is None]
+    return all(type(leaf).__name__.endswith("LayerNorm") for leaf in leaves)
 
 
 def _ln0(h: Tensor) -> Tensor:

@@ -1,95 +1,73 @@
-"""Tiny models with random weights, in float64: encoders of five families, a classifier, a linear model."""
+"""Tiny models with random weights, in float64: encoders of every family, a classifier, a linear model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers.models.deberta import modeling_deberta
+from torch.overrides import TorchFunctionMode
 
-FAMILIES = ("bert", "roberta", "electra", "deberta", "deberta_v2", "deberta_v3")
-SDPA_FAMILIES = ("bert", "roberta", "electra")
+from module.encoder_families import FAMILIES as ROWS
+from module.encoder_families import EncoderFamily, tiny_model
+
 LEVELS = ("pre_ln", "post_ln", "deberta")
+ALL_FAMILIES = tuple(ROWS)
+NORMALIZED_FAMILIES = tuple(name for name, row in ROWS.items() if row.norm is not None)
+SDPA_FAMILIES = tuple(name for name, row in ROWS.items() if row.model._supports_sdpa)
+# What the search meets: other embedding blocks give it no other kind of h.
+FAMILIES = ("bert", "roberta", "electra", "deberta", "deberta_v2", "deberta_v3")
 
-_SIZES: dict[str, Any] = {
-    "vocab_size": 40,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "max_position_embeddings": 24,
-}
-_DISENTANGLED: dict[str, Any] = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "pad_token_id": 0}
+
+def levels_of(family: str) -> tuple[str, ...]:
+    """The levels that a family has by its row."""
+    return LEVELS if family in NORMALIZED_FAMILIES else ("pre_ln",)
 
 
 def tiny_encoder(
-    family: str, *, dropout: float = 0.0, attention: str = "eager", dtype: torch.dtype = torch.float64, seed: int = 0
+    family: str,
+    *,
+    dropout: float = 0.0,
+    attention: str = "eager",
+    dtype: torch.dtype = torch.float64,
+    seed: int = 0,
+    **options: Any,
 ) -> Any:
     """A two-layer encoder in training mode; every parameter is random, LayerNorm's and the padding rows' too.
 
-    In float64 it computes in float64 throughout: DeBERTa's own LayerNorm would go through single precision.
+    `options` go to the configuration; `model` among them is a class with a head.
     """
-    config = _config(family, dropout, attention)
-    encoder = transformers.AutoModel.from_config(config)
+    encoder = tiny_model(family, dropout=dropout, attention=attention, **options)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in encoder.named_parameters():
             value = 0.3 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             is_norm_weight = parameter.dim() == 1 and name.endswith("weight")
             parameter.copy_(value + 1.0 if is_norm_weight else value)
-    if dtype == torch.float64:
-        for module in encoder.modules():
-            if type(module) is modeling_deberta.DebertaLayerNorm:
-                module.__class__ = DebertaLayerNorm
     return encoder.to(dtype).train()
 
 
-class DebertaLayerNorm(modeling_deberta.DebertaLayerNorm):
-    """DeBERTa's LayerNorm without its cast to single precision."""
+class SinglePrecisionIsDouble(TorchFunctionMode):
+    """Within it float32 means float64: norms, softmax and rotations of some encoders cast to single precision."""
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        centred = hidden_states - hidden_states.mean(-1, keepdim=True)
-        variance = centred.square().mean(-1, keepdim=True)
-        result: Tensor = self.weight * centred / torch.sqrt(variance + self.variance_epsilon) + self.bias
-        return result
-
-
-def _config(family: str, dropout: float, attention: str) -> Any:
-    drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    sizes = {**_SIZES, **drop, "attn_implementation": attention}
-    if family == "bert":
-        return transformers.BertConfig(**sizes)
-    if family == "roberta":
-        return transformers.RobertaConfig(**sizes, type_vocab_size=1, pad_token_id=1)
-    if family == "electra":
-        return transformers.ElectraConfig(**sizes, embedding_size=12)
-    if family == "deberta":
-        return transformers.DebertaConfig(**sizes, **_DISENTANGLED, type_vocab_size=0, position_biased_input=True)
-    if family == "deberta_v2":
-        return transformers.DebertaV2Config(**sizes, **_DISENTANGLED, type_vocab_size=2, position_biased_input=True)
-    if family == "deberta_v3":
-        relative: dict[str, Any] = {"share_att_key": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm"}
-        return transformers.DebertaV2Config(
-            **sizes, **_DISENTANGLED, **relative, type_vocab_size=0, position_biased_input=False
-        )
-    raise ValueError(f"no tiny encoder of family {family!r}")
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is Tensor.float:
+            func = Tensor.double
+        options = {key: _in_double(value) for key, value in (kwargs or {}).items()}
+        return func(*map(_in_double, args), **options)
 
 
-def encoder_without_embedding_norm(family: str) -> Any:
-    """T5's encoder or GPT-2: layers and embeddings lie in one module, and no LayerNorm stands behind the latter."""
-    torch.manual_seed(0)
-    if family == "t5":
-        config = transformers.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
-        config.dropout_rate = 0.0
-        return transformers.T5EncoderModel(config).double().train()
-    gpt2 = transformers.GPT2Config(
-        vocab_size=40, n_positions=24, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
-    )
-    return transformers.GPT2Model(gpt2).double().train()
+def _in_double(value: Any) -> Any:
+    return torch.float64 if value is torch.float32 else value
+
+
+def throughout(dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Within the block an encoder of this dtype computes in it throughout, if it is float64."""
+    return SinglePrecisionIsDouble() if dtype == torch.float64 else nullcontext()
 
 
 class TokenBatch(NamedTuple):
@@ -151,7 +129,8 @@ class Classifier(nn.Module):
         task_id: int = 0,
     ) -> Tensor:
         types = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        states = self.bert(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
+        with throughout(self.head.weight.dtype):
+            states = self.bert(input_ids=input_ids, attention_mask=attention_mask, **types).last_hidden_state
         real = attention_mask.unsqueeze(-1).to(states.dtype)
         logits: Tensor = self.head((states * real).sum(1) / real.sum(1))
         return logits
@@ -196,10 +175,34 @@ class LinearModel(nn.Module):
         return self.seen[-1] - self.word.weight.detach()[input_ids]
 
 
+class EmbeddingBlock(NamedTuple):
+    """The module with the word embeddings and a LayerNorm, and what is in it."""
+
+    module: nn.Module
+    norm: nn.Module
+    dropout_name: str
+
+
+def embedding_block(encoder: Any) -> EmbeddingBlock:
+    """The block by the family's row, not by search."""
+    name = row_of(encoder).norm
+    assert name is not None
+    block = encoder.get_submodule(name.rpartition(".")[0])
+    (dropout,) = (child for child, module in block.named_children() if isinstance(module, nn.Dropout))
+    return EmbeddingBlock(block, encoder.get_submodule(name), dropout)
+
+
+def row_of(encoder: Any) -> EncoderFamily:
+    return next(row for row in ROWS.values() if row.model is type(encoder))
+
+
 def injection_site(encoder: Any, level: str) -> nn.Module:
     """The module that receives what comes out of the injection point."""
-    site: nn.Module = encoder.embeddings.dropout if level == "post_ln" else encoder.embeddings.LayerNorm
-    return site
+    if row_of(encoder).norm is None:
+        layers = next(module for module in encoder.modules() if isinstance(module, nn.ModuleList))
+        return layers[0]
+    block = embedding_block(encoder)
+    return block.module.get_submodule(block.dropout_name) if level == "post_ln" else block.norm
 
 
 @contextmanager
@@ -227,9 +230,8 @@ def hook_count(model: nn.Module) -> int:
 def scale_tables(encoder: Any, factor: float) -> None:
     """Multiply the word, position and type tables of the embedding block."""
     with torch.no_grad():
-        for name in ("word_embeddings", "position_embeddings", "token_type_embeddings"):
-            table = getattr(encoder.embeddings, name, None)
-            if table is not None:
+        for table in embedding_block(encoder).module.children():
+            if isinstance(table, nn.Embedding):
                 table.weight.mul_(factor)
 
 

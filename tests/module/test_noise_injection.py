@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,39 +10,39 @@ from torch import Tensor, nn
 import module.noise_injection
 from module.noise_injection import NoiseInjection, UnsupportedLevelError, available_levels, find_encoder
 from tests.encoders import (
-    FAMILIES,
+    ALL_FAMILIES,
     LEVELS,
+    NORMALIZED_FAMILIES,
     SDPA_FAMILIES,
     Classifier,
     LinearModel,
-    encoder_without_embedding_norm,
+    embedding_block,
     hook_count,
     injection_site,
     inputs_of,
+    levels_of,
     remove_norm_eps,
+    row_of,
     scale_tables,
     tiny_classifier,
     token_batch,
 )
 
-FAMILY_AND_ATTENTION = [(family, "eager") for family in FAMILIES] + [(family, "sdpa") for family in SDPA_FAMILIES]
+FAMILY_AND_LEVEL = [(family, level) for family in ALL_FAMILIES for level in levels_of(family)]
+IMPLEMENTATIONS = [(family, "eager", level) for family, level in FAMILY_AND_LEVEL] + [
+    (family, "sdpa", level) for family, level in FAMILY_AND_LEVEL if family in SDPA_FAMILIES
+]
 
 
-def width_of(encoder: Any, level: str) -> int:
-    """Size of h's last dimension: ELECTRA's embeddings are narrower than its layers."""
-    size: int = encoder.get_input_embeddings().embedding_dim
-    return size
-
-
-def random_noise(model: Classifier, mask: Tensor, level: str, size: float = 0.1, seed: int = 3) -> Tensor:
-    """Noise of (batch, tokens, hidden), at padding too."""
-    shape = (*mask.shape, width_of(model.bert, level))
+def random_noise(model: Classifier, mask: Tensor, size: float = 0.1, seed: int = 3) -> Tensor:
+    """Noise of (batch, tokens, embedding size), at padding too."""
+    config = model.bert.config
+    shape = (*mask.shape, getattr(config, "embedding_size", config.hidden_size))
     return size * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize(("family", "attention"), FAMILY_AND_ATTENTION)
+@pytest.mark.parametrize(("family", "attention", "level"), IMPLEMENTATIONS)
 def test_zero_noise_gives_the_clean_logits_bit_for_bit(
     family: str, attention: str, level: str, dtype: torch.dtype
 ) -> None:
@@ -54,7 +52,7 @@ def test_zero_noise_gives_the_clean_logits_bit_for_bit(
     torch.manual_seed(5)
     with injection.clean():
         clean = model(*batch)
-    for zero in (torch.zeros_like(random_noise(model, batch.attention_mask, level)).to(dtype), lambda h: h):
+    for zero in (torch.zeros_like(random_noise(model, batch.attention_mask)).to(dtype), lambda h: h):
         torch.manual_seed(5)
         with injection.add(zero):
             perturbed = model(*batch)
@@ -62,8 +60,7 @@ def test_zero_noise_gives_the_clean_logits_bit_for_bit(
         assert perturbed.dtype == dtype
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("level", ["pre_ln", "post_ln"])
+@pytest.mark.parametrize(("family", "level"), [pair for pair in FAMILY_AND_LEVEL if pair[1] != "deberta"])
 def test_the_clean_pass_is_the_plain_encoder(family: str, level: str) -> None:
     model = tiny_classifier(family)
     batch = token_batch(model.bert)
@@ -72,7 +69,7 @@ def test_the_clean_pass_is_the_plain_encoder(family: str, level: str) -> None:
     assert torch.equal(clean, model(*batch))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NORMALIZED_FAMILIES)
 def test_the_clean_pass_at_deberta_differs_from_the_plain_encoder_by_the_effect_of_eps(family: str) -> None:
     model = tiny_classifier(family)
     batch = token_batch(model.bert)
@@ -80,7 +77,7 @@ def test_the_clean_pass_at_deberta_differs_from_the_plain_encoder_by_the_effect_
         with_ln0 = model(*batch)
     plain = model(*batch)
     assert not torch.equal(with_ln0, plain), "LN0 does not stand in the clean pass"
-    torch.testing.assert_close(with_ln0, plain, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(with_ln0, plain, rtol=1e-3, atol=1e-3)
     remove_norm_eps(model)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module.noise_injection, "LN0_EPS", 1e-30)
@@ -89,13 +86,12 @@ def test_the_clean_pass_at_deberta_differs_from_the_plain_encoder_by_the_effect_
     torch.testing.assert_close(with_ln0, model(*batch), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("family", "level"), FAMILY_AND_LEVEL)
 def test_noise_enters_where_the_level_says(family: str, level: str) -> None:
     """`LN(word + δ + …)`, `LN(word + …) + δ`, `LN(LN0(word + …) + δ)`, read off behind the injection point."""
     model = tiny_classifier(family)
     batch = token_batch(model.bert)
-    noise = random_noise(model, batch.attention_mask, level)
+    noise = random_noise(model, batch.attention_mask)
     site = injection_site(model.bert, level)
     with inputs_of(site) as received:
         model(*batch)
@@ -108,12 +104,11 @@ def test_noise_enters_where_the_level_says(family: str, level: str) -> None:
     torch.testing.assert_close((perturbed - base)[real], noise[real], rtol=0.0, atol=1e-12)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("family", "level"), FAMILY_AND_LEVEL)
 def test_the_injection_point_is_given_to_a_function(family: str, level: str) -> None:
     model = tiny_classifier(family)
     batch = token_batch(model.bert)
-    noise = random_noise(model, batch.attention_mask, level)
+    noise = random_noise(model, batch.attention_mask)
     given: list[Tensor] = []
 
     def add_noise(h: Tensor) -> Tensor:
@@ -128,26 +123,24 @@ def test_the_injection_point_is_given_to_a_function(family: str, level: str) -> 
     (h,) = given
     assert h.shape == noise.shape
     if level == "pre_ln":
-        assert torch.equal(h, model.bert.get_input_embeddings()(batch.input_ids))
+        assert torch.equal(h, model.bert.get_submodule(row_of(model.bert).words)(batch.input_ids))
     if level == "deberta":
         torch.testing.assert_close(h.mean(-1), torch.zeros(h.shape[:2], dtype=h.dtype), rtol=0.0, atol=1e-12)
         torch.testing.assert_close(h.square().mean(-1), torch.ones(h.shape[:2], dtype=h.dtype), rtol=0.0, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("family", "level"), FAMILY_AND_LEVEL)
 def test_nothing_is_embedded_twice(family: str, level: str) -> None:
     model = tiny_classifier(family)
     batch = token_batch(model.bert)
-    embeddings = model.bert.embeddings
-    noise = random_noise(model, batch.attention_mask, level)
-    injection = NoiseInjection(model.bert, level)
-    with inputs_of(embeddings.word_embeddings) as words, inputs_of(embeddings.LayerNorm) as norms, injection.add(noise):
+    noise = random_noise(model, batch.attention_mask)
+    words, site = model.bert.get_submodule(row_of(model.bert).words), injection_site(model.bert, level)
+    with inputs_of(words) as looked_up, inputs_of(site) as received, NoiseInjection(model.bert, level).add(noise):
         model(*batch)
-    assert (len(words), len(norms)) == (1, 1)
+    assert (len(looked_up), len(received)) == (1, 1)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NORMALIZED_FAMILIES)
 @pytest.mark.parametrize("level", LEVELS)
 def test_scale_invariance(monkeypatch: pytest.MonkeyPatch, family: str, level: str) -> None:
     """Tables times c: the same clean logits; a fixed δ acts as before behind a LayerNorm, as δ/c before it."""
@@ -156,7 +149,7 @@ def test_scale_invariance(monkeypatch: pytest.MonkeyPatch, family: str, level: s
     model = tiny_classifier(family)
     remove_norm_eps(model)
     batch = token_batch(model.bert)
-    noise = random_noise(model, batch.attention_mask, level)
+    noise = random_noise(model, batch.attention_mask)
     injection = NoiseInjection(model.bert, level)
 
     def logits(delta: Tensor | None) -> Tensor:
@@ -181,14 +174,14 @@ class Divide(nn.Module):
         return x / self.factor
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", NORMALIZED_FAMILIES)
 @pytest.mark.parametrize("level", ["post_ln", "deberta"])
 def test_reparametrized_layer_norm(family: str, level: str) -> None:
     """γ and β times c, output divided by c: `deberta` does not notice; at `post_ln` δ acts as δ/c."""
     factor = 5.0
     model = tiny_classifier(family)
     batch = token_batch(model.bert)
-    noise = random_noise(model, batch.attention_mask, level)
+    noise = random_noise(model, batch.attention_mask)
     injection = NoiseInjection(model.bert, level)
 
     def logits(delta: Tensor | None) -> Tensor:
@@ -196,56 +189,51 @@ def test_reparametrized_layer_norm(family: str, level: str) -> None:
             return model(*batch).detach()
 
     clean, perturbed, perturbed_less = logits(None), logits(noise), logits(noise / factor)
-    embeddings = model.bert.embeddings
+    block = embedding_block(model.bert)
     with torch.no_grad():
-        embeddings.LayerNorm.weight.mul_(factor)
-        embeddings.LayerNorm.bias.mul_(factor)
-    embeddings.dropout = nn.Sequential(Divide(factor), embeddings.dropout)
+        for parameter in block.norm.parameters():
+            parameter.mul_(factor)
+    dropout = block.module.get_submodule(block.dropout_name)
+    setattr(block.module, block.dropout_name, nn.Sequential(Divide(factor), dropout))
     torch.testing.assert_close(logits(None), clean, rtol=1e-10, atol=1e-10)
     expected = perturbed_less if level == "post_ln" else perturbed
     torch.testing.assert_close(logits(noise), expected, rtol=1e-10, atol=1e-10)
     assert (perturbed - perturbed_less).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("family", "level"), FAMILY_AND_LEVEL)
 def test_noise_at_padding_changes_nothing(family: str, level: str) -> None:
     model = tiny_classifier(family)
     batch = token_batch(model.bert)
-    noise = random_noise(model, batch.attention_mask, level, size=3.0)
+    noise = random_noise(model, batch.attention_mask, size=3.0)
     at_padding = noise * (1 - batch.attention_mask).unsqueeze(-1)
     injection = NoiseInjection(model.bert, level)
     with injection.clean():
         clean = model(*batch)
     with injection.add(at_padding):
         assert torch.equal(model(*batch), clean)
-
-
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
-def test_an_encoder_without_embedding_norm_has_pre_ln_alone(family: str) -> None:
-    model = Classifier(encoder_without_embedding_norm(family))
-    batch = token_batch(model.bert)
-    noise = random_noise(model, batch.attention_mask, "pre_ln")
-    injection = NoiseInjection(model.bert, "pre_ln")
-    plain = model(*batch)
-    with injection.add(torch.zeros_like(noise)):
-        assert torch.equal(model(*batch), plain)
     with injection.add(noise):
-        assert (model(*batch) - plain).abs().max() > 1e-4
-    assert available_levels(model.bert) == ("pre_ln",)
-    for level in ("post_ln", "deberta"):
-        with pytest.raises(UnsupportedLevelError) as error:
-            NoiseInjection(model.bert, level)
-        message = str(error.value)
-        assert type(model.bert).__name__ in message
-        assert "pre_ln" in message
-        assert level in message
-        assert "\n" not in message
+        assert not torch.allclose(model(*batch), clean)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_has_all_levels(family: str) -> None:
-    assert set(available_levels(tiny_classifier(family).bert)) == set(LEVELS)
+@pytest.mark.parametrize("family", ALL_FAMILIES)
+def test_levels_and_modules_are_those_of_the_architecture(family: str) -> None:
+    encoder = tiny_classifier(family).bert
+    row = row_of(encoder)
+    assert available_levels(encoder) == levels_of(family)
+    assert NoiseInjection(encoder, "pre_ln").module is encoder.get_submodule(row.words)
+    if row.norm is not None:
+        for level in ("post_ln", "deberta"):
+            assert NoiseInjection(encoder, level).module is encoder.get_submodule(row.norm)
+
+
+@pytest.mark.parametrize("family", sorted(set(ALL_FAMILIES) - set(NORMALIZED_FAMILIES)))
+@pytest.mark.parametrize("level", ["post_ln", "deberta"])
+def test_an_encoder_without_embedding_norm_refuses_the_other_levels_in_a_line(family: str, level: str) -> None:
+    encoder = tiny_classifier(family).bert
+    with pytest.raises(UnsupportedLevelError) as error:
+        NoiseInjection(encoder, level)
+    assert str(error.value) == f"{type(encoder).__name__} has no injection point '{level}'; it has: pre_ln"
 
 
 def test_an_unknown_level_is_named_with_the_accepted_ones() -> None:
@@ -253,12 +241,11 @@ def test_an_unknown_level_is_named_with_the_accepted_ones() -> None:
         NoiseInjection(tiny_classifier().bert, "mid_ln")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("family", "level"), FAMILY_AND_LEVEL)
 def test_hooks_are_gone_after_the_block(family: str, level: str) -> None:
     model = tiny_classifier(family)
     batch = token_batch(model.bert)
-    noise = random_noise(model, batch.attention_mask, level)
+    noise = random_noise(model, batch.attention_mask)
     plain, hooks = model(*batch), hook_count(model)
     injection = NoiseInjection(model.bert, level)
     assert hook_count(model) == hooks
@@ -274,7 +261,7 @@ def test_hooks_are_gone_after_the_block(family: str, level: str) -> None:
 def test_hooks_are_gone_after_an_exception_which_stays_the_users(level: str, after_forward: bool) -> None:
     model = tiny_classifier()
     batch = token_batch(model.bert)
-    noise = random_noise(model, batch.attention_mask, level)
+    noise = random_noise(model, batch.attention_mask)
     plain, hooks = model(*batch), hook_count(model)
     injection = NoiseInjection(model.bert, level)
     for block in (injection.add(noise), injection.clean()):
@@ -305,13 +292,12 @@ def test_the_encoder_is_found_inside_a_network_and_a_wrapper() -> None:
         find_encoder(nn.Sequential(nn.Linear(2, 2)))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(("family", "level"), FAMILY_AND_LEVEL)
 def test_gradient_with_respect_to_the_noise_is_that_of_finite_differences(family: str, level: str) -> None:
     model = tiny_classifier(family)
     batch = token_batch(model.bert)
-    noise = random_noise(model, batch.attention_mask, level).requires_grad_()
-    direction = random_noise(model, batch.attention_mask, level, size=1.0, seed=4)
+    noise = random_noise(model, batch.attention_mask).requires_grad_()
+    direction = random_noise(model, batch.attention_mask, size=1.0, seed=4)
     injection = NoiseInjection(model.bert, level)
 
     def value(delta: Tensor) -> Tensor:

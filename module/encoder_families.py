@@ -1,0 +1,135 @@
+"""The encoder families that are tested, one row each.
+
+`python -m module.encoder_families` prints the table of docs/methods.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import transformers
+from torch import nn
+
+from module.noise_injection import find_modules
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 24,
+    "pad_token_id": 0,
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+}
+DISENTANGLED: dict[str, Any] = {"relative_attention": True, "pos_att_type": ["c2p", "p2c"]}
+DEBERTA_V3: dict[str, Any] = {"share_att_key": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm"}
+
+
+class EncoderFamily(NamedTuple):
+    """An architecture of transformers and what its code says of the embedding block, found or not.
+
+    Attributes:
+        title: its name in the documentation.
+        model: the class of the encoder.
+        words: where the word embeddings in use are, a dotted name within the encoder.
+        norm: where the embedding block's LayerNorm is; None where the block has none.
+        options: what a tiny configuration needs beside `SIZES`.
+    """
+
+    title: str
+    model: Any
+    words: str = "embeddings.word_embeddings"
+    norm: str | None = "embeddings.LayerNorm"
+    options: dict[str, Any] = {}  # noqa: RUF012
+
+
+FAMILIES: dict[str, EncoderFamily] = {
+    "bert": EncoderFamily("BERT", transformers.BertModel),
+    "roberta": EncoderFamily("RoBERTa", transformers.RobertaModel, options={"pad_token_id": 1, "type_vocab_size": 1}),
+    "xlm_roberta": EncoderFamily(
+        "XLM-RoBERTa", transformers.XLMRobertaModel, options={"pad_token_id": 1, "type_vocab_size": 1}
+    ),
+    "electra": EncoderFamily("ELECTRA", transformers.ElectraModel, options={"embedding_size": 12}),
+    "albert": EncoderFamily("ALBERT", transformers.AlbertModel, options={"embedding_size": 12}),
+    "distilbert": EncoderFamily("DistilBERT", transformers.DistilBertModel, options={"hidden_dim": 24}),
+    "mpnet": EncoderFamily("MPNet", transformers.MPNetModel, options={"pad_token_id": 1}),
+    "deberta": EncoderFamily("DeBERTa", transformers.DebertaModel, options={**DISENTANGLED, "type_vocab_size": 0}),
+    "deberta_v2": EncoderFamily(
+        "DeBERTa-v2", transformers.DebertaV2Model, options={**DISENTANGLED, "type_vocab_size": 2}
+    ),
+    "deberta_v3": EncoderFamily(
+        "DeBERTa-v3",
+        transformers.DebertaV2Model,
+        options={**DISENTANGLED, **DEBERTA_V3, "type_vocab_size": 0, "position_biased_input": False},
+    ),
+    "modernbert": EncoderFamily(
+        "ModernBERT",
+        transformers.ModernBertModel,
+        words="embeddings.tok_embeddings",
+        norm="embeddings.norm",
+        options={"cls_token_id": 2, "sep_token_id": 3, "global_attn_every_n_layers": 2, "local_attention": 4},
+    ),
+    "t5": EncoderFamily(
+        "T5 (encoder)",
+        transformers.T5EncoderModel,
+        words="encoder.embed_tokens",
+        norm=None,
+        options={"d_kv": 8, "d_ff": 24},
+    ),
+    "gpt2": EncoderFamily("GPT-2", transformers.GPT2Model, words="wte", norm=None),
+    "llama": EncoderFamily("Llama", transformers.LlamaModel, words="embed_tokens", norm=None),
+    "qwen3": EncoderFamily(
+        "Qwen3",
+        transformers.Qwen3Model,
+        words="embed_tokens",
+        norm=None,
+        options={"num_key_value_heads": 1, "head_dim": 8},
+    ),
+}
+
+
+def tiny_model(
+    family: str, *, dropout: float = 0.0, attention: str = "eager", model: Any = None, **options: Any
+) -> Any:
+    """A two-layer model of a family with the library's own initialization.
+
+    Args:
+        family: a key of `FAMILIES`.
+        dropout: every dropout probability of the configuration.
+        attention: transformers' name of the implementation, `eager` or `sdpa`.
+        model: a class of that family, such as BertForMaskedLM; None takes the encoder's.
+        options: what the configuration has otherwise than its row says.
+    """
+    row = FAMILIES[family]
+    config = row.model.config_class(**{**SIZES, **row.options, **options}, attn_implementation=attention)
+    for name in config.to_dict():
+        if "drop" in name:
+            setattr(config, name, dropout)
+    return (row.model if model is None else model)(config)
+
+
+def levels_table() -> str:
+    """The families in Markdown: their levels, where noise enters, and δ's last dimension, found by structure."""
+    lines = [
+        "| family | levels | `pre_ln` enters at | `post_ln` and `deberta` enter at | size of δ |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, row in FAMILIES.items():
+        encoder = tiny_model(name)
+        modules = find_modules(encoder)
+        names = {module: f"`{path}`" for path, module in encoder.named_modules()}
+        norm = names[modules["post_ln"]] if "post_ln" in modules else "–"
+        levels = ", ".join(f"`{level}`" for level in modules)
+        cells = (row.title, levels, names[modules["pre_ln"]], norm, _size(encoder, modules["pre_ln"]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _size(encoder: Any, words: nn.Module) -> str:
+    return "hidden size" if words.embedding_dim == encoder.config.hidden_size else "embedding size"
+
+
+if __name__ == "__main__":
+    print(levels_table())
