@@ -17,6 +17,8 @@ UNDECLARED_KEYS = {
     "attention_head_size", "conv_act", "conv_groups", "conv_kernel_size", "embedding_size", "norm_rel_ebd",
     "position_buckets", "share_att_key", "talking_head",
 }  # fmt: skip
+# Beginnings of the names of dropout probabilities that belong to heads, not to the encoder.
+HEAD_KEYS = ("classifier", "cls", "pooler", "qa", "seq_classif", "summary")
 
 
 def load_encoder(
@@ -66,8 +68,8 @@ def is_checkpoint(name: str) -> bool:
 
 def _adjust(config: PretrainedConfig, dropout_p: float | None, num_hidden_layers: int) -> None:
     if dropout_p is not None:
-        for key in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            if hasattr(config, key):
+        for key, value in config.to_dict().items():
+            if "drop" in key and type(value) in (int, float) and not key.startswith(HEAD_KEYS):
                 setattr(config, key, dropout_p)
     if num_hidden_layers > 0:
         config.num_hidden_layers = num_hidden_layers
