@@ -115,7 +115,7 @@ class MTDNNModel:
                 if extra is not None and value.unlabeled_loss is not None:
                     loss = loss + value.unlabeled_loss * (self._share(extra) / len(batches))
                 self.accelerator.backward(loss)
-            reports.append(UpdateReport(*(part if part is None else share * part for part in _report(value, batch))))
+            reports.append([part if part is None else share * part for part in _report(value, batch)])
         self.accelerator.unscale_gradients(self.wrapped_optimizer)
         clip_gradients(self.network, self.config.training)
         self.wrapped_optimizer.step()
