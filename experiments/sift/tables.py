@@ -15,7 +15,7 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table with columns of equal width, the first aligned left, the others right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    widths = [max(2, *map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [_line(header, widths), _rule(widths), *(_line(row, widths) for row in rows)]
     return "\n".join(lines) + "\n"
 
