@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
             trainer.train()
             found = trainer.evaluate()
             if trainer.is_world_process_zero():
-                print(f"{name}: accuracy {found['eval_accuracy']:.3f}, cross-entropy {found['eval_loss']:.3f}")
+                print(f"{name}: accuracy {found['eval_accuracy']:.3f}, cross-entropy {found['eval_loss']:.4f}")
 
 
 if __name__ == "__main__":

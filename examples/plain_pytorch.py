@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
             output = model(**batch)
         correct = int((output.logits.argmax(-1) == batch["labels"]).sum())
         name = "SiFT " if regularized else "plain"
-        print(f"{name}: {correct} of {len(test)} correct, cross-entropy {output.loss:.3f}")
+        print(f"{name}: {correct} of {len(test)} correct, cross-entropy {output.loss:.4f}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
 
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
@@ -45,8 +46,7 @@ def read_sentences(path: Path) -> tuple[list[Sentence], list[Sentence]]:
 def load(name: str) -> tuple[Any, Any]:
     """A model with a new head of two labels, and its tokenizer."""
     source = resolve_pretrained(name)
-    labels = dict(enumerate(LABELS))
-    model = AutoModelForSequenceClassification.from_pretrained(
-        source, id2label=labels, label2id={v: k for k, v in labels.items()}
-    )
+    logging.set_verbosity_error()  # the head is new, which the library points out
+    logging.disable_progress_bar()
+    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(LABELS))
     return model, AutoTokenizer.from_pretrained(source)

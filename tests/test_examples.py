@@ -39,7 +39,7 @@ def test_sentences_are_balanced_and_none_is_in_both_parts() -> None:
 
 
 def test_the_plain_loop_trains_both_ways_and_tells_how_well(few: Path) -> None:
-    finished = run("plain_pytorch", "--data", str(few), "--epochs", "1")
+    finished = run("plain_pytorch", "--data", str(few), "--epochs", "4")
     assert finished.returncode == 0, finished.stderr[-2000:]
     lines = [line for line in finished.stdout.splitlines() if line]
     assert [line.split(":")[0].strip() for line in lines] == ["plain", "SiFT"]
