@@ -153,6 +153,7 @@ class AdversarialPerturbation(nn.Module):
         model: nn.Module,
         *,
         task_type: TaskType | None = None,
+        pairwise: int = 1,
         forward: Forward | None = None,
         task_loss: TaskLoss | None = None,
         **options: Any,
@@ -163,7 +164,9 @@ class AdversarialPerturbation(nn.Module):
             options: hyperparameters, as in `with_defaults`.
         """
         perturbation = cls.with_defaults(**options)
-        return ModelRegularizer(perturbation, model, task_type=task_type, forward=forward, task_loss=task_loss)
+        return ModelRegularizer(
+            perturbation, model, task_type=task_type, pairwise=pairwise, forward=forward, task_loss=task_loss
+        )
 
     @property
     def measured_alpha(self) -> float:
