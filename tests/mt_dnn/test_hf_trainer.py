@@ -1,23 +1,22 @@
-"""AdversarialTrainer: the objective of each head, Trainer's own loss normalization, adapters, precision, processes."""
+"""AdversarialTrainer's objective on each head, against the formulas; the course of a training run."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 import transformers
-from torch import Tensor, nn
-from transformers import Trainer, TrainingArguments
+from torch import Tensor
+from torch.utils.data import SequentialSampler
 
-from module.noise_injection import NoiseInjection, UnsupportedLevelError
+import mt_dnn.perturbation.search
+from module.noise_injection import UnsupportedLevelError
 from mt_dnn.hf_trainer import AdversarialTrainer
 from mt_dnn.perturbation import (
-    AdversarialPerturbation,
     AdversarialTraining,
     AlumPerturbation,
     FreeLbPerturbation,
@@ -25,385 +24,303 @@ from mt_dnn.perturbation import (
     SmartPerturbation,
 )
 from tests.encoders import hook_count
+from tests.hf import (
+    ALPHA,
+    HEADS,
+    LENGTHS,
+    RADIUS,
+    SIGMA,
+    STEP,
+    WIDTH,
+    OrderedTrainer,
+    arguments,
+    assert_equal_gradients,
+    collate,
+    examples,
+    gradient_of_update,
+    parameters,
+    search,
+    tiny_model,
+    trainer_of,
+)
 
-ROOT = Path(__file__).parents[2]
-SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-NO_NOISE: dict[str, Any] = {"noise_var": 0.0, "step_size": 0.1, "radius": 0.1, "norm_p": "l2"}
-HEADS = ("sequence", "regression", "token", "span", "causal")
-
-
-def tiny_bert(head: str = "sequence", dropout: float = 0.0, **options: Any) -> Any:
-    torch.manual_seed(0)
-    if head == "causal":
-        config = transformers.LlamaConfig(**SIZES, max_position_embeddings=24, pad_token_id=0, **options)
-        return transformers.LlamaForCausalLM(config)
-    drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    labels = {"sequence": 3, "regression": 1, "token": 4, "span": 2}[head]
-    config = transformers.BertConfig(**SIZES, **drop, max_position_embeddings=24, num_labels=labels, **options)
-    classes = {"token": transformers.BertForTokenClassification, "span": transformers.BertForQuestionAnswering}
-    model = classes.get(head, transformers.BertForSequenceClassification)(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "classifier" in name or "qa_outputs" in name:
-                parameter.mul_(20)  # logits that differ
-    return model
-
-
-def rows_of(head: str = "sequence", count: int = 6) -> list[dict[str, Any]]:
-    """Examples of several lengths, padded to eight tokens."""
-    generator = torch.Generator().manual_seed(1)
-    rows = []
-    for number in range(count):
-        length = 8 - number % 4
-        ids = torch.randint(5, 40, (8,), generator=generator)
-        mask = (torch.arange(8) < length).long()
-        row: dict[str, Any] = {"input_ids": ids * mask, "attention_mask": mask}
-        if head == "sequence":
-            row["labels"] = number % 3
-        elif head == "regression":
-            row["labels"] = float(number)
-        elif head == "span":
-            row |= {"start_positions": 1, "end_positions": number % 4}
-        elif head == "token":
-            row["labels"] = torch.where(mask == 1, ids % 4, -100)
-        else:
-            row["labels"] = torch.where(mask == 1, ids, -100)
-        rows.append(row)
-    return rows
+NOISE = torch.randn(len(LENGTHS), WIDTH, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
 
-def arguments(folder: Path, **options: Any) -> TrainingArguments:
-    settings: dict[str, Any] = {
-        "per_device_train_batch_size": 3, "max_steps": 1, "learning_rate": 1e-2, "optim": "sgd", "max_grad_norm": 0.0,
-        "weight_decay": 0.0, "lr_scheduler_type": "constant", "save_strategy": "no", "report_to": [], "use_cpu": True,
-        "disable_tqdm": True, "logging_steps": 1, "seed": 3, "train_sampling_strategy": "sequential",
-    }  # fmt: skip
-    return TrainingArguments(str(folder), **{**settings, **options})
+@pytest.fixture
+def fixed_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The initial noise of every search on three examples is NOISE at real tokens."""
+    monkeypatch.setattr(
+        mt_dnn.perturbation.search, "standard_noise", lambda mask, *_: NOISE[: len(mask)] * mask.unsqueeze(-1)
+    )
 
 
-def trainer_of(
-    folder: Path, model: Any, rows: list[dict[str, Any]], perturbation: AdversarialPerturbation | None, **options: Any
-) -> Any:
-    own = {name: options.pop(name) for name in ("alpha", "compute_loss_func") if name in options}
-    settings = arguments(folder, **options)
-    if perturbation is None:
-        return Trainer(model=model, args=settings, train_dataset=rows, **own)
-    return AdversarialTrainer(model=model, args=settings, train_dataset=rows, perturbation=perturbation, **own)
+def forward(model: Any, batch: dict[str, Tensor], delta: Tensor | float, level: str) -> Any:
+    """The model's output with δ added at the word embeddings or behind the embedding LayerNorm."""
+    encoder = model.get_input_embeddings() if level == "pre_ln" else model.bert.embeddings.LayerNorm
+    handle = encoder.register_forward_hook(lambda _, __, h: h + delta)
+    output = model(**batch)
+    handle.remove()
+    return output
 
 
-def batch_of(rows: list[dict[str, Any]]) -> dict[str, Tensor]:
-    return {name: torch.stack([torch.as_tensor(row[name]) for row in rows]) for name in rows[0]}
+def symmetrized_kl(perturbed: Tensor, clean: Tensor) -> Tensor:
+    """KL(Q‖P) + KL(P‖Q), a mean over rows; of each half the first distribution is a constant."""
+    log_p, log_q = perturbed.log_softmax(-1), clean.log_softmax(-1)
+    first = log_q.exp().detach() * (log_q.detach() - log_p)
+    second = log_p.exp().detach() * (log_p.detach() - log_q)
+    return (first + second).sum(-1).mean()
 
 
-def state_of(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def assert_close(first: dict[str, Tensor], second: dict[str, Tensor], tolerance: float) -> None:
-    assert first.keys() == second.keys()
-    for name, tensor in first.items():
-        torch.testing.assert_close(second[name], tensor, rtol=0, atol=tolerance, msg=lambda text: f"{name}: {text}")  # noqa: B023
-
-
-def moved(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
-    return max(float((tensor - second[name]).abs().max()) for name, tensor in first.items())
-
-
-# the objective
-
-
-def expected_regularizer(model: Any, head: str, batch: dict[str, Tensor], delta: Tensor, level: str) -> Tensor:
-    """R of METHODS section 4 at this δ, by task type."""
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    clean = model(**inputs)
-    with NoiseInjection(model, level).add(delta):
-        noisy = model(**inputs)
-    real = batch["attention_mask"].bool()
-
-    def symmetric(first: Tensor, second: Tensor) -> Tensor:
-        log_p, log_q = first.log_softmax(-1), second.log_softmax(-1)
-        # the criterion detaches the first distribution of each half
-        return (log_q.detach().exp() * (log_q.detach() - log_p)).sum(-1) + (
-            log_p.detach().exp() * (log_p.detach() - log_q)
-        ).sum(-1)
-
+def divergence(head: str, perturbed: Any, clean: Any, batch: dict[str, Tensor]) -> Tensor:
+    """D by the view of the task type: METHODS, section 4."""
+    if head == "spans":
+        total = torch.zeros((), dtype=torch.float64)
+        for row, length in enumerate(batch["attention_mask"].sum(1).tolist()):
+            for part in ("start_logits", "end_logits"):
+                total = total + symmetrized_kl(
+                    perturbed[part][row : row + 1, :length], clean[part][row : row + 1, :length]
+                )
+        return total / len(batch["input_ids"])
+    p, q = perturbed.logits, clean.logits
     if head == "regression":
-        return (noisy.logits - clean.logits).square().mean()
-    if head == "sequence":
-        return symmetric(noisy.logits, clean.logits).mean()
-    if head == "token":
-        return symmetric(noisy.logits[real], clean.logits[real]).mean()
-    if head == "causal":
-        targets = torch.zeros_like(real)
-        targets[:, :-1] = (batch["labels"] != -100)[:, 1:]
-        return symmetric(noisy.logits[targets], clean.logits[targets]).mean()
-    total = torch.zeros((), dtype=clean.start_logits.dtype)
-    for name in ("start_logits", "end_logits"):
-        parts = [symmetric(noisy[name][row, mask], clean[name][row, mask]) for row, mask in enumerate(real)]
-        total = total + torch.stack(parts).mean()
-    return total
+        return (p - q).square().mean()
+    if head == "tokens":
+        real = batch["attention_mask"].bool()
+        return symmetrized_kl(p[real], q[real])
+    if head == "generation":
+        target = batch["labels"][:, 1:] != -100
+        return symmetrized_kl(p[:, :-1][target], q[:, :-1][target])
+    return symmetrized_kl(p, q)
+
+
+def task_loss(head: str, output: Any, batch: dict[str, Tensor]) -> Tensor:
+    if head == "spans":
+        parts = ((output.start_logits, "start_positions"), (output.end_logits, "end_positions"))
+        return sum((F.cross_entropy(logits, batch[name]) for logits, name in parts), start=torch.zeros(())) / 2
+    logits, labels = output.logits, batch["labels"]
+    if head == "regression":
+        return F.mse_loss(logits.squeeze(-1), labels)
+    if head == "generation":
+        return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten())
+    return F.cross_entropy(logits.view(-1, 3), labels.flatten())
+
+
+def ascended(loss: Tensor, delta: Tensor) -> Tensor:
+    """One ascent step by the token's max norm, and the projection onto the ball: METHODS, section 3, steps 4 and 5."""
+    (gradient,) = torch.autograd.grad(loss, delta, retain_graph=True)
+    size = gradient.abs().amax(-1, keepdim=True)
+    step = torch.where(size > 0, STEP * gradient / size.where(size > 0, 1.0), 0.0)
+    return (delta + step).clamp(-RADIUS, RADIUS).detach()
+
+
+def expected_objective(model: Any, head: str, level: str) -> tuple[Tensor, Tensor]:
+    """Task loss and R of the three examples, by the formulas."""
+    batch = collate(examples(head))
+    real = batch["attention_mask"].unsqueeze(-1)
+    delta = ((SIGMA * NOISE).clamp(-RADIUS, RADIUS) * real).requires_grad_()
+    clean = model(**batch)
+    loss = divergence(head, forward(model, batch, delta, level), clean, batch)
+    delta = ascended(loss, delta) * real
+    regularizer = divergence(head, forward(model, batch, delta, level), clean, batch)
+    return task_loss(head, clean, batch), regularizer
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_step_is_that_of_the_task_loss_and_alpha_times_the_regularizer(
-    head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_gradient_of_an_update_is_that_of_task_loss_and_regularizer(
+    head: str, tmp_path: Path, fixed_noise: None
 ) -> None:
-    import mt_dnn.perturbation.search
-
-    model, rows = tiny_bert(head), rows_of(head, 3)
-    level = "pre_ln" if head == "causal" else "post_ln"
-    deltas: list[Tensor] = []
-    final_pass = mt_dnn.perturbation.search.Search.final_pass
-
-    def recording(search: Any, h: Tensor) -> Tensor:
-        output = final_pass(search, h)
-        deltas.append(search.delta.detach().clone())
-        return output
-
-    monkeypatch.setattr(mt_dnn.perturbation.search.Search, "final_pass", recording)
-    method = SmartPerturbation(noise_var=0.02, step_size=0.1, radius=0.2, level=level)
-    before = state_of(model)
-    trainer = trainer_of(tmp_path, model, rows, method, alpha=2.0)
-    trainer.train()
-    after = state_of(model)
-    twin = tiny_bert(head)
-    twin.load_state_dict(before)
-    twin.train()
-    batch = batch_of(rows)
-    regularizer = expected_regularizer(twin, head, batch, deltas[-1], level)
-    (twin(**batch).loss + 2.0 * regularizer).backward()
-    with torch.no_grad():
-        for parameter in twin.parameters():
-            if parameter.grad is not None:
-                parameter -= 1e-2 * parameter.grad
-    assert_close(state_of(twin), after, 2e-6)
-    assert moved(before, after) > 1e-4
-    assert regularizer.item() > 1e-6
-    (entry,) = [entry for entry in trainer.state.log_history if "adv_loss" in entry]
-    assert entry["adv_loss"] == pytest.approx(regularizer.item(), rel=1e-3)
+    level = "pre_ln" if head == "generation" else "post_ln"
+    model = tiny_model(head)
+    loss, regularizer = expected_objective(model, head, level)
+    gradients = torch.autograd.grad(loss + ALPHA * regularizer, list(model.parameters()), allow_unused=True)
+    expected = {
+        name: torch.zeros_like(p) if gradient is None else gradient
+        for (name, p), gradient in zip(model.named_parameters(), gradients, strict=True)
+    }
+    trainer = trainer_of(model, head, tmp_path, search(level=level))
+    # Llama's norms and its loss are computed in single precision.
+    tolerance = 1e-6 if head == "generation" else 1e-12
+    assert_equal_gradients(gradient_of_update(trainer), expected, tolerance)
+    logged = trainer.state.log_history[0]
+    assert regularizer.item() > 1e-4
+    assert logged["adv_loss"] == pytest.approx(regularizer.item(), rel=1e-5)
+    assert logged["loss"] == pytest.approx((loss + ALPHA * regularizer).item(), rel=1e-5)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_alpha_zero_is_the_plain_trainer_bit_for_bit(dropout: float, tmp_path: Path) -> None:
-    found = []
-    for perturbation in (None, SiftPerturbation.with_defaults(), SiftPerturbation.with_defaults(level="pre_ln")):
-        model = tiny_bert(dropout=dropout)
-        options = {} if perturbation is None else {"alpha": 0.0}
-        trainer_of(tmp_path, model, rows_of(), perturbation, max_steps=4, **options).train()
-        found.append(state_of(model))
-    assert_close(found[0], found[1], 0.0)
-    assert_close(found[0], found[2], 0.0)
-
-
-def test_evaluation_is_plain_and_leaves_no_hook(tmp_path: Path) -> None:
-    model = tiny_bert()
-    trainer = trainer_of(tmp_path, model, rows_of(), SiftPerturbation.with_defaults())
-    trainer.train()
-    forwards: list[int] = []
-    handle = model.bert.register_forward_hook(lambda *_: forwards.append(1))
-    found = trainer.evaluate(rows_of())
-    assert len(forwards) == 1
-    handle.remove()
-    with torch.no_grad():
-        assert found["eval_loss"] == pytest.approx(model.eval()(**batch_of(rows_of())).loss.item(), rel=1e-5)
-    assert hook_count(model) == 0
-
-
-# normalization
-
-
-UPDATES: dict[str, Any] = {
-    "plain": lambda: None,
-    "smart": lambda: SmartPerturbation(**NO_NOISE | {"noise_var": 0.05}, level="pre_ln"),
-    "at": lambda: AdversarialTraining(**NO_NOISE, k=2, level="pre_ln"),
-    "freelb": lambda: FreeLbPerturbation(**NO_NOISE, k=2, level="pre_ln"),
-}
-
-
-def steps_of(head: str, method: str, folder: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What one update on six examples does to the parameters: as one batch, and as three batches accumulated."""
-    found = []
-    for size, steps in ((6, 1), (2, 3)):
-        model = tiny_bert(head)
-        before = state_of(model)
-        settings: dict[str, Any] = {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
-        if method != "plain":
-            settings["alpha"] = 2.0
-        trainer_of(folder, model, rows_of(head), UPDATES[method](), **settings).train()
-        found.append({name: tensor - before[name] for name, tensor in state_of(model).items()})
-    return found[0], found[1]
-
-
-@pytest.mark.parametrize("method", UPDATES)
-def test_accumulated_batches_of_unequal_token_counts_weigh_as_one_batch(method: str, tmp_path: Path) -> None:
-    """Trainer divides by the labels of the whole update; so is R divided."""
-    whole, accumulated = steps_of("causal", method, tmp_path)
-    assert_close(whole, accumulated, 2e-6)
-    assert max(float(step.abs().max()) for step in whole.values()) > 1e-4
-
-
-@pytest.mark.parametrize("method", UPDATES)
-def test_where_a_model_ignores_the_number_of_labels_the_regularizer_is_added_up_as_its_loss_is(
-    method: str, tmp_path: Path
-) -> None:
-    """transformers' classifiers take `num_items_in_batch` without using it: Trainer adds up the batches' means."""
-    whole, accumulated = steps_of("sequence", method, tmp_path)
-    assert_close({name: 3 * step for name, step in whole.items()}, accumulated, 6e-6)
-    assert max(float(step.abs().max()) for step in whole.values()) > 1e-4
-
-
-def test_a_loss_function_of_the_user_is_what_adversarial_training_climbs(tmp_path: Path) -> None:
-    """A loss that falls where the model's own rises turns the direction round."""
-
-    def reversed_loss(outputs: Any, labels: Tensor, num_items_in_batch: Any = None) -> Tensor:
-        loss = -nn.functional.cross_entropy(outputs.logits, labels, reduction="sum")
-        return loss / (len(labels) if num_items_in_batch is None else num_items_in_batch)
-
-    found = []
-    for own in ({}, {"compute_loss_func": reversed_loss}):
-        model = tiny_bert()
-        method = AdversarialTraining(**NO_NOISE, level="post_ln")
-        trainer = trainer_of(tmp_path, model, rows_of(count=3), method, alpha=1.0, **own)
-        trainer.train()
-        found.append(trainer.state.log_history[0]["adv_loss"])
-    clean = tiny_bert()(**batch_of(rows_of(count=3))).loss.item()
-    assert found[0] > clean + 1e-4
-    assert found[1] > -clean + 1e-4
-
-
-def test_label_smoothing_keeps_the_labels_for_every_pass(tmp_path: Path) -> None:
-    model = tiny_bert()
-    before = state_of(model)
-    trainer = trainer_of(
-        tmp_path, model, rows_of(), AdversarialTraining(**NO_NOISE), label_smoothing_factor=0.1, max_steps=2
+def test_adversarial_training_ascends_the_loss_on_the_labels(tmp_path: Path) -> None:
+    model = tiny_model("classification")
+    batch = collate(examples("classification"))
+    delta = torch.zeros(3, WIDTH, 16, dtype=torch.float64, requires_grad=True)
+    loss = F.cross_entropy(forward(model, batch, delta, "pre_ln").logits, batch["labels"])
+    (gradient,) = torch.autograd.grad(loss, delta)
+    regularizer = F.cross_entropy(forward(model, batch, RADIUS * gradient.sign(), "pre_ln").logits, batch["labels"])
+    clean = F.cross_entropy(model(**batch).logits, batch["labels"])
+    total = clean + ALPHA * regularizer
+    expected = dict(
+        zip(dict(model.named_parameters()), torch.autograd.grad(total, list(model.parameters())), strict=True)
     )
+    method = search(AdversarialTraining, norm_p="l1", noise_var=0.0, step_size=RADIUS)
+    trainer = trainer_of(model, "classification", tmp_path, method)
+    assert_equal_gradients(gradient_of_update(trainer), expected, 1e-12)
+    assert regularizer > clean
+    assert trainer.state.log_history[0]["adv_loss"] == pytest.approx(regularizer.item(), rel=1e-6)
+
+
+def test_freelb_stands_in_the_place_of_the_task_loss(tmp_path: Path, fixed_noise: None) -> None:
+    model = tiny_model("classification")
+    batch = collate(examples("classification"))
+    real = batch["attention_mask"].unsqueeze(-1)
+    delta = ((SIGMA * NOISE).clamp(-RADIUS, RADIUS) * real).requires_grad_()
+    first = F.cross_entropy(forward(model, batch, delta, "pre_ln").logits, batch["labels"])
+    second = F.cross_entropy(forward(model, batch, ascended(first, delta) * real, "pre_ln").logits, batch["labels"])
+    mean = (first + second) / 2
+    expected = dict(
+        zip(dict(model.named_parameters()), torch.autograd.grad(mean, list(model.parameters())), strict=True)
+    )
+    trainer = trainer_of(model, "classification", tmp_path, search(FreeLbPerturbation, k=2))
+    assert_equal_gradients(gradient_of_update(trainer), expected, 1e-12)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(mean.item(), rel=1e-6)
+
+
+# A LayerNorm with an eps this large tells embeddings that were normalized before from others.
+LARGE_EPS = {"layer_norm_eps": 0.5}
+
+
+@pytest.mark.parametrize("kind", [SmartPerturbation, AlumPerturbation])
+def test_level_deberta_puts_its_layer_norm_in_the_clean_pass(kind: type[SmartPerturbation], tmp_path: Path) -> None:
+    model = tiny_model("classification", **LARGE_EPS)
+    batch = collate(examples("classification"))
+    plain = F.cross_entropy(model(**batch).logits, batch["labels"])
+    handle = model.bert.embeddings.LayerNorm.register_forward_pre_hook(
+        lambda _, inputs: (F.layer_norm(inputs[0], (16,), eps=1e-7),)
+    )
+    loss = F.cross_entropy(model(**batch).logits, batch["labels"])
+    handle.remove()
+    gradients = torch.autograd.grad(loss, list(model.parameters()))
+    expected = dict(zip(dict(model.named_parameters()), gradients, strict=True))
+    # Of the curriculum it is the plain part.
+    method = search(kind, level="deberta", start_ratio=1.0 if kind is AlumPerturbation else 0.0)
+    trainer = trainer_of(model, "classification", tmp_path, method, alpha=0.0)
+    assert_equal_gradients(gradient_of_update(trainer), expected, 1e-12)
+    assert abs(plain.item() - loss.item()) > 1e-3
+
+
+class PlainTrainer(transformers.Trainer):
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+
+@pytest.mark.parametrize("level", ["pre_ln", "post_ln"])
+def test_alpha_zero_is_the_plain_trainer_bit_for_bit_with_dropout(level: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_steps": 3, "learning_rate": 0.1, "per_device_train_batch_size": 2}
+    plain = tiny_model("classification", dropout=0.2)
+    regularized = tiny_model("classification", dropout=0.2)
+    arguments_ = arguments(tmp_path, **options)
+    PlainTrainer(plain, arguments_, data_collator=collate, train_dataset=examples("classification")).train()
+    trainer = trainer_of(regularized, "classification", tmp_path, search(level=level), alpha=0.0, **options)
     trainer.train()
-    assert moved(before, state_of(model)) > 1e-4
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(parameter, dict(regularized.named_parameters())[name]), name
+    assert all(entry["adv_loss"] > 1e-4 for entry in trainer.state.log_history if "loss" in entry)
 
 
-# methods
-
-
-def test_alum_trains_plainly_before_its_start(tmp_path: Path) -> None:
-    model = tiny_bert()
-    trainer = trainer_of(tmp_path, model, rows_of(), AlumPerturbation(**NO_NOISE | {"noise_var": 0.1}), max_steps=4)
+def test_a_curriculum_is_plain_before_its_start(tmp_path: Path) -> None:
+    model = tiny_model("classification")
+    method = search(AlumPerturbation, start_ratio=0.5)
+    trainer = trainer_of(model, "classification", tmp_path, method, max_steps=4, learning_rate=0.01)
     trainer.train()
-    logged = {entry["step"]: "adv_loss" in entry for entry in trainer.state.log_history if "loss" in entry}
-    assert logged == {1: False, 2: False, 3: True, 4: True}
+    entries = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert ["adv_loss" in entry for entry in entries] == [False, False, True, True]
+    assert trainer.regularizer.calls == 0  # the trainer names its noise by the update
 
 
-def test_freelb_with_one_point_and_no_noise_is_the_plain_trainer(tmp_path: Path) -> None:
-    found = []
-    for method in (None, FreeLbPerturbation(**NO_NOISE, k=1)):
-        model = tiny_bert()
-        trainer_of(tmp_path, model, rows_of(), method, max_steps=3).train()
-        found.append(state_of(model))
-    assert_close(found[0], found[1], 1e-7)
+def test_evaluation_and_prediction_are_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("classification", **LARGE_EPS)
+    trainer = trainer_of(model, "classification", tmp_path, search(level="deberta"), per_device_eval_batch_size=3)
+    hooks = hook_count(model)
+    calls: list[int] = []
+    model.bert.register_forward_hook(lambda *_: calls.append(hook_count(model)))
+    found = trainer.predict(examples("classification"))
+    assert calls == [hooks + 1]
+    model.eval()
+    expected = model(**collate(examples("classification")))
+    assert found.predictions == pytest.approx(expected.logits.detach().numpy(), abs=1e-12)
+    assert found.metrics["test_loss"] == pytest.approx(float(expected.loss.detach()), rel=1e-9)
+    assert "adv_loss" not in found.metrics
 
 
-@pytest.mark.parametrize("level", ["pre_ln", "post_ln", "deberta"])
-def test_every_level_trains_and_the_clean_pass_has_the_levels_own_form(level: str, tmp_path: Path) -> None:
-    model = tiny_bert()
-    method = SmartPerturbation(**NO_NOISE, k=0, level=level)
-    trainer = trainer_of(tmp_path, model, rows_of(count=3), method, alpha=1.0)
-    trainer.train()
-    assert trainer.state.log_history[0]["adv_loss"] == pytest.approx(0.0, abs=1e-12)  # no noise: the same pass twice
+def test_a_resumed_run_ends_with_the_parameters_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    def trainer(folder: str) -> OrderedTrainer:
+        options: dict[str, Any] = {"max_steps": 4, "learning_rate": 0.05, "save_strategy": "steps", "save_steps": 2}
+        model = tiny_model("classification", dropout=0.1)
+        return trainer_of(model, "classification", tmp_path / folder, search(level="post_ln"), **options)
+
+    whole, resumed = trainer("whole"), trainer("resumed")
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-2"))
+    for name, parameter in parameters(whole.model).items():
+        assert torch.equal(parameter, parameters(resumed.model)[name]), name
+    logs = [[entry["adv_loss"] for entry in t.state.log_history if "loss" in entry] for t in (whole, resumed)]
+    assert len(logs[0]) == 4
+    assert logs[1] == logs[0]
 
 
-def test_refusals(tmp_path: Path) -> None:
-    sift = SiftPerturbation.with_defaults()
+def test_bfloat16_gives_every_parameter_a_gradient_near_that_of_single_precision(tmp_path: Path) -> None:
+    def gradient(**options: Any) -> dict[str, Tensor]:
+        model = tiny_model("classification", dtype=torch.float32)
+        return gradient_of_update(
+            trainer_of(model, "classification", tmp_path, search(level="post_ln"), alpha=3.0, **options)
+        )
+
+    full, half = gradient(), gradient(bf16=True)
+    flat_full, flat_half = (torch.cat([x.flatten() for x in found.values()]) for found in (full, half))
+    assert flat_half.isfinite().all()
+    assert F.cosine_similarity(flat_full, flat_half, dim=0) > 0.99
+    assert float(flat_half.norm() / flat_full.norm()) == pytest.approx(1, abs=0.1)
+    assert not torch.equal(flat_full, flat_half)
+    for name, expected in full.items():
+        if expected.norm() > 1e-3:
+            assert F.cosine_similarity(expected.flatten(), half[name].flatten(), dim=0) > 0.9, name
+
+
+@pytest.mark.parametrize("head", ["classification", "generation"])
+def test_gradient_checkpointing_changes_no_gradient(head: str, tmp_path: Path) -> None:
+    plain, checkpointed = (
+        gradient_of_update(trainer_of(tiny_model(head), head, tmp_path, gradient_checkpointing=on))
+        for on in (False, True)
+    )
+    assert_equal_gradients(checkpointed, plain, 1e-6 if head == "generation" else 1e-12)
+    assert max(float(x.abs().max()) for x in plain.values()) > 1e-3
+
+
+def test_what_cannot_be_regularized_is_refused_when_the_trainer_is_made(tmp_path: Path) -> None:
+    llama = tiny_model("generation")
+    with pytest.raises(UnsupportedLevelError, match="LlamaForCausalLM has no injection point 'post_ln'.*pre_ln"):
+        trainer_of(llama, "generation", tmp_path, search(SiftPerturbation))
+    t5 = transformers.T5ForConditionalGeneration(
+        transformers.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2)
+    )
+    with pytest.raises(UnsupportedLevelError, match="T5ForConditionalGeneration embeds words in 2 stacks"):
+        trainer_of(t5, "generation", tmp_path)
+    several = tiny_model("classification", problem_type="multi_label_classification")
+    with pytest.raises(ValueError, match="BertForSequenceClassification: no divergence for multi_label_classification"):
+        trainer_of(several, "classification", tmp_path)
+    several_found_late = tiny_model("classification")
+    rows = [row | {"labels": [1.0, 0.0, 1.0]} for row in examples("classification")]
     with pytest.raises(ValueError, match="no divergence for multi_label_classification"):
-        trainer_of(tmp_path, tiny_bert(problem_type="multi_label_classification"), rows_of(), sift)
-    with pytest.raises(UnsupportedLevelError, match="has no injection point 'post_ln'; it has: pre_ln"):
-        trainer_of(tmp_path, tiny_bert("causal"), rows_of("causal"), sift)
-    t5 = transformers.T5Config(vocab_size=40, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2, num_labels=3)
-    with pytest.raises(UnsupportedLevelError, match="embeds words in 2 stacks"):
-        trainer_of(tmp_path, transformers.T5ForSequenceClassification(t5), rows_of(), SmartPerturbation.with_defaults())
+        trainer_of(several_found_late, "classification", tmp_path, train_dataset=rows).train()
 
 
-# precision, checkpoints
+def test_several_gpus_in_one_process_are_refused(tmp_path: Path) -> None:
+    args = arguments(tmp_path)
+    args._n_gpu = 2
+    with pytest.raises(ValueError, match="several GPUs in one process; accepted: a process each, by torchrun"):
+        AdversarialTrainer(model=tiny_model("classification"), args=args, perturbation=search())
 
 
-def test_bfloat16_moves_every_parameter_about_as_single_precision(tmp_path: Path) -> None:
-    """Under autocast a cached copy of a weight without gradient would leave parameters where they were."""
-    found = []
-    for bf16 in (False, True):
-        model = tiny_bert()
-        before = state_of(model)
-        trainer_of(
-            tmp_path, model, rows_of(count=3), AdversarialTraining(**NO_NOISE, k=2), bf16=bf16, alpha=1.0
-        ).train()
-        found.append({name: tensor - before[name] for name, tensor in state_of(model).items()})
-    assert {name for name, step in found[0].items() if step.any()} == {n for n, step in found[1].items() if step.any()}
-    flat = [torch.cat([tensor.flatten() for tensor in steps.values()]) for steps in found]
-    assert nn.functional.cosine_similarity(*flat, dim=0) > 0.99
-
-
-def test_gradient_checkpointing_changes_nothing(tmp_path: Path) -> None:
-    found = []
-    for on in (False, True):
-        model = tiny_bert()
-        trainer_of(tmp_path, model, rows_of(), SiftPerturbation.with_defaults(), gradient_checkpointing=on).train()
-        found.append(state_of(model))
-    assert_close(found[0], found[1], 1e-7)
-
-
-def test_a_run_resumed_from_a_checkpoint_ends_as_the_unbroken_one(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"max_steps": 4, "save_strategy": "steps", "save_steps": 2, "optim": "adamw_torch"}
-    whole, resumed = tiny_bert(dropout=0.1), tiny_bert(dropout=0.1)
-    trainer_of(tmp_path, whole, rows_of(count=12), SiftPerturbation.with_defaults(), **options).train()
-    trainer = trainer_of(tmp_path, resumed, rows_of(count=12), SiftPerturbation.with_defaults(), **options)
-    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert_close(state_of(whole), state_of(resumed), 0.0)
-
-
-# adapters
-
-
-@pytest.mark.parametrize("targets", [["query"], ["query", "word_embeddings"]])
-@pytest.mark.parametrize("level", ["pre_ln", "post_ln", "deberta"])
-def test_lora_trains_its_own_parameters_alone_under_noise(targets: list[str], level: str, tmp_path: Path) -> None:
-    peft = pytest.importorskip("peft")
-    config = peft.LoraConfig(r=2, target_modules=targets, task_type="SEQ_CLS", init_lora_weights=False)
-    torch.manual_seed(0)
-    model = peft.get_peft_model(tiny_bert(), config)
-    before = state_of(model)
-    method = SmartPerturbation(**NO_NOISE | {"noise_var": 0.05}, level=level)
-    trainer = trainer_of(tmp_path, model, rows_of(), method, alpha=1.0)
-    trainer.train()
-    changed = {name for name, tensor in state_of(model).items() if not torch.equal(tensor, before[name])}
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert changed and changed <= trained
-    assert any("lora" in name for name in changed) and any("classifier" in name for name in changed)
-    assert trainer.state.log_history[0]["adv_loss"] > 1e-8
-
-
-# processes
-
-TWO = """
-import sys
-from pathlib import Path
-import torch
-from tests.mt_dnn.test_hf_trainer import UPDATES, rows_of, state_of, tiny_bert, trainer_of
-folder, name, head, size = Path(sys.argv[1]), sys.argv[2], sys.argv[3], int(sys.argv[4])
-model = tiny_bert(head)
-trainer = trainer_of(folder, model, rows_of(head, 8), UPDATES[name](), per_device_train_batch_size=size, max_steps=4,
-                     num_train_epochs=2, alpha=1.0, average_tokens_across_devices=head == "causal")
-trainer.train()
-torch.save(state_of(model), folder / f"{name}_{trainer.args.world_size}_{trainer.args.process_index}.pt")
-"""
-
-
-@pytest.mark.parametrize(("name", "head"), [("smart", "causal"), ("at", "sequence"), ("freelb", "causal")])
-def test_two_processes_end_with_one_processs_parameters(name: str, head: str, tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    for launcher, size in (([], 4), (["-m", "torch.distributed.run", "--nproc_per_node", "2"], 2)):
-        command = [sys.executable, *launcher, str(script), str(tmp_path), name, head, str(size)]
-        finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-        assert finished.returncode == 0, finished.stderr[-3000:]
-    one, first, second = (torch.load(tmp_path / f"{name}_{of}.pt") for of in ("1_0", "2_0", "2_1"))
-    assert_close(first, second, 0.0)
-    assert_close(one, first, 5e-6)
-    assert moved(state_of(tiny_bert(head)), one) > 1e-4
+def test_alpha_is_the_measured_one_by_default(tmp_path: Path) -> None:
+    method = SmartPerturbation.with_defaults()
+    trainer = trainer_of(tiny_model("classification"), "classification", tmp_path, method, alpha=None)
+    assert trainer.alpha == method.measured_alpha
+    assert math.isfinite(trainer.alpha)

@@ -1,0 +1,284 @@
+"""A method bound to a model, in a plain loop: what it is given, what it sees, what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+import mt_dnn.perturbation.regularizer as regularizer_module
+from data_utils.task_def import TaskType
+from module.noise import example_seeds
+from module.noise_injection import UnsupportedLevelError
+from mt_dnn.perturbation import (
+    AdversarialTraining,
+    FreeLbPerturbation,
+    ModelRegularizer,
+    RandomPerturbation,
+    SiftPerturbation,
+    SmartPerturbation,
+)
+from mt_dnn.perturbation.regularizer import task_type_of
+from tests.encoders import hook_count, tiny_classifier, token_batch
+from tests.hf import RADIUS, collate, examples, search, tiny_model
+
+
+def bound(model: nn.Module, kind: type[Any] = SmartPerturbation, **options: Any) -> ModelRegularizer:
+    own = {name: options.pop(name) for name in ("task_type", "pairwise", "forward", "task_loss") if name in options}
+    return ModelRegularizer(search(kind, **options), model, **own)
+
+
+def classification() -> tuple[Any, dict[str, Tensor]]:
+    return tiny_model("classification"), collate(examples("classification"))
+
+
+def test_logits_come_as_a_tensor_a_tuple_or_an_output() -> None:
+    model, batch = classification()
+    output = model(**batch)
+    found = [bound(model)(model, batch, given) for given in (output, output.logits, (output.logits,))]
+    method = search()
+    expected = method.regularize(
+        lambda: model(**batch),
+        model,
+        output.logits,
+        batch["attention_mask"],
+        noise_seeds=example_seeds(torch.initial_seed(), 0, ["0/0", "0/1", "0/2"]),
+    )
+    assert expected.loss > 1e-4
+    assert [value.item() for value in found] == [expected.loss.item()] * 3
+
+
+def test_a_loop_with_for_model_lowers_the_regularizer() -> None:
+    model, batch = classification()
+    torch.manual_seed(0)
+    sift = SiftPerturbation.for_model(model, radius=0.05)
+    assert (sift.perturbation.level, sift.perturbation.radius) == ("post_ln", 0.05)
+    assert sift.alpha == sift.perturbation.measured_alpha
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    values = []
+    for _ in range(12):
+        output = model(**batch)
+        regularizer = sift(model, batch, output.logits)
+        optimizer.zero_grad()
+        (output.loss + 30 * regularizer).backward()
+        optimizer.step()
+        values.append(regularizer.item())
+    assert values[-1] < 0.5 * values[0]
+    assert hook_count(model) == 0
+
+
+def test_a_model_that_is_not_of_transformers_has_its_own_forward_and_loss() -> None:
+    model = tiny_classifier()
+    batch = token_batch(model.bert)
+    labels = torch.tensor([0, 2, 1])
+    at = bound(
+        model,
+        AdversarialTraining,
+        norm_p="l1",
+        noise_var=0.0,
+        step_size=RADIUS,
+        forward=lambda network, inputs: network(*inputs["tensors"]),
+        task_loss=lambda logits: F.cross_entropy(logits, labels),
+    )
+    inputs = {"tensors": batch, "input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    delta = torch.zeros(3, 7, 16, dtype=torch.float64, requires_grad=True)
+
+    def loss(noise: Tensor) -> Tensor:
+        handle = model.bert.get_input_embeddings().register_forward_hook(lambda _, __, h: h + noise)
+        logits = model(*batch)
+        handle.remove()
+        return F.cross_entropy(logits, labels)
+
+    (gradient,) = torch.autograd.grad(loss(delta), delta)
+    assert at(model, inputs, None).item() == pytest.approx(loss(RADIUS * gradient.sign()).item(), rel=1e-12)
+
+
+def test_perturbed_passes_do_not_move_torchs_generator() -> None:
+    model = tiny_model("classification", dropout=0.3)
+    batch = collate(examples("classification"))
+    regularizer = bound(model)
+    torch.manual_seed(3)
+    output = model(**batch)
+    state = torch.get_rng_state()
+    regularizer(model, batch, output)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_noise_is_named_by_seed_call_process_and_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = classification()
+    output = model(**batch)
+    torch.manual_seed(1)
+    regularizer = bound(model)
+    first, second = (regularizer(model, batch, output).item() for _ in range(2))
+    assert (first == second, regularizer.calls) == (False, 2)
+    again = bound(model)
+    again.calls = 1
+    assert again(model, batch, output).item() == second
+    torch.manual_seed(2)
+    assert bound(model)(model, batch, output).item() != first
+    torch.manual_seed(1)
+    monkeypatch.setattr(regularizer_module, "_process", lambda: 1)
+    assert bound(model)(model, batch, output).item() != first
+    seeds = example_seeds(0, 0, ["a", "b", "c"])
+    named = [bound(model)(model, batch, output, noise_seeds=seeds).item() for _ in range(2)]
+    assert named[0] == named[1]
+
+
+@pytest.mark.parametrize("options", [{"level": "deberta"}, {"same_dropout": True}])
+def test_a_forgotten_clean_block_is_an_error_for_every_batch(options: dict[str, Any]) -> None:
+    model = tiny_model("classification", dropout=0.2)
+    batch = collate(examples("classification"))
+    regularizer = bound(model, **options)
+    message = r"(level 'deberta'|same_dropout): run the clean pass of each batch within `with regularizer.clean"
+    for _ in range(2):
+        with regularizer.clean(model):
+            output = model(**batch)
+        assert regularizer(model, batch, output) > 0
+        with pytest.raises(ValueError, match=message):
+            regularizer(model, batch, output)
+
+
+@pytest.mark.parametrize("level", ["pre_ln", "post_ln", "deberta"])
+def test_no_noise_and_the_same_dropout_give_no_difference(level: str) -> None:
+    model = tiny_model("classification", dropout=0.2, layer_norm_eps=0.5)
+    batch = collate(examples("classification"))
+    values = []
+    for same in (True, False):
+        options: dict[str, Any] = {"radius": None, "projection": "none", "noise_var": 0.0, "level": level}
+        regularizer = bound(model, RandomPerturbation, same_dropout=same, **options)
+        with regularizer.clean(model):
+            output = model(**batch)
+        values.append(regularizer(model, batch, output).item())
+    assert values[0] == pytest.approx(0, abs=1e-15)
+    assert values[1] > 1e-4
+
+
+def test_last_holds_the_statistics_of_the_call() -> None:
+    model, batch = classification()
+    regularizer = bound(model)
+    value = regularizer(model, batch, model(**batch))
+    last = regularizer.last
+    assert last is not None
+    real = batch["attention_mask"].bool()
+    words = model.get_input_embeddings()(batch["input_ids"])[real]
+    assert last.loss is value
+    assert last.emb_val.item() == pytest.approx(words.abs().mean().item(), rel=1e-12)
+    assert 0 < last.delta_size.item() <= RADIUS
+    assert last.skipped.item() == 0
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        ("classification", TaskType.Classification),
+        ("regression", TaskType.Regression),
+        ("tokens", TaskType.SeqenceLabeling),
+        ("spans", TaskType.SpanClassification),
+        ("generation", TaskType.SeqenceGeneration),
+    ],
+)
+def test_the_task_type_follows_from_the_model(head: str, expected: TaskType) -> None:
+    model = tiny_model(head)
+    output = model(**collate(examples(head)))
+    assert task_type_of(model, output) == expected
+    assert task_type_of(type("Renamed", (type(model),), {})(model.config), output) == expected
+
+
+def test_masked_words_are_compared_where_they_have_a_label() -> None:
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
+    )
+    model = transformers.BertForMaskedLM(config).double()
+    batch = collate(examples("tokens"))
+    zero: dict[str, Any] = {"radius": None, "projection": "none", "noise_var": 0.0}
+    output = model(**batch)
+    shifted = output.logits + torch.arange(40) * (batch["labels"] == -100).unsqueeze(-1)
+    assert bound(model, RandomPerturbation, **zero)(model, batch, shifted).item() == pytest.approx(0, abs=0.5)
+    config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
+    still = transformers.BertForMaskedLM(config).double()
+    output = still(**batch)
+    apart = output.logits + torch.arange(40) * (batch["labels"] == -100).unsqueeze(-1)
+    assert bound(still, RandomPerturbation, **zero)(still, batch, apart).item() == pytest.approx(0, abs=1e-12)
+    apart = output.logits + torch.arange(40) * (batch["labels"] != -100).unsqueeze(-1)
+    assert bound(still, RandomPerturbation, **zero)(still, batch, apart).item() > 1
+
+
+def test_without_labels_a_generator_is_compared_where_a_real_token_follows() -> None:
+    model = tiny_model("generation")
+    ids = torch.tensor([[0, 0, 8, 9, 10], [5, 6, 7, 0, 0]])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+    logits = model(**batch).logits
+    counted = torch.tensor([[0, 0, 1, 1, 0], [1, 1, 0, 0, 0]])
+    method: dict[str, Any] = {"radius": None, "projection": "none", "noise_var": 0.0}
+    for mark, size in ((1 - counted, 0.0), (counted, 1.0)):
+        moved = logits + torch.arange(40) * mark.unsqueeze(-1)
+        value = bound(model, RandomPerturbation, **method)(model, batch, moved).item()
+        assert (value > size) if size else value == pytest.approx(0, abs=1e-9)
+
+
+def test_choices_are_rows_of_one_distribution() -> None:
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24
+    )
+    config.attention_probs_dropout_prob = config.hidden_dropout_prob = 0.0
+    model = transformers.BertForMultipleChoice(config).double()
+    ids = torch.arange(5, 29).view(2, 3, 4)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor([0, 2])}
+    logits = model(**batch).logits
+    method: dict[str, Any] = {"radius": None, "projection": "none", "noise_var": 0.0}
+    moved = (logits + torch.tensor([0.0, 1.0, 2.0])).detach()
+    p, q = logits.log_softmax(-1), moved.log_softmax(-1)
+    expected = ((p.exp() - q.exp()) * (p - q)).sum(-1).mean().item()
+    assert bound(model, RandomPerturbation, **method)(model, batch, moved).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_ranking_compares_groups_of_rows() -> None:
+    model = tiny_model("regression")
+    rows = {name: x.repeat(2, 1)[:4] for name, x in collate(examples("regression")).items() if name != "labels"}
+    logits = model(**rows).logits
+    method: dict[str, Any] = {"radius": None, "projection": "none", "noise_var": 0.0}
+    regularizer = bound(model, RandomPerturbation, task_type=TaskType.Ranking, pairwise=2, **method)
+    moved = (logits + torch.tensor([[0.0], [1.0], [0.0], [1.0]])).detach()
+    p, q = logits.view(2, 2).log_softmax(-1), moved.view(2, 2).log_softmax(-1)
+    expected = ((p.exp() - q.exp()) * (p - q)).sum(-1).mean().item()
+    assert regularizer(model, rows, moved).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_wrapped_model_gives_the_value_of_the_model_inside() -> None:
+    model, batch = classification()
+    output = model(**batch)
+    expected = bound(model)(model, batch, output).item()
+    wrapped = nn.DataParallel(model)
+    assert bound(wrapped)(wrapped, batch, output).item() == expected
+
+
+def test_freelb_alone_runs_the_wrapper_whose_forward_synchronizes_gradients() -> None:
+    model, batch = classification()
+    wrapped = nn.DataParallel(model)
+    passes: list[int] = []
+    wrapped.register_forward_hook(lambda *_: passes.append(1))
+    bound(wrapped, AdversarialTraining)(wrapped, batch, None)
+    assert not passes
+    bound(wrapped, FreeLbPerturbation, k=3)(wrapped, batch, None)
+    assert len(passes) == 3
+
+
+def test_what_is_missing_is_named() -> None:
+    model, batch = classification()
+    unlabeled = {name: x for name, x in batch.items() if name != "labels"}
+    with pytest.raises(ValueError, match="smart compares with the clean pass: give its logits"):
+        bound(model)(model, batch, None)
+    with pytest.raises(ValueError, match="needs labels: give labels in the batch, or task_loss"):
+        bound(model, AdversarialTraining)(model, unlabeled, None)
+    with pytest.raises(ValueError, match="a forward's tuple begins with its loss"):
+        bound(model)(model, batch, tuple(model(**batch).values()))
+    with pytest.raises(UnsupportedLevelError, match="Linear holds no encoder with word embeddings"):
+        bound(nn.Linear(2, 2))
+    several = tiny_model("classification", problem_type="multi_label_classification")
+    with pytest.raises(ValueError, match="no divergence for multi_label_classification; accepted: single_label"):
+        bound(several)
+    assert bound(several, AdversarialTraining).perturbation.name == "at"  # it needs the loss alone
