@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import numpy as np
 import predict
 import prepro_std
 from data_utils.errors import DataError
-from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
 from data_utils.readers import read_lines, read_score_file, read_token_json
 from experiments.sift import hutto
@@ -110,18 +109,28 @@ class RunStore:
         self.path = path
 
     def read(self) -> dict[str, Record]:
-        """The finished runs by key."""
-        records = [json.loads(line) for _, line in self._lines()]
+        """The finished runs by key; a line that an interruption cut is no run."""
+        if not self.path.exists():
+            return {}
+        records = []
+        for line in self.path.read_text(encoding="utf-8").split("\n"):
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
         return {record["key"]: record for record in records}
 
-    def _lines(self) -> Iterator[tuple[int, str]]:
-        return read_lines(self.path) if self.path.exists() else iter(())
-
     def add(self, record: Record) -> None:
-        """Append a run; the file is replaced as a whole, so that a reader never meets half a line."""
-        lines = [line for _, line in self._lines()] + [json.dumps(record)]
-        with atomic_write(self.path) as file:
-            file.writelines(f"{line}\n" for line in lines)
+        """Append a run in a single write, so that several processes may fill one file."""
+        line = json.dumps(record) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            before = self.path.read_bytes() if self.path.exists() else b""
+            cut = bool(before) and not before.endswith(b"\n")
+            with self.path.open("ab", buffering=0) as file:
+                file.write(("\n" * cut + line).encode())
+        except OSError as error:
+            raise DataError(f"cannot be written: {error.strerror or error}", self.path) from error
 
 
 def run(

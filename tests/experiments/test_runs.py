@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +56,28 @@ def test_finished_runs_are_found_by_key(tmp_path: Path):
         store.add(record)
     assert RunStore(store.path).read() == {"a": records[0], "b": records[1]}
     assert [json.loads(line) for line in store.path.read_text().split("\n")[:-1]] == records
+
+
+def test_several_processes_fill_one_file_and_lose_no_run(tmp_path: Path):
+    script = (
+        "import sys; from pathlib import Path; from experiments.sift.runs import RunStore\n"
+        "store = RunStore(Path(sys.argv[1]))\n"
+        "for number in range(200): store.add({'key': f'{sys.argv[2]}/{number}', 'filling': 'x' * 3000})"
+    )
+    path = tmp_path / "runs.jsonl"
+    started = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in "ab"]
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert set(RunStore(path).read()) == {f"{name}/{number}" for name in "ab" for number in range(200)}
+
+
+def test_a_line_that_an_interruption_cut_costs_no_other_run(tmp_path: Path):
+    store = RunStore(tmp_path / "runs.jsonl")
+    store.add({"key": "a"})
+    with store.path.open("a") as file:
+        file.write('{"key": "b", "eval')
+    assert store.read() == {"a": {"key": "a"}}
+    store.add({"key": "c"})
+    assert store.read() == {"a": {"key": "a"}, "c": {"key": "c"}}
 
 
 def test_the_loss_is_the_cross_entropy_of_the_score_file(tmp_path: Path):
