@@ -212,10 +212,12 @@ def translate_numbers(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def adversarial_notices(given: Mapping[str, Any], adversarial: AdversarialConfig) -> list[str]:
     """A line for each flag given without effect, in MT-DNN's meaning, or beside defaults that do not fit it."""
+    lines = []
+    if "bregman_beta" in given and adversarial.bregman_mu == 0:
+        lines.append("--bregman_beta: no effect without --bregman_mu")
     flags = [f"--{name}" for name in given if name.startswith("adv_") and name != "adv_train"]
     if flags and not adversarial.adv_train:
-        return [f"{', '.join(flags)}: no effect without --adv_train"]
-    lines = []
+        return [*lines, f"{', '.join(flags)}: no effect without --adv_train"]
     if str(given.get("adv_norm_level")) in ("0", "1"):
         lines.append(
             f"--adv_norm_level {given['adv_norm_level']}: taken as --adv_norm_level pre_ln "

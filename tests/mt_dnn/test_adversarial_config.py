@@ -89,6 +89,11 @@ def test_a_preset_leaves_a_method_what_makes_it_that_method(preset):
     assert (r3f.adv_noise, r3f.adv_noise_var) == ("uniform", PRESETS[preset]["adv_noise_var"])
 
 
+def test_a_beta_without_a_weight_is_pointed_out():
+    assert parse_args(["--bregman_beta", "0.9"]).notices == ("--bregman_beta: no effect without --bregman_mu",)
+    assert parse_args(["--bregman_beta", "0.9", "--bregman_mu", "1"]).notices == ()
+
+
 def test_one_beta_serves_for_both():
     assert parse_args([]).adversarial.betas == (0.99, 0.999)
     assert parse_args(["--bregman_beta", "0.5"]).adversarial.betas == (0.5, 0.5)
