@@ -47,7 +47,7 @@ def tiny_model(head: str, *, dropout: float = 0.0, dtype: torch.dtype = torch.fl
 
 
 def examples(head: str, lengths: tuple[int, ...] = LENGTHS, width: int = WIDTH) -> list[dict[str, Any]]:
-    """Padded examples; of tokens' labels the first of each example does not count."""
+    """Padded examples; of tokens' labels the first of each example does not count, of targets the prompt."""
     generator = torch.Generator().manual_seed(1)
 
     def numbers(low: int, high: int, length: int) -> list[int]:
@@ -69,7 +69,8 @@ def examples(head: str, lengths: tuple[int, ...] = LENGTHS, width: int = WIDTH) 
         elif head == "tokens":
             example["labels"] = [-100, *numbers(0, 3, length - 1)] + [-100] * padding
         else:
-            example["labels"] = [-100, -100, *ids[2:]] + [-100] * padding
+            prompt = 2 * (row % 2)
+            example["labels"] = [-100] * prompt + ids[prompt:] + [-100] * padding
         found.append(example)
     return found
 
