@@ -81,7 +81,7 @@ class AdversarialMixin:
             weight = self._weight(model, inputs, num_items_in_batch)
             adv_loss = self.regularizer(model, inputs, outputs, noise_seeds=self._noise_seeds(inputs))
             self._adv_sum, self._adv_count = self._adv_sum + adv_loss.detach(), self._adv_count + 1
-            loss = weight * adv_loss if loss is None or replaces else loss + self.alpha * weight * adv_loss
+            loss = weight * adv_loss if replaces else loss + self.alpha * weight * adv_loss
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -183,6 +183,30 @@ def test_freelb_stands_in_the_place_of_the_task_loss(tmp_path: Path, fixed_noise
     assert trainer.state.log_history[0]["loss"] == pytest.approx(mean.item(), rel=1e-6)
 
 
+def test_freelb_gives_the_clean_outputs_beside_the_same_loss(tmp_path: Path, fixed_noise: None) -> None:
+    model, batch = tiny_model("classification"), collate(examples("classification"))
+    trainer = trainer_of(model, "classification", tmp_path, search(FreeLbPerturbation, k=2))
+    loss, outputs = trainer.compute_loss(model, batch, return_outputs=True)
+    assert torch.equal(loss, trainer.compute_loss(model, batch))
+    assert torch.equal(outputs.logits, model(**batch).logits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "labelled"), [(SmartPerturbation, [True, False, False]), (AdversarialTraining, [True] * 3)]
+)
+def test_perturbed_passes_leave_the_labels_out_unless_the_method_needs_them(
+    kind: type[Any], labelled: list[bool], tmp_path: Path
+) -> None:
+    model, batch = tiny_model("spans"), collate(examples("spans"))
+    trainer = trainer_of(model, "spans", tmp_path, search(kind))
+    seen: list[bool] = []
+    model.register_forward_pre_hook(
+        lambda _, __, inputs: seen.append({"start_positions", "end_positions"} <= inputs.keys()), with_kwargs=True
+    )
+    trainer.compute_loss(model, batch)
+    assert seen == labelled
+
+
 # A LayerNorm with an eps this large tells embeddings that were normalized before from others.
 LARGE_EPS = {"layer_norm_eps": 0.5}
 
