@@ -54,14 +54,17 @@ def test_adapters_and_head_alone_learn_from_the_regularizer(level: str, targets:
 
 @pytest.mark.parametrize("targets", TARGETS, ids=["attention", "word embeddings too"])
 @pytest.mark.parametrize("level", ["pre_ln", "post_ln"])
-def test_an_adapted_model_has_the_gradient_of_the_merged_one(level: str, targets: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+def test_an_adapted_model_has_the_gradient_of_the_merged_one(
+    scale: str, level: str, targets: list[str], tmp_path: Path
+) -> None:
     """R and the gradient of the head, with LoRA and with its product added to the weights."""
     adapted = lora("classification", targets)
     merged = lora("classification", targets).merge_and_unload()
     for parameter in merged.parameters():
         parameter.requires_grad_(True)
-    found = trainer_of(adapted, "classification", tmp_path, search(level=level))
-    expected = trainer_of(merged, "classification", tmp_path, search(level=level))
+    found = trainer_of(adapted, "classification", tmp_path, search(level=level, scale=scale))
+    expected = trainer_of(merged, "classification", tmp_path, search(level=level, scale=scale))
     adapted_gradient, merged_gradient = gradient_of_update(found), gradient_of_update(expected)
     log, merged_log = found.state.log_history[0], expected.state.log_history[0]
     assert log["adv_loss"] == pytest.approx(merged_log["adv_loss"], rel=1e-9)
