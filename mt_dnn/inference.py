@@ -33,14 +33,14 @@ def eval_model(
     dataset: SingleTaskDataset,
     metric_meta: Sequence[Metric],
     collater: Collater,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     with_label: bool = True,
 ) -> Evaluation:
     """Score every example once: the batches are dealt out among the processes, each process gets all results.
 
     Args:
         metric_meta: metrics to compute where the dataset has labels and `with_label` is set.
-        batch_size: examples a batch.
+        batch_size: examples a batch; by default as many as make up a number of tokens (`evaluation_batches`).
     """
     accelerator = model.accelerator
     batches = evaluation_batches(dataset, batch_size)

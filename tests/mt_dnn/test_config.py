@@ -76,7 +76,7 @@ TRAINING_FLAGS = {
     "save_per_updates_on": (None, True, False),
     "epochs": ("2", 2, 5),
     "batch_size": ("16", 16, 8),
-    "batch_size_eval": ("32", 32, 8),
+    "batch_size_eval": ("32", 32, ...),  # left out: a number of tokens
     "optimizer": ("sgd", "sgd", "adamax"),
     "grad_clipping": ("0.5", 0.5, 0),
     "global_grad_clipping": ("2", 2.0, 1.0),
