@@ -77,16 +77,22 @@ class NoiseInjection:
             raise RuntimeError(f"the encoder's forward did not pass its injection point {self.level!r}")
 
     @contextmanager
-    def clean(self) -> Iterator[None]:
+    def clean(self) -> Iterator[list[Tensor]]:
         """Within the block the encoder computes the clean pass that belongs to this level.
 
         At `deberta` LN0 stands in it, as in the perturbed passes; at the other levels it is the plain encoder.
+
+        Yields:
+            h of every forward in the block, (batch, tokens, hidden), with its graph.
         """
-        if self.level == "deberta":
-            with self._hook(lambda h: h):
-                yield
-        else:
-            yield
+        seen: list[Tensor] = []
+
+        def keep(h: Tensor) -> Tensor:
+            seen.append(h)
+            return h
+
+        with self._hook(keep):
+            yield seen
 
     @contextmanager
     def _hook(self, perturb: Callable[[Tensor], Tensor]) -> Iterator[None]:

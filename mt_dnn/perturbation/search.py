@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from module.ball import SCOPES, ascent_direction, embedding_size, project, scope_norm
 from module.noise import default_generator, dropout_seed, forked_dropout, standard_noise
@@ -26,14 +26,17 @@ class Search:
     Args:
         method: its hyperparameters.
         evaluate: the model's forward on this batch.
-        encoder: the encoder that this forward runs, where the noise enters.
+        injection: where the noise enters the encoder that this forward runs.
         mask: (batch, tokens), 1 at real tokens.
         noise_seeds: one seed an example; without them torch's generator draws the noise, and dropout goes on in it.
         dropout_state: the state of the device's generator before the clean pass, needed with `same_dropout`; without
             that, `repeated_output` alone uses it.
+        base: h of the clean pass, with its graph; by default that of the first perturbed pass.
 
     Attributes:
-        delta: δ, (batch, tokens, hidden); there once a pass has shown h.
+        base: h, (batch, tokens, hidden), from which every pass starts, so that one gradient of the embeddings is
+            computed however many passes there are: it is as large as the table.
+        delta: δ, likewise; there once a pass has come by the injection point.
         skipped: (batch,), the examples that met a value that is not finite.
     """
 
@@ -44,10 +47,11 @@ class Search:
         self,
         method: AdversarialPerturbation,
         evaluate: Callable[[], Any],
-        encoder: nn.Module,
+        injection: NoiseInjection,
         mask: Tensor,
         noise_seeds: Sequence[int] | None = None,
         dropout_state: Tensor | None = None,
+        base: Tensor | None = None,
     ):
         if method.same_dropout and dropout_state is None and method.needs_clean:
             raise ValueError("same_dropout needs dropout_state, the generator's state before the clean pass")
@@ -56,10 +60,11 @@ class Search:
             noise_seeds = torch.randint(2**62, (len(mask),)).tolist()
         self.method = method
         self.evaluate = evaluate
-        self.injection = NoiseInjection(encoder, method.level)
+        self.injection = injection
         self.mask = mask
         self.noise_seeds = noise_seeds
         self.dropout_state = dropout_state
+        self.base = base
         self.passes = 0
         self.started = False
 
@@ -85,22 +90,20 @@ class Search:
         start = self._dropout_start() if self.dropout_state is None else self.dropout_state
         if start is None:
             start = default_generator(self.mask.device).get_state()
-        return self._evaluate(lambda h: h + delta.to(h.dtype), start)
+        return self._evaluate(lambda h: self._start_from(h) + delta.to(h.dtype), start)
 
     def ascent_pass(self, h: Tensor) -> Tensor:
-        self._see(h)
-        return h.detach() + self.delta.to(h.dtype)
+        return self._start_from(h).detach() + self.delta.to(h.dtype)
 
     def final_pass(self, h: Tensor) -> Tensor:
-        self._see(h)
-        return self._base(h) + self.delta.detach().to(h.dtype)
+        return self._attached(h) + self.delta.detach().to(h.dtype)
 
     def joint_pass(self, h: Tensor) -> Tensor:
-        self._see(h)
-        return self._base(h) + self.delta.to(h.dtype)
+        return self._attached(h) + self.delta.to(h.dtype)
 
-    def _base(self, h: Tensor) -> Tensor:
-        return h.detach() if self.method.detach_base else h
+    def _attached(self, h: Tensor) -> Tensor:
+        base = self._start_from(h)
+        return base.detach() if self.method.detach_base else base
 
     def _next_pass(self, noise: Callable[[Tensor], Tensor]) -> Any:
         output = self._evaluate(noise, self._dropout_start())
@@ -120,11 +123,14 @@ class Search:
 
     # δ
 
-    def _see(self, h: Tensor) -> None:
-        """Draw the initial δ when h is first seen."""
+    def _start_from(self, h: Tensor) -> Tensor:
+        """The h that all passes share; draws the initial δ when the first pass comes by with its own."""
+        if self.base is None:
+            self.base = h
         if not self.started:
-            self._start(h.detach())
+            self._start(self.base.detach())
             self.started = True
+        return self.base
 
     def _start(self, h: Tensor) -> None:
         method = self.method
