@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import textwrap
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -222,8 +223,9 @@ def draw(bench: Bench, path: Path) -> None:
     axis.set_title("Training steps of this project (blue) and of others (gray)", fontsize=11)
     axis.grid(axis="x", alpha=0.3)
     axis.set_axisbelow(True)
-    figure.text(0.01, 0.01, bench.settings["command"], fontsize=7, family="monospace", color="dimgray")
-    figure.tight_layout(rect=(0, 0.03, 1, 1))
+    command = textwrap.fill(bench.settings["command"], 130)
+    figure.text(0.01, 0.01, command, fontsize=7, family="monospace", color="dimgray")
+    figure.tight_layout(rect=(0, 0.05, 1, 1))
     with atomic_write(path, "wb") as file:
         figure.savefig(file, format="png", dpi=150)
     pyplot.close(figure)
