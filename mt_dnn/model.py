@@ -16,6 +16,7 @@ from torch import Tensor
 from data_utils.errors import DataError, FlagError
 from experiments.exp_def import TaskDef
 from module.encoder import encoder_from_config, is_checkpoint, load_encoder
+from module.linear import choose_linears
 from module.noise import example_seeds
 from module.noise_injection import UnsupportedLevelError
 from mt_dnn.batcher import Batch
@@ -77,6 +78,7 @@ class MTDNNModel:
         for parameter in self.network.bert.parameters():
             parameter.requires_grad_(config.model.update_bert_opt == 0)
         self.network.to(self.accelerator.device)
+        choose_linears(self.network, config.training.cpu_linear)
         self.optimizer = build_optimizer(self.network, config.training)
         self.schedule = build_schedule(self.optimizer, config.training, total_updates)
         objective = build_objective(config, self.network, total_updates)
