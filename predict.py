@@ -23,11 +23,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--score", default="scores.json", help="score file to write (default: %(default)s)")
     parser.add_argument("--metric", help="metrics, comma-separated (default: the task definition's)")
     parser.add_argument("--max_seq_len", type=int, default=512, help="longest example in tokens (default: 512)")
-    parser.add_argument("--batch_size_eval", type=int, default=8, help="examples a batch (default: 8)")
+    parser.add_argument(
+        "--batch_size_eval", type=int, help="examples a batch (default: as many as make a full batch of tokens)"
+    )
     parser.add_argument("--cuda", action="store_true", default=None, help="use the GPU (default: where there is one)")
     parser.add_argument("--checkpoint", required=True, help="checkpoint of train.py or of MT-DNN")
     arguments = parser.parse_args(argv)
-    if arguments.batch_size_eval < 1:
+    if arguments.batch_size_eval is not None and arguments.batch_size_eval < 1:
         raise FlagError(f"--batch_size_eval: found {arguments.batch_size_eval}, accepted: at least 1")
     return arguments
 

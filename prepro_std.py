@@ -19,7 +19,7 @@ from data_utils.prepro import (
     is_train_split,
 )
 from data_utils.pretrained import folder_name
-from data_utils.readers import write_json_lines
+from data_utils.readers import write_lines
 from experiments.exp_def import TaskDefs
 
 
@@ -99,10 +99,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     with chunk_mapper(tokenizer, args.workers) as chunk_map:
         for split in files:
             target = folder / f"{split.path.stem}.json"
-            examples = convert_split(split, chunk_map)
+            lines = convert_split(split, chunk_map)
             # no bar where nobody watches, as in a log file
-            shown = tqdm(examples, desc=target.name, unit=" examples", disable=None, leave=False)
-            count = write_json_lines(target, shown)
+            shown = tqdm(lines, desc=target.name, unit=" examples", disable=None, leave=False)
+            count = write_lines(target, shown)
             print(f"{target}: {count} examples")
 
 

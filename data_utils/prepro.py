@@ -87,44 +87,54 @@ class Converter:
         if spec.do_padding and self.tokenizer.pad_token_id is None:
             raise FlagError(f"--do_padding: the tokenizer of {spec.name} has no padding token; leave it out")
 
-    def __call__(self, job: tuple[SplitSpec, Sequence[Line]]) -> list[dict[str, Any]]:
-        """Token ids and labels of some lines of one split.
+    def __call__(self, job: tuple[SplitSpec, Sequence[Line]]) -> list[str]:
+        """Token ids and labels of some lines of one split, each as a line of JSON.
 
         Raises:
             DataError: a label is not accepted, or a list is no list; names file and line.
         """
         split, lines = job
-        if split.task_type == TaskType.SeqenceLabeling:
-            return self._label_words(split, lines)
-        premises = [fields["premise"] for _, fields in lines]
-        hypotheses = [fields["hypothesis"] for _, fields in lines] if "hypothesis" in lines[0][1] else None
-        encoded = self.tokenizer(
-            premises,
-            hypotheses,
-            truncation="longest_first",
-            max_length=self.spec.max_seq_len,
-            padding="max_length" if self.spec.do_padding else False,
-            return_attention_mask=True,
-        )
-        types = encoded.get("token_type_ids") or [[0] * len(tokens) for tokens in encoded["input_ids"]]
-        return [
-            {
+        label = self._label_words if split.task_type == TaskType.SeqenceLabeling else self._label_texts
+        return [json.dumps(example) for example in label(split, lines)]
+
+    def _label_texts(self, split: SplitSpec, lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
+        """Examples of one text or two with one label."""
+        texts: list[Any] = [fields["premise"] for _, fields in lines]
+        if "hypothesis" in lines[0][1]:
+            texts = [(text, fields["hypothesis"]) for text, (_, fields) in zip(texts, lines, strict=True)]
+        has_types = "token_type_ids" in self.tokenizer.model_input_names
+        for (number, fields), encoded in zip(lines, self._backend().encode_batch_fast(texts), strict=True):
+            tokens = encoded.ids
+            yield {
                 "uid": fields["uid"],
                 **_label_entry(split, number, fields["label"]),
                 "token_id": tokens,
-                "type_id": type_ids,
-                "attention_mask": mask,
+                "type_id": encoded.type_ids if has_types else [0] * len(tokens),
+                "attention_mask": encoded.attention_mask,
             }
-            for (number, fields), tokens, type_ids, mask in zip(
-                lines, encoded["input_ids"], types, encoded["attention_mask"], strict=True
-            )
-        ]
 
-    def _label_words(self, split: SplitSpec, lines: Sequence[Line]) -> list[dict[str, Any]]:
+    def _backend(self) -> Any:
+        """The tokenizer below transformers' own, set to cut and to pad: a call of it counts no characters."""
+        tokenizer, backend = self.tokenizer, self.tokenizer.backend_tokenizer
+        longest = self.spec.max_seq_len
+        backend.encode_special_tokens = tokenizer.split_special_tokens
+        backend.enable_truncation(longest, strategy="longest_first", direction=tokenizer.truncation_side)
+        if self.spec.do_padding:
+            backend.enable_padding(
+                direction=tokenizer.padding_side,
+                pad_id=tokenizer.pad_token_id,
+                pad_type_id=tokenizer.pad_token_type_id,
+                pad_token=tokenizer.pad_token,
+                length=longest,
+            )
+        else:
+            backend.no_padding()
+        return backend
+
+    def _label_words(self, split: SplitSpec, lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
         """Examples of labelled words: a word's first piece has its label, its other pieces X."""
         assert split.labels is not None  # `check_task` has seen to it
         pieces, first, last = split.labels["X"], split.labels["CLS"], split.labels["SEP"]
-        examples = []
         for number, fields in lines:
             words, labels = (_parse_list(split, number, column, fields[column]) for column in ("premise", "label"))
             if len(words) != len(labels):
@@ -138,9 +148,7 @@ class Converter:
             room = self.spec.max_seq_len - 2
             token_id = [self.tokenizer.cls_token_id, *token_id[:room], self.tokenizer.sep_token_id]
             label = [first, *label[:room], last]
-            example = {"uid": fields["uid"], "label": label, "token_id": token_id, "type_id": [0] * len(token_id)}
-            examples.append(example)
-        return examples
+            yield {"uid": fields["uid"], "label": label, "token_id": token_id, "type_id": [0] * len(token_id)}
 
 
 def check_task(
@@ -209,9 +217,9 @@ def _label_entry(split: SplitSpec, number: int, text: str) -> dict[str, int | fl
 
 def _class_index(split: SplitSpec, number: int, text: object) -> int:
     if split.labels is not None:
-        known = list(split.labels.tok2ind)
         if text in split.labels:
             return split.labels[str(text)]
+        known = list(split.labels.tok2ind)
         hint = nearest(str(text), known)
         raise DataError(f"found the label {text!r}{hint}; accepted: {', '.join(known)}", split.path, number)
     try:
@@ -236,9 +244,7 @@ def _parse_list(split: SplitSpec, number: int, column: str, text: str) -> list[s
     raise DataError(f"{column}: found {text[:60]!r}; accepted: a list of texts such as ['a', 'b']", split.path, number)
 
 
-def convert_split(
-    split: SplitSpec, chunk_map: Callable[..., Iterator[list[dict[str, Any]]]]
-) -> Iterator[dict[str, Any]]:
+def convert_split(split: SplitSpec, chunk_map: Callable[..., Iterator[list[str]]]) -> Iterator[str]:
     """The token JSON lines of a split, in the file's order.
 
     Args:
@@ -251,16 +257,16 @@ def convert_split(
     lines = enumerate(read_canonical_tsv(split.path, split.data_format), start=1)
     jobs = ((split, chunk) for chunk in iter(lambda: list(itertools.islice(lines, CHUNK)), []))
     empty = True
-    for examples in chunk_map(jobs):
+    for converted in chunk_map(jobs):
         empty = False
-        yield from examples
+        yield from converted
     if empty:
         raise DataError("found no examples; at least one is needed", split.path)
 
 
 @contextmanager
-def chunk_mapper(spec: TokenizerSpec, workers: int) -> Iterator[Callable[..., Iterator[list[dict[str, Any]]]]]:
-    """A function that maps jobs to their examples in order, in this process or in `workers` others."""
+def chunk_mapper(spec: TokenizerSpec, workers: int) -> Iterator[Callable[..., Iterator[list[str]]]]:
+    """A function that maps jobs to their lines of JSON in order, in this process or in `workers` others."""
     if workers == 1:
         converter = Converter(spec)
         yield lambda jobs: map(converter, jobs)
@@ -280,6 +286,6 @@ def _start_worker(spec: TokenizerSpec) -> None:
     _converter = Converter(spec)
 
 
-def _work(job: tuple[SplitSpec, Sequence[Line]]) -> list[dict[str, Any]]:
+def _work(job: tuple[SplitSpec, Sequence[Line]]) -> list[str]:
     assert _converter is not None
     return _converter(job)

@@ -120,12 +120,12 @@ def _is_integers(values: object) -> bool:
     return isinstance(values, list) and set(map(type, values)) <= {int}
 
 
-def write_json_lines(path: Path | str, objects: Iterable[Mapping[str, Any]]) -> int:
-    """Write one JSON object a line; the file appears when all is written. Returns how many there were."""
+def write_lines(path: Path | str, lines: Iterable[str]) -> int:
+    """Write lines, given without their ends; the file appears when all is written. Returns how many there were."""
     count = 0
     with atomic_write(path) as file:
-        for content in objects:
-            file.write(json.dumps(content) + "\n")
+        for line in lines:
+            file.write(line + "\n")
             count += 1
     return count
 

@@ -119,7 +119,12 @@ class TrainingConfig:
     cuda: bool | None = flag(None, "use the GPU", shown="where there is one")
     epochs: int = flag(5, "passes over the data", at_least=1)
     batch_size: int = flag(8, "examples a batch, over all processes", at_least=1)
-    batch_size_eval: int = flag(8, "examples a batch in evaluation", at_least=1)
+    max_tokens_per_batch: int = flag(
+        0, "tokens a batch, padding included, over all processes; 0: --batch_size bounds a batch", at_least=0
+    )
+    batch_size_eval: int | None = flag(
+        None, "examples a batch in evaluation", at_least=1, shown="as many as make a full batch of tokens"
+    )
     grad_accumulation_step: int = flag(1, "batches an update", at_least=1)
     no_group_by_length: bool = flag(False, "batches of mixed lengths")
     optimizer: str = flag("adamax", "optimizer", choices=("adamax", "adamw", "adam", "sgd", "adadelta"))
@@ -199,6 +204,13 @@ class Config:
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     notices: tuple[str, ...] = field(default=(), compare=False)
 
+    def __post_init__(self) -> None:
+        if self.data.do_padding and self.training.max_tokens_per_batch:
+            raise FlagError(
+                "--do_padding and --max_tokens_per_batch: found both, accepted: one of them; where every example is "
+                "padded to --max_seq_len, --batch_size bounds the tokens"
+            )
+
     @property
     def encoder(self) -> str:
         """The encoder's name: a hub name, a local folder, `embedded-minilm` or an MT-DNN checkpoint."""
@@ -271,6 +283,8 @@ def _notices(given: Mapping[str, Any], config: Config) -> list[str]:
     lines = [f"--{name}: {flags[name].notice}" for name in given if flags[name].notice]
     if config.training.model_ckpt is not None and not config.training.resume:
         lines.append("--model_ckpt: no effect without --resume")
+    if "batch_size" in given and config.training.max_tokens_per_batch:
+        lines.append("--batch_size: no effect with --max_tokens_per_batch, which bounds a batch by its tokens")
     if config.training.save_hf is None:
         of_text = [name for name in ("tokenizer", "do_lower_case") if name in given]
         lines += [f"--{name}: no effect without --save_hf; prepro_std.py tokenizes the text" for name in of_text]

@@ -33,18 +33,18 @@ def eval_model(
     dataset: SingleTaskDataset,
     metric_meta: Sequence[Metric],
     collater: Collater,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     with_label: bool = True,
 ) -> Evaluation:
     """Score every example once: the batches are dealt out among the processes, each process gets all results.
 
     Args:
         metric_meta: metrics to compute where the dataset has labels and `with_label` is set.
-        batch_size: examples a batch.
+        batch_size: examples a batch; by default as many as make up a number of tokens (`evaluation_batches`).
     """
     accelerator = model.accelerator
     batches = evaluation_batches(dataset, batch_size)
-    mine = batches[accelerator.process_index :: accelerator.num_processes]
+    mine = dealt_out(batches, dataset.lengths, accelerator.num_processes)[accelerator.process_index]
     bar = tqdm(mine, desc=dataset.name, leave=False, disable=None if accelerator.is_main_process else True)
     results = [(indices, *model.predict(collater([dataset[index] for index in indices]))) for indices in bar]
     if accelerator.num_processes > 1:
@@ -55,3 +55,14 @@ def eval_model(
     golds = dataset.labels if with_label else None
     metrics = {} if golds is None else calc_metrics(metric_meta, golds, predictions, scores)
     return Evaluation(metrics, predictions, scores, golds, dataset.uids)
+
+
+def dealt_out(batches: Sequence[list[int]], lengths: np.ndarray, processes: int) -> list[list[list[int]]]:
+    """The batches of each process: each goes to the one with the fewest tokens so far, padding included."""
+    shares: list[list[list[int]]] = [[] for _ in range(processes)]
+    tokens = [0] * processes
+    for batch in batches:
+        process = tokens.index(min(tokens))
+        shares[process].append(batch)
+        tokens[process] += len(batch) * int(lengths[batch].max())
+    return shares

@@ -97,7 +97,7 @@ def check_fits_encoder(dataset: SingleTaskDataset, encoder: PreTrainedModel) -> 
     Raises:
         DataError: a token id outside the encoder's vocabulary, or more tokens than the encoder has positions.
     """
-    largest, vocabulary = int(dataset.tokens.max()), encoder.config.vocab_size
+    largest, vocabulary = dataset.largest_token, encoder.config.vocab_size
     if largest >= vocabulary:
         raise DataError(
             f"holds the token id {largest}; the encoder's vocabulary has {vocabulary}. Was it made for this encoder?",

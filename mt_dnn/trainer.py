@@ -37,8 +37,8 @@ BAR_UPDATES = 10  # updates between two readings of the losses for the bar
 
 # Flags that decide which examples meet which update; a resumed run that changes one is another run.
 ORDER_FLAGS = (
-    "train_datasets", "batch_size", "grad_accumulation_step", "no_group_by_length", "max_seq_len", "seed", "epochs",
-    "ratio", "mix_opt",
+    "train_datasets", "batch_size", "max_tokens_per_batch", "grad_accumulation_step", "no_group_by_length",
+    "max_seq_len", "seed", "epochs", "ratio", "mix_opt",
 )  # fmt: skip
 
 
@@ -93,6 +93,7 @@ class Trainer:
         self.sampler = MultiTaskBatchSampler(
             self.data.train,
             training.batch_size,
+            max_tokens=training.max_tokens_per_batch,
             mix_opt=config.model.mix_opt,
             ratio=config.model.ratio,
             seed=training.seed,
@@ -100,10 +101,11 @@ class Trainer:
             num_processes=self.accelerator.num_processes,
             process_index=self.accelerator.process_index,
         )
-        self.updates_per_epoch = math.ceil(len(self.sampler) / training.grad_accumulation_step)
+        batches = [self.sampler.batches_in(epoch) for epoch in range(training.epochs)]
+        total_updates = sum(math.ceil(count / training.grad_accumulation_step) for count in batches)
         disable_progress_bar()
         set_seed(training.seed)
-        self.model = MTDNNModel(config, self.data.task_defs, self.updates_per_epoch * training.epochs, self.accelerator)
+        self.model = MTDNNModel(config, self.data.task_defs, total_updates, self.accelerator)
         for dataset in [*self.data.train, *self.data.unlabeled, *self.data.evaluation.values()]:
             check_fits_encoder(dataset, self.model.network.bert)
         self.export: HfExport | None = None
@@ -117,6 +119,7 @@ class Trainer:
             self.data.unlabeled,
             self.collater,
             training.batch_size,
+            max_tokens=training.max_tokens_per_batch,
             seed=training.seed,
             group_by_length=not training.no_group_by_length,
             num_processes=self.accelerator.num_processes,
@@ -306,6 +309,7 @@ class Trainer:
 
     def _check_resumable(self, path: str, saved: dict[str, Any]) -> None:
         flat = self.config.to_flat()
+        saved = Config().to_flat() | saved  # a flag that the checkpoint does not know was at its default
         changed = [
             f"--{name} {saved[name]} there, {flat[name]} here" for name in ORDER_FLAGS if saved[name] != flat[name]
         ]

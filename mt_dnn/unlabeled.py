@@ -13,7 +13,7 @@ class UnlabeledBatches:
     Args:
         datasets: unlabeled datasets; those of one task are mixed.
         collater: pads them.
-        batch_size, seed, group_by_length, num_processes, process_index: as for the labeled batches
+        batch_size, max_tokens, seed, group_by_length, num_processes, process_index: as for the labeled batches
             (`MultiTaskBatchSampler`).
     """
 
@@ -23,6 +23,7 @@ class UnlabeledBatches:
         collater: Collater,
         batch_size: int,
         *,
+        max_tokens: int = 0,
         seed: int,
         group_by_length: bool = True,
         num_processes: int = 1,
@@ -35,6 +36,7 @@ class UnlabeledBatches:
             sampler = MultiTaskBatchSampler(
                 own,
                 batch_size,
+                max_tokens=max_tokens,
                 seed=seed,
                 group_by_length=group_by_length,
                 num_processes=num_processes,
@@ -67,7 +69,11 @@ class _Stream:
 
     def go_to(self, given: int) -> None:
         self.given = given
-        self.batches: Iterator[tuple[int, list[int]]] = self._from(*divmod(given, len(self.sampler)))
+        epoch = 0
+        while given >= self.sampler.batches_in(epoch):
+            given -= self.sampler.batches_in(epoch)
+            epoch += 1
+        self.batches: Iterator[tuple[int, list[int]]] = self._from(epoch, given)
 
     def next(self) -> list:
         dataset, examples = next(self.batches)

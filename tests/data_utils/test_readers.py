@@ -9,7 +9,7 @@ from data_utils.readers import (
     read_canonical_tsv,
     read_score_file,
     read_token_json,
-    write_json_lines,
+    write_lines,
     write_score_file,
 )
 from data_utils.task_def import DataFormat
@@ -72,7 +72,7 @@ def test_a_missing_file_and_a_format_not_built_are_told(tmp_path: Path):
 
 def test_token_json_comes_with_line_numbers(tmp_path: Path):
     examples = [{"uid": "é", "token_id": [1, 2], "type_id": [0, 1]}, {"uid": "1", "token_id": [3]}]
-    assert write_json_lines(tmp_path / "file", examples) == 2
+    assert write_lines(tmp_path / "file", map(json.dumps, examples)) == 2
     assert list(read_token_json(tmp_path / "file")) == [(1, examples[0]), (2, examples[1])]
 
 
@@ -102,11 +102,11 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: 
     path = write(tmp_path, b"old\n")
 
     def failing():
-        yield {"uid": "0"}
+        yield "0"
         raise DataError("broken")
 
     with pytest.raises(DataError, match="broken"):
-        write_json_lines(path, failing())
+        write_lines(path, failing())
     assert path.read_text() == "old\n" and list(tmp_path.iterdir()) == [path]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_utils.readers import write_json_lines, write_score_file
+from data_utils.readers import write_lines, write_score_file
 from experiments.sift.runs import PLAIN, SIFT, SMART, TRAINED_DATASET, Method, RunStore, configure, evaluate, run_key
 from experiments.sift.tables import markdown_table, spread
 from mt_dnn.config import Config
@@ -81,7 +81,8 @@ def test_a_line_that_an_interruption_cut_costs_no_other_run(tmp_path: Path):
 
 
 def test_the_loss_is_the_cross_entropy_of_the_score_file(tmp_path: Path):
-    write_json_lines(tmp_path / "set.json", [{"uid": str(gold), "label": gold, "token_id": [5]} for gold in (0, 1, 1)])
+    examples = [{"uid": str(gold), "label": gold, "token_id": [5]} for gold in (0, 1, 1)]
+    write_lines(tmp_path / "set.json", map(json.dumps, examples))
     probabilities = np.array([[0.5, 0.5], [0.75, 0.25], [0.0, 1.0]])
     write_score_file(tmp_path / "set_scores_epoch_1.json", {"ACC": 66.0}, [0, 0, 1], ["0", "1", "1"], probabilities)
     found = evaluate(tmp_path, 1, tmp_path / "set.json")
@@ -89,7 +90,7 @@ def test_the_loss_is_the_cross_entropy_of_the_score_file(tmp_path: Path):
 
 
 def test_a_wrong_certainty_costs_a_finite_loss(tmp_path: Path):
-    write_json_lines(tmp_path / "set.json", [{"uid": "0", "label": 1, "token_id": [5]}])
+    write_lines(tmp_path / "set.json", map(json.dumps, [{"uid": "0", "label": 1, "token_id": [5]}]))
     write_score_file(tmp_path / "set_scores_epoch_0.json", {}, [0], ["0"], [[1.0, 0.0]])
     assert 80 < evaluate(tmp_path, 0, tmp_path / "set.json")["loss"] < 90
 

@@ -18,7 +18,7 @@ class TestDataset:
         lines = [example(uid, label=uid % 3, length=3 + uid) for uid in range(5)]
         data = dataset(lines, task_id=2)
         assert len(data) == 5
-        assert data.uids == ["0", "1", "2", "3", "4"]
+        assert list(data.uids) == ["0", "1", "2", "3", "4"]
         assert data.lengths.tolist() == [3, 4, 5, 6, 7]
         assert data.labels.tolist() == [0, 1, 2, 0, 1]
         for line, item in zip(lines, (data[index] for index in range(5)), strict=True):
@@ -41,10 +41,10 @@ class TestDataset:
 
     def test_training_leaves_long_examples_out_and_evaluation_keeps_them(self, dataset, caplog):
         lines = [example(uid, length=length) for uid, length in enumerate([8, 9, 3, 12])]
-        with caplog.at_level("INFO", logger="mt_dnn.batcher"):
-            assert dataset(lines, max_seq_len=8).uids == ["0", "2"]
+        with caplog.at_level("INFO", logger="mt_dnn.dataset"):
+            assert list(dataset(lines, max_seq_len=8).uids) == ["0", "2"]
         assert len(caplog.records) == 1 and "2 examples; 2 longer than 8 tokens" in caplog.text
-        assert dataset(lines, max_seq_len=8, is_train=False).uids == ["0", "1", "2", "3"]
+        assert list(dataset(lines, max_seq_len=8, is_train=False).uids) == ["0", "1", "2", "3"]
 
     def test_evaluation_may_have_no_labels(self, dataset):
         lines = [example(0), example(1)]

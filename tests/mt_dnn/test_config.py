@@ -76,7 +76,7 @@ TRAINING_FLAGS = {
     "save_per_updates_on": (None, True, False),
     "epochs": ("2", 2, 5),
     "batch_size": ("16", 16, 8),
-    "batch_size_eval": ("32", 32, 8),
+    "batch_size_eval": ("32", 32, ...),  # left out: a number of tokens
     "optimizer": ("sgd", "sgd", "adamax"),
     "grad_clipping": ("0.5", 0.5, 0),
     "global_grad_clipping": ("2", 2.0, 1.0),
@@ -302,3 +302,12 @@ def test_the_configuration_is_frozen():
     config = parse_args([])
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.training.epochs = 9
+
+
+def test_tokens_win_over_a_batch_size_and_padding_to_a_fixed_length_contradicts_them():
+    both = parse_args(["--max_tokens_per_batch", "500", "--batch_size", "4"])
+    line = "--batch_size: no effect with --max_tokens_per_batch, which bounds a batch by its tokens"
+    assert both.notices == (line,)
+    assert parse_args(["--max_tokens_per_batch", "500"]).notices == parse_args(["--batch_size", "4"]).notices == ()
+    with pytest.raises(FlagError, match="--do_padding and --max_tokens_per_batch: found both"):
+        parse_args(["--max_tokens_per_batch", "500", "--do_padding"])

@@ -21,10 +21,13 @@ NO_DROPOUT = ("--dropout_p", "0", "--bert_dropout_p", "0", "--batch_size", "7")
 UNLABELED = ("--adv_train", "--adv_opt", "vat", "--unlabeled_datasets", "mnli", "--bregman_mu", "2")
 
 
+BY_TOKENS = (*SIFT, "--max_tokens_per_batch", "150")
+
+
 @pytest.mark.parametrize(
     "method",
-    [SIFT, UNLABELED, ("--adv_train", "--adv_opt", "freelb")],
-    ids=["sift", "unlabeled vat, bregman", "freelb"],
+    [SIFT, UNLABELED, ("--adv_train", "--adv_opt", "freelb"), BY_TOKENS],
+    ids=["sift", "unlabeled vat, bregman", "freelb", "sift by tokens"],
 )
 def test_two_processes_end_with_one_processs_parameters_and_scores(method: tuple[str, ...], tmp_path: Path) -> None:
     data_dir = tmp_path / "data"

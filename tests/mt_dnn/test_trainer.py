@@ -12,6 +12,7 @@ from torch import nn
 
 from data_utils.errors import DataError, FlagError, UserError
 from data_utils.readers import read_score_file
+from mt_dnn.checkpoint import load_checkpoint, save_checkpoint
 from mt_dnn.trainer import Trainer
 from tests.mt_dnn.runs import DATASETS, SIFT, SMART, assert_same, parameters, tiny_config, tiny_run
 
@@ -64,6 +65,40 @@ def test_a_resumed_run_ends_as_the_unbroken_one(optimizer: str, at: str, tmp_pat
     assert resumed.history == whole.history
     last = f"{DATASETS.split(',')[0]}_dev_scores_epoch_1.json"
     assert read_score_file(tmp_path / "whole" / last) == read_score_file(tmp_path / "resumed" / last)
+
+
+TOKENS = ("--max_tokens_per_batch", "60")
+
+
+@pytest.mark.parametrize("mixing", [(), ("--ratio", "0.5", "--mix_opt", "1")], ids=["all", "ratio"])
+def test_a_run_bounded_by_tokens_ends_with_its_schedule_and_resumes(mixing: tuple[str, ...], tmp_path: Path) -> None:
+    flags = (*TOKENS, *mixing, "--grad_accumulation_step", "2", "--save_per_updates_on", "--save_per_updates", "3")
+    trainer = Trainer(tiny_config(tmp_path / "whole", *flags))
+    counts = [trainer.sampler.batches_in(epoch) for epoch in range(2)]
+    assert trainer.model.total_updates == sum(math.ceil(count / 2) for count in counts)
+    trainer.run()
+    assert trainer.model.updates == trainer.model.total_updates
+    assert float(trainer.model.schedule.get_last_lr()[0]) == 0
+    start = str(tmp_path / "whole" / "model_0_3.pt")
+    tiny_run(tmp_path / "resumed", *flags, "--resume", "--model_ckpt", start)
+    assert_same(parameters(tmp_path / "whole" / "model_1.pt"), parameters(tmp_path / "resumed" / "model_1.pt"))
+
+
+def test_a_bound_of_tokens_is_part_of_the_data_order(tmp_path: Path) -> None:
+    tiny_run(tmp_path, "--epochs", "1")
+    with pytest.raises(DataError, match="--max_tokens_per_batch 0 there, 60 here"):
+        tiny_run(tmp_path, "--epochs", "1", "--resume", *TOKENS)
+    content = load_checkpoint(tmp_path / "model_0.pt")
+    del content["progress"]["flags"]["max_tokens_per_batch"]  # a checkpoint from before the flag
+    save_checkpoint(tmp_path / "model_0.pt", content)
+    with pytest.raises(DataError, match="--max_tokens_per_batch 0 there, 60 here"):
+        tiny_run(tmp_path, "--epochs", "1", "--resume", *TOKENS)
+    assert len(tiny_run(tmp_path, "--epochs", "1", "--resume").history) == 1
+
+
+def test_an_example_beyond_the_bound_of_tokens_stops_the_run_before_it_starts(tmp_path: Path) -> None:
+    with pytest.raises(FlagError, match=r"--max_tokens_per_batch: found 3, but .*cola_train.json holds an example of"):
+        Trainer(tiny_config(tmp_path, "--max_tokens_per_batch", "3"))
 
 
 def test_resume_takes_the_newest_checkpoint_of_the_output_folder(tmp_path: Path) -> None:

@@ -65,6 +65,27 @@ def test_it_goes_on_where_it_stood(data_dir: Path) -> None:
         assert first is not None and second is not None and first.uids == second.uids
 
 
+def test_batches_bounded_by_tokens_go_on_where_they_stood(data_dir: Path) -> None:
+    lines = (data_dir / "mnli_unlabeled.json").read_text().splitlines()
+    for number, line in enumerate(lines):  # lengths far apart, so that the number of batches of a round varies
+        sample = json.loads(line)
+        del sample["attention_mask"]
+        for key in ("token_id", "type_id"):
+            sample[key] = sample[key][: 2 + number]
+        lines[number] = json.dumps(sample)
+    (data_dir / "mnli_unlabeled.json").write_text("\n".join(lines))
+    whole = stream(data_dir, max_tokens=30)
+    found = [whole.next(1) for _ in range(30)]
+    assert all(batch is not None and batch.input_ids.numel() <= 30 for batch in found)
+    counts = [whole._streams[1].sampler.batches_in(epoch) for epoch in range(30)]
+    assert len(set(counts)) > 1  # rounds of several lengths, so that a position is no plain multiple
+    for given in range(30):
+        resumed = stream(data_dir, max_tokens=30)
+        resumed.go_to({1: given})
+        batch, expected = resumed.next(1), found[given]
+        assert batch is not None and expected is not None and batch.uids == expected.uids
+
+
 def test_processes_share_each_batch(data_dir: Path) -> None:
     whole = stream(data_dir).next(1)
     parts = [stream(data_dir, num_processes=2, process_index=index).next(1) for index in range(2)]
