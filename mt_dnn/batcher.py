@@ -49,6 +49,7 @@ class Batch:
         labels: (B,), int64 for classification and float32 for regression; None where the file has no labels.
         task_id: the number of the task's head.
         uids: the examples' ids, B of them.
+        stands_in: the batch is there to keep a process in step that has no share of it, and counts nothing.
     """
 
     input_ids: Tensor
@@ -57,9 +58,15 @@ class Batch:
     labels: Tensor | None
     task_id: int
     uids: tuple[str, ...]
+    stands_in: bool = False
 
     def __len__(self) -> int:
         return len(self.uids)
+
+    @property
+    def counted(self) -> int:
+        """Examples that count in a mean over all processes."""
+        return 0 if self.stands_in else len(self)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device`."""
@@ -79,7 +86,11 @@ class Batch:
         )
 
 
-class Example(TypedDict):
+class _StandIn(TypedDict, total=False):
+    stands_in: bool
+
+
+class Example(_StandIn):
     """One example: `token_id` and `type_id` are views (tokens,) into the dataset's arrays."""
 
     uid: str
@@ -214,7 +225,11 @@ def _label(sample: dict[str, Any], task_def: TaskDef, path: Path, line: int) -> 
 
 
 class MultiTaskDataset(Dataset[list[Example]]):
-    """Several datasets; an item is a batch: the examples that a `MultiTaskBatchSampler` names."""
+    """Several datasets; an item is a batch: the examples that a `MultiTaskBatchSampler` names.
+
+    A process without a share of a batch gets one of its task's examples that counts nothing: all processes have to run
+    a backward for one of them to have its gradient.
+    """
 
     def __init__(self, datasets: Sequence[SingleTaskDataset]):
         self.datasets = datasets
@@ -225,6 +240,8 @@ class MultiTaskDataset(Dataset[list[Example]]):
     def __getitem__(self, batch: tuple[int, Sequence[int]]) -> list[Example]:
         dataset_index, examples = batch
         dataset = self.datasets[dataset_index]
+        if not len(examples):
+            return [Example(**dataset[0], stands_in=True)]
         return [dataset[index] for index in examples]
 
 
@@ -262,6 +279,7 @@ class Collater:
             labels=None if labels[0] is None else torch.from_numpy(np.array(labels)),
             task_id=examples[0]["task_id"],
             uids=tuple(example["uid"] for example in examples),
+            stands_in=examples[0].get("stands_in", False),
         )
 
 
@@ -274,8 +292,8 @@ class MultiTaskBatchSampler(Sampler[tuple[int, list[int]]]):
     epoch says nothing about its lengths.
 
     The order depends on `seed` and the epoch alone. With several processes each batch is dealt out among them (process
-    p takes examples p, p + N, p + 2N, ... of it), so the batches are those of one process; but a rest of a dataset that
-    has fewer examples than there are processes is added to another batch of the same dataset.
+    p takes examples p, p + N, p + 2N, ... of it), so the batches are those of one process; of a rest that has fewer
+    examples than there are processes, some have none.
 
     Args:
         datasets: those to train on; the task of the first is the main task.
@@ -291,7 +309,7 @@ class MultiTaskBatchSampler(Sampler[tuple[int, list[int]]]):
 
     Raises:
         FlagError: a batch size smaller than the number of processes.
-        DataError: a dataset too small for one batch.
+        DataError: a dataset too small for one full batch, with `drop_last`.
     """
 
     def __init__(
@@ -317,8 +335,7 @@ class MultiTaskBatchSampler(Sampler[tuple[int, list[int]]]):
         self.process_index = process_index
         self.epoch = 0
         self.position = 0
-        smallest = batch_size if drop_last else num_processes
-        self._sizes = [_batch_sizes(dataset, batch_size, smallest, drop_last) for dataset in datasets]
+        self._sizes = [_batch_sizes(dataset, batch_size, drop_last) for dataset in datasets]
         self._is_main = [dataset.task_id == datasets[0].task_id for dataset in datasets]
         main = sum(len(sizes) for sizes, is_main in zip(self._sizes, self._is_main, strict=True) if is_main)
         others = sum(len(sizes) for sizes in self._sizes) - main
@@ -366,17 +383,13 @@ class MultiTaskBatchSampler(Sampler[tuple[int, list[int]]]):
         return np.split(order, ends[:-1])
 
 
-def _batch_sizes(dataset: SingleTaskDataset, batch_size: int, smallest: int, drop_last: bool) -> np.ndarray:
-    """Sizes of a dataset's batches: full ones and the rest, which joins another (or is dropped) below `smallest`."""
-    if len(dataset) < smallest:
-        raise DataError(f"holds {len(dataset)} examples; a batch needs at least {smallest}", dataset.path)
+def _batch_sizes(dataset: SingleTaskDataset, batch_size: int, drop_last: bool) -> np.ndarray:
+    """Sizes of a dataset's batches: full ones and the rest, unless that is dropped."""
+    if drop_last and len(dataset) < batch_size:
+        raise DataError(f"holds {len(dataset)} examples; a batch needs at least {batch_size}", dataset.path)
     full, rest = divmod(len(dataset), batch_size)
     sizes = np.full(full, batch_size)
-    if rest >= smallest:
-        return np.append(sizes, rest)
-    if rest and not drop_last:
-        sizes[-1] += rest
-    return sizes
+    return np.append(sizes, rest) if rest and not drop_last else sizes
 
 
 def _shuffled(batches: list[tuple[int, np.ndarray]], generator: np.random.Generator) -> list[tuple[int, np.ndarray]]:

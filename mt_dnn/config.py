@@ -158,6 +158,9 @@ class TrainingConfig:
     )
     fp16: bool = flag(False, "torch's mixed precision with float16")
     bf16: bool = flag(False, "torch's mixed precision with bfloat16")
+    grad_checkpointing: bool = flag(
+        False, "keep the input of each encoder layer alone and compute the rest again: less memory, slower"
+    )
     fp16_opt_level: str = flag("O1", "apex level", notice="no use any more: --fp16 is torch's own mixed precision")
     transformer_cache: str = flag(".cache", "folder of downloaded encoders")
     encode_mode: bool = flag(
