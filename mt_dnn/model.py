@@ -147,14 +147,17 @@ class MTDNNModel:
     def _step(self) -> None:
         """Move the parameters, and what follows them: schedule and teacher stay where a step is skipped.
 
-        (The scaler of `--fp16` skips a step whose gradients are not finite, in all processes alike.)
+        The scaler of `--fp16` skips a step whose gradients are not finite, in all processes alike, and lowers its scale.
         """
+        scaler = self.accelerator.scaler
         self.accelerator.unscale_gradients(self.wrapped_optimizer)
         clip_gradients(self.network, self.config.training)
+        scale = None if scaler is None else scaler.get_scale()
         self.wrapped_optimizer.step()
         self.wrapped_optimizer.zero_grad(set_to_none=True)
         self.updates += 1
-        if self.wrapped_optimizer.step_was_skipped:
+        # Accelerate's step_was_skipped sees no skip of a fused optimizer, which is called and skips by itself.
+        if scaler is not None and scaler.get_scale() < scale:
             self.skipped_steps += 1
             return
         self.schedule.step()
