@@ -147,7 +147,8 @@ class MTDNNModel:
     def _step(self) -> None:
         """Move the parameters, and what follows them: schedule and teacher stay where a step is skipped.
 
-        The scaler of `--fp16` skips a step whose gradients are not finite, in all processes alike, and lowers its scale.
+        The scaler of `--fp16` skips a step whose gradients are not finite, in all processes alike, and lowers its
+        scale.
         """
         scaler = self.accelerator.scaler
         self.accelerator.unscale_gradients(self.wrapped_optimizer)
