@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Example(TypedDict):
+class _StandIn(TypedDict, total=False):
+    stands_in: bool
+
+
+class Example(_StandIn):
     """One example: `token_id` and `type_id` are views (tokens,) into the dataset's arrays."""
 
     uid: str
@@ -139,7 +143,11 @@ class SingleTaskDataset(Dataset[Example]):
 
 
 class MultiTaskDataset(Dataset[list[Example]]):
-    """Several datasets; an item is a batch: the examples that a `MultiTaskBatchSampler` names."""
+    """Several datasets; an item is a batch: the examples that a `MultiTaskBatchSampler` names.
+
+    A process without a share of a batch gets one of its task's examples that counts nothing: all processes have to run
+    a backward for one of them to have its gradient.
+    """
 
     def __init__(self, datasets: Sequence[SingleTaskDataset]):
         self.datasets = datasets
@@ -150,4 +158,6 @@ class MultiTaskDataset(Dataset[list[Example]]):
     def __getitem__(self, batch: tuple[int, Sequence[int]]) -> list[Example]:
         dataset_index, examples = batch
         dataset = self.datasets[dataset_index]
+        if not len(examples):
+            return [Example(**dataset[0], stands_in=True)]
         return [dataset[index] for index in examples]

@@ -26,7 +26,8 @@ from mt_dnn.checkpoint import load_checkpoint, load_state, newest_checkpoint
 from mt_dnn.config import Config
 from mt_dnn.hf_export import HfExport
 from mt_dnn.inference import eval_model
-from mt_dnn.model import MTDNNModel, UpdateReport, build_accelerator
+from mt_dnn.model import MTDNNModel, UpdateReport
+from mt_dnn.processes import build_accelerator
 from mt_dnn.random_state import random_state, set_random_state
 from mt_dnn.run_data import RunData, check_fits_encoder
 from mt_dnn.selection import Selection
