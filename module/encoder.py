@@ -61,6 +61,22 @@ def encoder_from_config(
     return AutoModel.from_config(encoder_config, dtype=torch.float32)
 
 
+def checkpoint_activations(encoder: PreTrainedModel) -> None:
+    """Let the encoder keep the inputs of its layers alone in training; a backward computes the layers again.
+
+    Raises:
+        ValueError: the encoder has no support for it.
+    """
+    if not encoder.supports_gradient_checkpointing:
+        raise ValueError(f"{type(encoder).__name__} does not support it; accepted: to leave it out")
+    # The older name, of transformers before 5.20, lies under the newer one.
+    enable = getattr(encoder, "activation_checkpointing_enable", encoder.gradient_checkpointing_enable)
+    # The reentrant kind knows no torch.autograd.grad, by which the search takes the gradient of its noise.
+    enable({"use_reentrant": False})
+    # A gradient of the embeddings' output is the reentrant kind's need; a frozen encoder would run a backward for it.
+    encoder.disable_input_require_grads()
+
+
 def is_checkpoint(name: str) -> bool:
     """Whether an encoder's name is an MT-DNN checkpoint: a file, not a folder."""
     return Path(name).is_file() or name.endswith(".pt")

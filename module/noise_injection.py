@@ -53,6 +53,11 @@ class NoiseInjection:
         self.level = level
         self.module = modules[level]
 
+    @property
+    def size(self) -> int:
+        """Size of the last dimension of h: the hidden size, or the embedding size where that is another."""
+        return next(self.module.parameters()).size(-1)
+
     @contextmanager
     def add(self, noise: Noise) -> Iterator[None]:
         """Within the block, every forward of the encoder adds `noise` at the injection point.
@@ -77,16 +82,22 @@ class NoiseInjection:
             raise RuntimeError(f"the encoder's forward did not pass its injection point {self.level!r}")
 
     @contextmanager
-    def clean(self) -> Iterator[None]:
+    def clean(self) -> Iterator[list[Tensor]]:
         """Within the block the encoder computes the clean pass that belongs to this level.
 
         At `deberta` LN0 stands in it, as in the perturbed passes; at the other levels it is the plain encoder.
+
+        Yields:
+            h of every forward in the block, (batch, tokens, hidden), with its graph.
         """
-        if self.level == "deberta":
-            with self._hook(lambda h: h):
-                yield
-        else:
-            yield
+        seen: list[Tensor] = []
+
+        def keep(h: Tensor) -> Tensor:
+            seen.append(h)
+            return h
+
+        with self._hook(keep):
+            yield seen
 
     @contextmanager
     def _hook(self, perturb: Callable[[Tensor], Tensor]) -> Iterator[None]:

@@ -163,6 +163,14 @@ class TrainingConfig:
     )
     fp16: bool = flag(False, "torch's mixed precision with float16")
     bf16: bool = flag(False, "torch's mixed precision with bfloat16")
+    cpu_linear: str = flag(
+        "auto",
+        "library of linear layers on the CPU; auto: onednn on AMD's processors, else mkl",
+        choices=("auto", "mkl", "onednn"),
+    )
+    grad_checkpointing: bool = flag(
+        False, "keep the input of each encoder layer alone and compute the rest again: less memory, slower"
+    )
     fp16_opt_level: str = flag("O1", "apex level", notice="no use any more: --fp16 is torch's own mixed precision")
     transformer_cache: str = flag(".cache", "folder of downloaded encoders")
     encode_mode: bool = flag(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class Example(TypedDict):
+class _InBatch(TypedDict, total=False):
+    stands_in: bool
+    position: int
+
+
+class Example(_InBatch):
     """One example: `token_id` and `type_id` are views (tokens,) into the dataset's arrays."""
 
     uid: str
@@ -139,10 +145,15 @@ class SingleTaskDataset(Dataset[Example]):
 
 
 class MultiTaskDataset(Dataset[list[Example]]):
-    """Several datasets; an item is a batch: the examples that a `MultiTaskBatchSampler` names."""
+    """Several datasets; an item is a batch: the examples that a `MultiTaskBatchSampler` names.
+
+    A process without a share of a batch gets one of its task's examples that counts nothing: all processes have to run
+    a backward for one of them to have its gradient.
+    """
 
     def __init__(self, datasets: Sequence[SingleTaskDataset]):
         self.datasets = datasets
+        self._first = [0, *itertools.accumulate(len(dataset) for dataset in datasets)]
 
     def __len__(self) -> int:
         return sum(len(dataset) for dataset in self.datasets)
@@ -150,4 +161,7 @@ class MultiTaskDataset(Dataset[list[Example]]):
     def __getitem__(self, batch: tuple[int, Sequence[int]]) -> list[Example]:
         dataset_index, examples = batch
         dataset = self.datasets[dataset_index]
-        return [dataset[index] for index in examples]
+        if not len(examples):
+            return [Example(**dataset[0], stands_in=True)]
+        first = self._first[dataset_index]
+        return [Example(**dataset[index], position=first + index) for index in examples]

@@ -13,6 +13,7 @@ from module.noise import example_seeds, forked_dropout
 from mt_dnn.perturbation import AdversarialPerturbation, ModelRegularizer
 from mt_dnn.perturbation.outputs import LabeledOutput
 from mt_dnn.perturbation.regularizer import IGNORED_LABEL, token_mask, unwrapped
+from mt_dnn.processes import ONE_PROCESS_A_DEVICE
 
 
 class AdversarialMixin:
@@ -52,9 +53,9 @@ class AdversarialMixin:
     ) -> None:
         super().__init__(*args, **kwargs)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError("no perturbed passes with FSDP or DeepSpeed; accepted: one process a device, without them")
+            raise ValueError(f"no perturbed passes with FSDP or DeepSpeed; {ONE_PROCESS_A_DEVICE}")
         if self.args.n_gpu > 1:
-            raise ValueError("several GPUs in one process; accepted: a process each, by torchrun or accelerate launch")
+            raise ValueError(f"several GPUs in one process; {ONE_PROCESS_A_DEVICE}")
         self.regularizer = ModelRegularizer(perturbation, self.model, forward=self._perturbed, task_loss=_loss_of)
         self.alpha = self.regularizer.alpha if alpha is None else alpha
         self._normalizes: bool | None = None

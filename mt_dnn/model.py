@@ -9,30 +9,32 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from data_utils.errors import DataError, FlagError
 from experiments.exp_def import TaskDef
-from module.encoder import encoder_from_config, is_checkpoint, load_encoder
+from module.encoder import checkpoint_activations, encoder_from_config, is_checkpoint, load_encoder
+from module.linear import choose_linears
 from module.noise import example_seeds
 from module.noise_injection import UnsupportedLevelError
 from mt_dnn.batcher import Batch
 from mt_dnn.bregman import BregmanTerm
 from mt_dnn.checkpoint import load_checkpoint, load_state, save_checkpoint
 from mt_dnn.config import Config
+from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.loss import LOSS_REGISTRY, Criterion, LossCriterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.objective import ObjectiveValue, TrainingObjective
 from mt_dnn.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
 from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnReleasePerturbation, SiftPerturbation
+from mt_dnn.processes import build_accelerator
 
 
 class UpdateReport(NamedTuple):
-    """What one update did: scalar tensors, means over its batches; None for what the update did not have.
+    """What one update did: scalar tensors; None for what the update did not have.
 
-    With several processes each has its share: the mean over processes is the mean over the examples of all.
+    Losses and rises are means over examples, sizes over tokens, of all batches of the update; with several processes
+    each has its share, and the mean over processes is that mean.
 
     task_loss: ℓ; adv_loss: R; emb_val, eff_perturb, delta_size, ascent_rise, chance_rise: as in `Regularization`;
     skipped: share of examples; unlabeled: R of the unlabeled examples; bregman: μ times the proximal term.
@@ -48,6 +50,26 @@ class UpdateReport(NamedTuple):
     skipped: Tensor | None = None
     ascent_rise: Tensor | None = None
     chance_rise: Tensor | None = None
+
+
+class Shares(NamedTuple):
+    """Weights of an update's batches in one process, with which the mean over processes of the sum over batches is the
+    mean over all that is counted. They stay on the device: to read them would make the host wait.
+
+    examples, tokens, unlabeled: (batches,), by labeled examples, by their tokens, by unlabeled examples;
+    accompanied: the share of the labeled examples that have unlabeled ones beside them, a scalar.
+    """
+
+    examples: Tensor
+    tokens: Tensor
+    unlabeled: Tensor
+    accompanied: Tensor
+
+    def of_report(self, position: int) -> list[Tensor]:
+        """For each part of an `UpdateReport`, what its value of one batch is multiplied by."""
+        weights = dict.fromkeys(UpdateReport._fields, self.examples[position])
+        weights |= dict.fromkeys(("emb_val", "eff_perturb", "delta_size"), self.tokens[position])
+        return list((weights | {"unlabeled": self.unlabeled[position]}).values())
 
 
 class MTDNNModel:
@@ -77,17 +99,23 @@ class MTDNNModel:
         for parameter in self.network.bert.parameters():
             parameter.requires_grad_(config.model.update_bert_opt == 0)
         self.network.to(self.accelerator.device)
+        choose_linears(self.network, config.training.cpu_linear)
         self.optimizer = build_optimizer(self.network, config.training)
         self.schedule = build_schedule(self.optimizer, config.training, total_updates)
         objective = build_objective(config, self.network, total_updates)
         self.perturbation, self.bregman = objective.perturbation, objective.bregman
         self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
         self.updates = 0
+        self.skipped_steps = 0
+
+    def keep_deltas(self, kept: KeptDeltas) -> None:
+        """Keep δ of the training examples between epochs (`--adv_free`)."""
+        self.accelerator.unwrap_model(self.objective).kept = kept
 
     @property
     def regularized(self) -> bool:
-        """Whether the next update has the regularizer: not in the plain part of a curriculum."""
-        if self.perturbation is None:
+        """Whether the next update has the regularizer: not in the plain part of a curriculum, nor between every Nth."""
+        if self.perturbation is None or (self.updates + 1) % self.config.adversarial.adv_every:
             return False
         # 0.07 of 100 updates are 7, and a little more in floating point
         return self.updates >= self.perturbation.start_ratio * self.total_updates - 1e-6
@@ -97,35 +125,52 @@ class MTDNNModel:
     ) -> UpdateReport:
         """One update from the gradients of these batches (more than one: gradient accumulation).
 
-        Each batch is this process's share of a batch of all processes; the gradient is that of the mean over all.
+        Each batch is this process's share of a batch of all processes. The gradient is that of the mean over all
+        examples of the update, however they are dealt out among batches and processes.
 
         Args:
-            unlabeled: for each batch, examples of its task that are regularized too, or None.
+            unlabeled: for each batch, examples of its task that are regularized too, or None. They count as a mean of
+                their own, times the share of the update's examples that have such beside them.
             measure_gain: measure the ascent gain, at the cost of three forwards a batch.
         """
         self.objective.train()
         beside = unlabeled or [None] * len(batches)
+        shares = self._shares(batches, beside)
         reports = []
         for position, (batch, extra) in enumerate(zip(batches, beside, strict=True)):
             last = position == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.objective):
                 value = self._objective(batch, extra, measure_gain)
-                share = self._share(batch)
-                loss = value.loss * (share / len(batches))
-                if extra is not None and value.unlabeled_loss is not None:
-                    loss = loss + value.unlabeled_loss * (self._share(extra) / len(batches))
+                loss = value.loss * shares.examples[position]
+                if value.unlabeled_loss is not None:
+                    loss = loss + value.unlabeled_loss * (shares.unlabeled[position] * shares.accompanied)
                 self.accelerator.backward(loss)
-            reports.append([part if part is None else share * part for part in _report(value, batch)])
+            parts = zip(_report(value, batch), shares.of_report(position), strict=True)
+            reports.append([part if part is None else part.float() * weight for part, weight in parts])
+        self._step()
+        columns = [[value for value in column if value is not None] for column in zip(*reports, strict=True)]
+        return UpdateReport(*(torch.stack(column).sum() if column else None for column in columns))  # type: ignore[arg-type]
+
+    def _step(self) -> None:
+        """Move the parameters, and what follows them: schedule and teacher stay where a step is skipped.
+
+        The scaler of `--fp16` skips a step whose gradients are not finite, in all processes alike, and lowers its
+        scale.
+        """
+        scaler = self.accelerator.scaler
         self.accelerator.unscale_gradients(self.wrapped_optimizer)
         clip_gradients(self.network, self.config.training)
+        scale = None if scaler is None else scaler.get_scale()
         self.wrapped_optimizer.step()
-        self.schedule.step()
         self.wrapped_optimizer.zero_grad(set_to_none=True)
+        self.updates += 1
+        # Accelerate's step_was_skipped sees no skip of a fused optimizer, which is called and skips by itself.
+        if scaler is not None and scaler.get_scale() < scale:
+            self.skipped_steps += 1
+            return
+        self.schedule.step()
         if self.bregman is not None:
             self.bregman.update(self.network)
-        self.updates += 1
-        columns = [[value for value in column if value is not None] for column in zip(*reports, strict=True)]
-        return UpdateReport(*(torch.stack(column).float().mean() if column else None for column in columns))  # type: ignore[arg-type]
 
     def _objective(self, batch: Batch, unlabeled: Batch | None, measure_gain: bool) -> ObjectiveValue:
         device, seed = self.accelerator.device, self.config.training.seed
@@ -141,13 +186,16 @@ class MTDNNModel:
             measure_gain=measure_gain,
         )
 
-    def _share(self, batch: Batch) -> float:
-        """The factor that makes the mean over processes the mean over the examples of all of them."""
-        processes = self.accelerator.num_processes
-        if processes == 1:
-            return 1.0
-        count = torch.tensor(float(len(batch)), device=self.accelerator.device)
-        return len(batch) * processes / float(self.accelerator.reduce(count, "sum"))
+    def _shares(self, batches: Sequence[Batch], beside: Sequence[Batch | None]) -> Shares:
+        counts = [
+            [batch.counted, batch.counted and int(batch.attention_mask.sum()), 0 if extra is None else extra.counted]
+            for batch, extra in zip(batches, beside, strict=True)
+        ]
+        own = torch.tensor(counts, dtype=torch.float32, device=self.accelerator.device).T
+        total = self.accelerator.reduce(own, "sum") if self.accelerator.num_processes > 1 else own
+        examples, tokens, unlabeled = own * self.accelerator.num_processes / total.sum(1, keepdim=True).clamp(min=1)
+        has_unlabeled = torch.tensor([extra is not None for extra in beside], device=own.device)
+        return Shares(examples, tokens, unlabeled, (total[0] * has_unlabeled).sum() / total[0].sum())
 
     def predict(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Scores (examples, n_class) and predictions (examples,) of one batch, in evaluation mode."""
@@ -178,8 +226,10 @@ class MTDNNModel:
             "state": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "config": config,
-            "progress": {**(progress or {}), "updates": self.updates},
+            "progress": {**(progress or {}), "updates": self.updates, "skipped_steps": self.skipped_steps},
         }
+        if self.accelerator.scaler is not None:
+            content["scaler"] = self.accelerator.scaler.state_dict()
         if self.bregman is not None:
             content["bregman"] = self.bregman.state_dict()
         save_checkpoint(path, content)
@@ -195,7 +245,11 @@ class MTDNNModel:
         taken = load_optimizer_state(self.optimizer, content.get("optimizer", {}))
         progress = content.get("progress", {})
         self.updates = int(progress.get("updates", 0))
-        self.schedule = build_schedule(self.optimizer, self.config.training, self.total_updates, self.updates)
+        self.skipped_steps = int(progress.get("skipped_steps", 0))
+        steps = self.updates - self.skipped_steps
+        self.schedule = build_schedule(self.optimizer, self.config.training, self.total_updates, steps)
+        if self.accelerator.scaler is not None and content.get("scaler"):
+            self.accelerator.scaler.load_state_dict(content["scaler"])
         if self.bregman is not None:
             self.bregman.start(self.network)
             if "bregman" in content:
@@ -219,24 +273,6 @@ def _report(value: ObjectiveValue, batch: Batch) -> UpdateReport:
     )
 
 
-def build_accelerator(config: Config) -> Accelerator:
-    """Devices and processes as torchrun or `accelerate launch` set them up, mixed precision as the flags say."""
-    training = config.training
-    has_gpu = torch.cuda.is_available()
-    if training.cuda and not has_gpu:
-        raise FlagError("--cuda: no GPU is visible to torch; leave the flag out to run on the CPU")
-    if training.fp16 and not has_gpu:
-        raise FlagError("--fp16: needs a GPU, and none is visible to torch; accepted on the CPU: --bf16, or neither")
-    # Accelerate keeps the first precision of a process; a later run in it may have another.
-    AcceleratorState._reset_state()
-    return Accelerator(
-        cpu=not has_gpu,
-        mixed_precision="fp16" if training.fp16 else "bf16" if training.bf16 else "no",
-        # A step runs one head of several, and the encoder's own pooler never.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
-    )
-
-
 def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwork:
     """The network over the configuration's encoder: by name, from a folder, or out of an MT-DNN checkpoint.
 
@@ -247,10 +283,16 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
     settings = {"dropout_p": training.bert_dropout_p, "num_hidden_layers": model.num_hidden_layers}
     if not is_checkpoint(config.encoder):
         encoder = load_encoder(config.encoder, cache_dir=training.transformer_cache, **settings)  # type: ignore[arg-type]
-        return SANBertNetwork(opt, encoder)
-    content = load_checkpoint(config.encoder)
-    network = SANBertNetwork(opt, encoder_from_config(content["config"], **settings))  # type: ignore[arg-type]
-    load_state(network, content["state"], config.encoder, encoder_only=True)
+        network = SANBertNetwork(opt, encoder)
+    else:
+        content = load_checkpoint(config.encoder)
+        network = SANBertNetwork(opt, encoder_from_config(content["config"], **settings))  # type: ignore[arg-type]
+        load_state(network, content["state"], config.encoder, encoder_only=True)
+    if training.grad_checkpointing:
+        try:
+            checkpoint_activations(network.bert)
+        except ValueError as error:
+            raise FlagError(f"--grad_checkpointing: {error}") from error
     return network
 
 
@@ -276,7 +318,8 @@ def build_objective(config: Config, network: SANBertNetwork, total_updates: int 
         bregman = BregmanTerm(network, adversarial.bregman_mu, adversarial.betas, total_updates)
     try:
         perturbation = build_perturbation(config, network)
-        return TrainingObjective(network, criteria, perturbation, adversarial.adv_alpha, bregman)
+        alpha = adversarial.adv_alpha * adversarial.adv_every
+        return TrainingObjective(network, criteria, perturbation, alpha, bregman)
     except UnsupportedLevelError as error:
         raise FlagError(f"--adv_norm_level: {error}") from error
 

@@ -11,6 +11,7 @@ from module.noise import default_generator, dropout_seed, forked_dropout
 from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch
 from mt_dnn.bregman import BregmanTerm
+from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.loss import Criterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.perturbation import AdversarialPerturbation, Regularization
@@ -34,6 +35,18 @@ class ObjectiveValue(NamedTuple):
     unlabeled: Tensor | None = None
 
 
+class CleanPass(NamedTuple):
+    """f(x) of a batch, and what the perturbed passes take over from it.
+
+    logits; h, the tensor at the injection point, and dropout_state, the generator's state before the pass, for passes
+    that repeat its masks: None where the run has no regularizer.
+    """
+
+    logits: Tensor
+    h: Tensor | None = None
+    dropout_state: Tensor | None = None
+
+
 class TrainingObjective(nn.Module):
     """ℓ(f(x), y) + α·R + μ·B in one forward, so that wrappers (DDP, mixed precision) see one forward and one backward.
 
@@ -43,6 +56,9 @@ class TrainingObjective(nn.Module):
         perturbation: the regularizer; None trains without.
         alpha: α.
         bregman: the proximal term; None trains without.
+
+    Attributes:
+        kept: δ of the training examples between epochs; None searches anew in every update.
     """
 
     def __init__(
@@ -59,6 +75,7 @@ class TrainingObjective(nn.Module):
         self.perturbation = perturbation
         self.alpha = alpha
         self.bregman = bregman
+        self.kept: KeptDeltas | None = None
         self.injection = None if perturbation is None else NoiseInjection(network.bert, perturbation.level)
 
     def forward(
@@ -82,57 +99,65 @@ class TrainingObjective(nn.Module):
         """
         method = self.perturbation if regularized else None
         if method is not None and method.replaces_task_loss:
-            found = self._regularize(method, batch, noise_seeds, None, None, measure_gain)
+            found = self._regularize(method, batch, noise_seeds, None, measure_gain)
             task_loss = loss = found.loss
-            logits = None if self.bregman is None else self._clean(batch)[0]
+            clean = None if self.bregman is None else self._clean(batch)
         else:
-            logits, dropout_state = self._clean(batch)
-            task_loss = loss = self._task_loss(logits, batch)
+            clean = self._clean(batch)
+            task_loss = loss = self._task_loss(clean.logits, batch)
             found = None
             if method is not None:
-                found = self._regularize(method, batch, noise_seeds, logits, dropout_state, measure_gain)
+                found = self._regularize(method, batch, noise_seeds, clean, measure_gain)
                 loss = loss + self.alpha * found.loss
         value = ObjectiveValue(loss, task_loss.detach(), found)
-        if self.bregman is not None:
+        if self.bregman is not None and clean is not None:
             term = self.bregman(
-                logits, lambda teacher: _logits(teacher, batch), batch.attention_mask, task_type=self._task_type(batch)
+                clean.logits,
+                lambda teacher: _logits(teacher, batch),
+                batch.attention_mask,
+                task_type=self._task_type(batch),
             )
             value = value._replace(loss=value.loss + term, bregman=term.detach())
         if unlabeled is not None and method is not None:
             # From a stream of its own, so that the labeled passes have the dropout of a run without unlabeled data.
             with forked_dropout(unlabeled.input_ids.device, dropout_seed(unlabeled_seeds, CLEAN_PASS)):
-                clean, dropout_state = self._clean(unlabeled)
-            extra = self._regularize(method, unlabeled, unlabeled_seeds, clean, dropout_state).loss
+                unlabeled_clean = self._clean(unlabeled)
+            extra = self._regularize(method, unlabeled, unlabeled_seeds, unlabeled_clean).loss
             value = value._replace(unlabeled_loss=self.alpha * extra, unlabeled=extra.detach())
         return value
 
-    def _clean(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Logits of the clean pass, and the generator's state before it, for passes that repeat its dropout masks."""
+    def _clean(self, batch: Batch) -> CleanPass:
         if self.injection is None:
-            return _logits(self.network, batch), None
+            return CleanPass(_logits(self.network, batch))
         state = default_generator(batch.input_ids.device).get_state()
-        with self.injection.clean():
-            return _logits(self.network, batch), state
+        with self.injection.clean() as seen:
+            logits = _logits(self.network, batch)
+        return CleanPass(logits, seen[0], state)
 
     def _regularize(
         self,
         method: AdversarialPerturbation,
         batch: Batch,
         noise_seeds: Sequence[int],
-        logits: Tensor | None,
-        dropout_state: Tensor | None,
+        clean: CleanPass | None,
         measure_gain: bool = False,
     ) -> Regularization:
+        assert self.injection is not None
+        kept = None
+        if self.kept is not None and batch.positions:
+            kept = self.kept.of(batch.positions, batch.attention_mask)
         return method.regularize(
             lambda: _logits(self.network, batch),
-            self.network.bert,
-            logits,
+            self.injection,
+            None if clean is None else clean.logits,
             batch.attention_mask,
             task_id=batch.task_id,
             task_type=self._task_type(batch),
             noise_seeds=noise_seeds,
-            dropout_state=dropout_state,
+            dropout_state=None if clean is None else clean.dropout_state,
             task_loss=lambda perturbed: self._task_loss(perturbed, batch),
+            base=None if clean is None else clean.h,
+            kept=kept,
             measure_gain=measure_gain,
         )
 

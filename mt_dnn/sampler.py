@@ -27,8 +27,8 @@ class MultiTaskBatchSampler(Sampler[tuple[int, list[int]]]):
     anywhere, so that the dataset's one rest favours no length.
 
     The order depends on `seed` and the epoch alone. With several processes each batch is dealt out among them (process
-    p takes examples p, p + N, p + 2N, ... of it), so the batches are those of one process; but a rest of a dataset that
-    has fewer examples than there are processes joins another batch or, with `max_tokens`, takes some from one.
+    p takes examples p, p + N, p + 2N, ... of it), so the batches are those of one process; of a batch that has fewer
+    examples than there are processes, some have none.
 
     Args:
         datasets: those to train on; the task of the first is the main task.
@@ -45,7 +45,7 @@ class MultiTaskBatchSampler(Sampler[tuple[int, list[int]]]):
 
     Raises:
         FlagError: batches too small for the number of processes or for the longest example.
-        DataError: a dataset too small for one batch.
+        DataError: a dataset too small for one full batch, with `drop_last`.
     """
 
     def __init__(
@@ -77,12 +77,11 @@ class MultiTaskBatchSampler(Sampler[tuple[int, list[int]]]):
         self._sizes: list[np.ndarray] = []
         if max_tokens:
             for dataset in datasets:
-                _check_fits(dataset, max_tokens, num_processes)
+                _check_fits(dataset, max_tokens)
         elif batch_size < num_processes:
             raise FlagError(f"--batch_size is {batch_size}; accepted are at least {num_processes}, one a process")
         else:
-            smallest = batch_size if drop_last else num_processes
-            self._sizes = [_batch_sizes(dataset, batch_size, smallest, drop_last) for dataset in datasets]
+            self._sizes = [_batch_sizes(dataset, batch_size, drop_last) for dataset in datasets]
         self._is_main = [dataset.task_id == datasets[0].task_id for dataset in datasets]
         self._counts: dict[int, int] = {}
 
@@ -150,50 +149,36 @@ class MultiTaskBatchSampler(Sampler[tuple[int, list[int]]]):
             # A place among the tokens, not the examples: then every batch is as likely to be the one cut short.
             tokens = lengths[order].cumsum()
             order = np.roll(order, -int(np.searchsorted(tokens, generator.integers(tokens[-1]), side="right")))
-        return np.split(order, _cuts(lengths[order], self.max_tokens, self.num_processes))
+        return np.split(order, _cuts(lengths[order], self.max_tokens))
 
 
-def _check_fits(dataset: SingleTaskDataset, max_tokens: int, num_processes: int) -> None:
-    """See that every batch can give each process an example, whatever is left over (`_cuts`)."""
-    if len(dataset) < num_processes:
-        raise DataError(f"holds {len(dataset)} examples; a batch needs at least {num_processes}", dataset.path)
+def _check_fits(dataset: SingleTaskDataset, max_tokens: int) -> None:
     longest = int(dataset.lengths.max())
-    needed = longest * (2 * num_processes - 1)
-    if needed > max_tokens:
-        reason = f" with {num_processes} processes, each of which needs a part of every batch" * (num_processes > 1)
+    if longest > max_tokens:
         raise FlagError(
             f"--max_tokens_per_batch: found {max_tokens}, but {dataset.path} holds an example of {longest} tokens; "
-            f"accepted: at least {needed}{reason}"
+            f"accepted: at least {longest}"
         )
 
 
-def _cuts(lengths: np.ndarray, max_tokens: int, num_processes: int) -> list[int]:
-    """Where to cut examples, taken in their order, so that each batch is as large as fits and one a process at least.
-
-    Every batch before the last holds 2N - 1 examples or more (`_check_fits`), so that it can spare what the last lacks.
-    """
+def _cuts(lengths: np.ndarray, max_tokens: int) -> list[int]:
+    """Where to cut examples, taken in their order, so that each batch is as large as fits."""
     cuts, start, longest = [], 0, 0
     for index, length in enumerate(lengths.tolist()):
         longest = max(longest, length)
         if (index + 1 - start) * longest > max_tokens:
             cuts.append(index)
             start, longest = index, length
-    if cuts:
-        cuts[-1] = min(start, len(lengths) - num_processes)
     return cuts
 
 
-def _batch_sizes(dataset: SingleTaskDataset, batch_size: int, smallest: int, drop_last: bool) -> np.ndarray:
-    """Sizes of a dataset's batches: full ones and the rest, which joins another (or is dropped) below `smallest`."""
-    if len(dataset) < smallest:
-        raise DataError(f"holds {len(dataset)} examples; a batch needs at least {smallest}", dataset.path)
+def _batch_sizes(dataset: SingleTaskDataset, batch_size: int, drop_last: bool) -> np.ndarray:
+    """Sizes of a dataset's batches: full ones and the rest, unless that is dropped."""
+    if drop_last and len(dataset) < batch_size:
+        raise DataError(f"holds {len(dataset)} examples; a batch needs at least {batch_size}", dataset.path)
     full, rest = divmod(len(dataset), batch_size)
     sizes = np.full(full, batch_size)
-    if rest >= smallest:
-        return np.append(sizes, rest)
-    if rest and not drop_last:
-        sizes[-1] += rest
-    return sizes
+    return np.append(sizes, rest) if rest and not drop_last else sizes
 
 
 def _shuffled(batches: list[tuple[int, np.ndarray]], generator: np.random.Generator) -> list[tuple[int, np.ndarray]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, SingleTaskDataset
+from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset, SingleTaskDataset
 
 
 class UnlabeledBatches:
@@ -63,7 +63,7 @@ class _Stream:
     """The batches of one task without an end."""
 
     def __init__(self, datasets: Sequence[SingleTaskDataset], sampler: MultiTaskBatchSampler):
-        self.datasets = datasets
+        self.dataset = MultiTaskDataset(datasets)
         self.sampler = sampler
         self.go_to(0)
 
@@ -76,9 +76,8 @@ class _Stream:
         self.batches: Iterator[tuple[int, list[int]]] = self._from(epoch, given)
 
     def next(self) -> list:
-        dataset, examples = next(self.batches)
         self.given += 1
-        return [self.datasets[dataset][index] for index in examples]
+        return self.dataset[next(self.batches)]
 
     def _from(self, epoch: int, position: int) -> Iterator[tuple[int, list[int]]]:
         while True:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from module.noise import default_generator, example_seeds, forked_dropout, standard_noise
+from mt_dnn.checkpoint import load_checkpoint
 from tests.mt_dnn.runs import SIFT, SMART, assert_same, parameters, tiny_run
 
 pytestmark = [
@@ -48,3 +49,20 @@ def test_mixed_precision_runs_and_skips_no_example(precision: str, tmp_path: Pat
     tiny_run(tmp_path, precision, *SIFT, "--log_per_updates", "1")
     log = (tmp_path / "log.txt").read_text()
     assert log.count("skipped 0,") == 18
+
+
+@pytest.mark.parametrize("method", [SMART, SIFT], ids=["smart", "sift"])
+def test_recomputed_activations_change_nothing_to_rounding(method: tuple[str, ...], tmp_path: Path) -> None:
+    tiny_run(tmp_path / "whole", *method)
+    tiny_run(tmp_path / "recomputed", *method, "--grad_checkpointing")
+    assert_same(parameters(tmp_path / "whole" / "model_1.pt"), parameters(tmp_path / "recomputed" / "model_1.pt"), 1e-4)
+
+
+def test_a_run_in_float16_goes_on_with_its_scaler(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "whole", "--fp16", *SIFT)
+    checkpoint = tmp_path / "whole" / "model_0.pt"
+    tiny_run(tmp_path / "resumed", "--fp16", *SIFT, "--resume", "--model_ckpt", str(checkpoint))
+    assert load_checkpoint(checkpoint)["scaler"]["scale"] > 0
+    last = [load_checkpoint(tmp_path / run / "model_1.pt") for run in ("whole", "resumed")]
+    assert last[0]["scaler"] == last[1]["scaler"]
+    assert_same(last[0]["state"], last[1]["state"], 1e-3)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from module.ball import SCOPES, ascent_direction, embedding_size, project, scope_norm
 from module.noise import default_generator, dropout_seed, forked_dropout, standard_noise
@@ -20,20 +20,35 @@ DIRECTION_CONSTANT = 1e-6
 HALF_PRECISION_SCALE = 2.0**12
 
 
+class Kept(NamedTuple):
+    """δ that was kept of the examples of a batch.
+
+    delta: (batch, tokens, hidden), zero at padding; known: (batch,), whether an example has one; keep: takes the new δ.
+    """
+
+    delta: Tensor
+    known: Tensor
+    keep: Callable[[Tensor], None]
+
+
 class Search:
     """The perturbation δ of one batch on its way.
 
     Args:
         method: its hyperparameters.
         evaluate: the model's forward on this batch.
-        encoder: the encoder that this forward runs, where the noise enters.
+        injection: where the noise enters the encoder that this forward runs.
         mask: (batch, tokens), 1 at real tokens.
         noise_seeds: one seed an example; without them torch's generator draws the noise, and dropout goes on in it.
         dropout_state: the state of the device's generator before the clean pass, needed with `same_dropout`; without
             that, `repeated_output` alone uses it.
+        base: h of the clean pass, with its graph; by default that of the first perturbed pass.
+        kept: δ to begin with, in place of the initial noise where an example has one.
 
     Attributes:
-        delta: δ, (batch, tokens, hidden); there once a pass has shown h.
+        base: h, (batch, tokens, hidden), from which every pass starts, so that one gradient of the embeddings is
+            computed however many passes there are: it is as large as the table.
+        delta: δ, likewise; there once a pass has come by the injection point.
         skipped: (batch,), the examples that met a value that is not finite.
     """
 
@@ -44,10 +59,12 @@ class Search:
         self,
         method: AdversarialPerturbation,
         evaluate: Callable[[], Any],
-        encoder: nn.Module,
+        injection: NoiseInjection,
         mask: Tensor,
         noise_seeds: Sequence[int] | None = None,
         dropout_state: Tensor | None = None,
+        base: Tensor | None = None,
+        kept: Kept | None = None,
     ):
         if method.same_dropout and dropout_state is None and method.needs_clean:
             raise ValueError("same_dropout needs dropout_state, the generator's state before the clean pass")
@@ -56,10 +73,12 @@ class Search:
             noise_seeds = torch.randint(2**62, (len(mask),)).tolist()
         self.method = method
         self.evaluate = evaluate
-        self.injection = NoiseInjection(encoder, method.level)
+        self.injection = injection
         self.mask = mask
         self.noise_seeds = noise_seeds
         self.dropout_state = dropout_state
+        self.base = base
+        self.kept = kept
         self.passes = 0
         self.started = False
 
@@ -85,22 +104,20 @@ class Search:
         start = self._dropout_start() if self.dropout_state is None else self.dropout_state
         if start is None:
             start = default_generator(self.mask.device).get_state()
-        return self._evaluate(lambda h: h + delta.to(h.dtype), start)
+        return self._evaluate(lambda h: self._start_from(h) + delta.to(h.dtype), start)
 
     def ascent_pass(self, h: Tensor) -> Tensor:
-        self._see(h)
-        return h.detach() + self.delta.to(h.dtype)
+        return self._start_from(h).detach() + self.delta.to(h.dtype)
 
     def final_pass(self, h: Tensor) -> Tensor:
-        self._see(h)
-        return self._base(h) + self.delta.detach().to(h.dtype)
+        return self._attached(h) + self.delta.detach().to(h.dtype)
 
     def joint_pass(self, h: Tensor) -> Tensor:
-        self._see(h)
-        return self._base(h) + self.delta.to(h.dtype)
+        return self._attached(h) + self.delta.to(h.dtype)
 
-    def _base(self, h: Tensor) -> Tensor:
-        return h.detach() if self.method.detach_base else h
+    def _attached(self, h: Tensor) -> Tensor:
+        base = self._start_from(h)
+        return base.detach() if self.method.detach_base else base
 
     def _next_pass(self, noise: Callable[[Tensor], Tensor]) -> Any:
         output = self._evaluate(noise, self._dropout_start())
@@ -120,11 +137,14 @@ class Search:
 
     # δ
 
-    def _see(self, h: Tensor) -> None:
-        """Draw the initial δ when h is first seen."""
+    def _start_from(self, h: Tensor) -> Tensor:
+        """The h that all passes share; draws the initial δ when the first pass comes by with its own."""
+        if self.base is None:
+            self.base = h
         if not self.started:
-            self._start(h.detach())
+            self._start(self.base.detach())
             self.started = True
+        return self.base
 
     def _start(self, h: Tensor) -> None:
         method = self.method
@@ -139,6 +159,8 @@ class Search:
         if method.noise_clamp:
             noise = noise.clamp(-2, 2)
         delta = method.noise_var * method.noise_unit(noise_unit, self.mask, h.size(-1)) * noise
+        if self.kept is not None:
+            delta = torch.where(self.kept.known.view(-1, 1, 1), self.kept.delta.to(dtype), delta)
         if method.projection == "project":
             delta = self._project(delta)
         self.delta = delta.requires_grad_(method.ascent_steps > 0)
@@ -178,6 +200,19 @@ class Search:
         self.delta = torch.where(keep, delta, moved).requires_grad_()
         self.skipped = self.skipped | ~finite
 
+    def ascend_in_backward(self, finite: Tensor) -> None:
+        """Let δ take its step and be kept when the backward of the training loss comes by, whose gradient of δ is a
+        positive multiple of the ascent's. `statistics` that were given out before are brought up to date then."""
+
+        def step(gradient: Tensor) -> None:
+            self.ascend(gradient.to(self.delta.dtype), finite)
+            if self.kept is not None:
+                self.kept.keep(self.delta.detach())
+            for reported, value in zip(self._reported, self._of_the_step(), strict=True):
+                reported.copy_(value)
+
+        self.delta.register_hook(step)
+
     def _project(self, delta: Tensor) -> Tensor:
         radius = self.method.radius
         assert radius is not None
@@ -199,7 +234,12 @@ class Search:
         return shuffled
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.emb_val, self._mean_size(self.added), self._mean_size(self.delta), self.skipped.sum()
+        self._reported = self._of_the_step()
+        eff_perturb, skipped = self._reported
+        return self.emb_val, eff_perturb, self._mean_size(self.delta), skipped
+
+    def _of_the_step(self) -> tuple[Tensor, Tensor]:
+        return self._mean_size(self.added), self.skipped.sum()
 
     def _mean_size(self, x: Tensor) -> Tensor:
         return (x.detach().abs() * self.real).sum() / self.entries

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from scipy import stats
 
 from data_utils.errors import DataError, FlagError
-from mt_dnn.batcher import MultiTaskBatchSampler, SingleTaskDataset
+from mt_dnn.batcher import Collater, MultiTaskBatchSampler, MultiTaskDataset, SingleTaskDataset
 from tests.mt_dnn.conftest import example
 
 
@@ -146,21 +147,24 @@ class TestProcesses:
             assert parts == [(dataset_index, batch[process::processes]) for process in range(processes)]
             assert min(len(part) for _, part in parts) >= 1
 
-    def test_a_rest_too_small_for_all_processes_joins_another_batch(self, corpus):
+    def test_of_a_rest_too_small_for_all_processes_some_have_none(self, corpus):
         data = corpus(81, task_id=0)  # 20 batches of 4 and 1 example
-        shards = [sampler(data, num_processes=3, process_index=process) for process in range(3)]
-        assert {len(shard) for shard in shards} == {20}
-        parts = [[batch for _, batch in epoch(shard, 0)] for shard in shards]
-        sizes = Counter(sum(map(len, batch)) for batch in zip(*parts, strict=True))
-        assert sizes == {4: 19, 5: 1}
-        assert min(len(part) for shard in parts for part in shard) >= 1
-        assert sorted(index for shard in parts for part in shard for index in part) == list(range(81))
+        whole = epoch(sampler(data), 0)
+        shards = [epoch(sampler(data, num_processes=3, process_index=process), 0) for process in range(3)]
+        parts = [[shard[position][1] for shard in shards] for position in range(len(whole))]
+        assert [sorted(chain(*batch)) for batch in parts] == [sorted(batch) for _, batch in whole]
+        assert sorted(sum(len(part) == 0 for part in batch) for batch in parts) == [0] * 20 + [2]
 
-    def test_too_few_examples_for_all_processes(self, corpus):
+    def test_a_process_without_a_share_gets_an_example_that_counts_nothing(self, corpus):
+        data = corpus(5, task_id=0)
+        batch = Collater(0)(MultiTaskDataset([data])[0, []])
+        assert (len(batch), batch.counted, batch.task_id) == (1, 0, 0)
+        assert batch.to("cpu").stands_in
+        assert Collater(0)(MultiTaskDataset([data])[0, [1, 2]]).counted == 2
+
+    def test_a_batch_too_small_for_all_processes_is_refused(self, corpus):
         with pytest.raises(FlagError, match="--batch_size is 4; accepted are at least 5"):
             sampler(corpus(40), num_processes=5)
-        with pytest.raises(DataError, match="data.json: holds 2 examples; a batch needs at least 3"):
-            sampler(corpus(2), num_processes=3)
         with pytest.raises(DataError, match="data.json: holds 3 examples; a batch needs at least 4"):
             sampler(corpus(3), drop_last=True)
 

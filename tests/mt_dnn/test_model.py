@@ -46,15 +46,16 @@ def _batch(data: RunData, *indices: int) -> Batch:
     return Collater(0)([data.train[0][index] for index in indices])
 
 
+@pytest.mark.parametrize("first", [2, 3])
 @pytest.mark.parametrize("method", [(), SIFT], ids=["plain", "sift"])
 def test_two_accumulated_batches_move_the_parameters_as_one_batch_of_both(
-    method: tuple[str, ...], tmp_path: Path
+    method: tuple[str, ...], first: int, tmp_path: Path
 ) -> None:
     whole, data = _model_and_data(tmp_path, *method, "--warmup", "0")
     halves, _ = _model_and_data(tmp_path, *method, "--warmup", "0")
     before = {name: tensor.clone() for name, tensor in whole.network.state_dict().items()}
     whole.update(_batch(data, 0, 1, 2, 3))
-    halves.update(_batch(data, 0, 1), _batch(data, 2, 3))
+    halves.update(_batch(data, *range(first)), _batch(data, *range(first, 4)))
     moved = 0.0
     for name, tensor in whole.network.state_dict().items():
         # Adam's first step is the sign of the gradient, so that a gradient of rounding error alone may differ

@@ -83,11 +83,14 @@ def golden_batch() -> TokenBatch:
 
 
 def test_clean_logits_with_and_without_ln0() -> None:
-    model, batch = GoldenClassifier(), golden_batch()
-    torch.testing.assert_close(model(*batch), torch.tensor(STEP["logits"]), rtol=0.0, atol=1e-6)
+    # In double precision, for single precision rounds differently on each processor; the golden numbers are single,
+    # and 1.7e-6 from what double precision gives.
+    model, batch = GoldenClassifier().double(), golden_batch()
+    plain, normalized = (torch.tensor(STEP[name], dtype=torch.float64) for name in ("logits", "clean_logits"))
+    torch.testing.assert_close(model(*batch), plain, rtol=0.0, atol=3e-6)
     with NoiseInjection(model.bert, "deberta").clean():
         with_ln0 = model(*batch)
-    torch.testing.assert_close(with_ln0, torch.tensor(STEP["clean_logits"]), rtol=0.0, atol=1e-6)
+    torch.testing.assert_close(with_ln0, normalized, rtol=0.0, atol=3e-6)
 
 
 def test_deberta_sift_step(monkeypatch: pytest.MonkeyPatch) -> None:

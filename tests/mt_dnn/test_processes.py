@@ -8,11 +8,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from data_utils.readers import read_score_file
 from tests.mt_dnn.runs import RUN, SIFT, TASK_DEF, assert_same, parameters, tiny_run
+from tests.mt_dnn.two_processes import AT_ONCE, CASES, MIDDLE, ONE_BATCH, RECOMPUTED, gradients, recorded_run, resumable
 
 ROOT = Path(__file__).parents[2]
 NO_DROPOUT = ("--dropout_p", "0", "--bert_dropout_p", "0", "--batch_size", "7")
@@ -64,3 +67,72 @@ def test_two_processes_end_with_one_processs_parameters_and_scores(method: tuple
         for name in expected.keys() - {"ascent_gain"}:  # the ratio of two small numbers
             value = expected[name]
             assert found[name] == (value if isinstance(value, str) else pytest.approx(value, rel=1e-3, abs=1e-6)), name
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("processes")
+
+
+@pytest.fixture(scope="module")
+def one(folder: Path) -> list[list[str]]:
+    """A run of one process in `folder`/one: the uids that its updates met."""
+    (folder / "tasks.yml").write_text(TASK_DEF.read_text().replace("dropout_p: 0.05", "dropout_p: 0"))
+    return recorded_run(folder / "one", *resumable(folder))
+
+
+@pytest.fixture(scope="module")
+def two(folder: Path, one: list[list[str]]) -> dict[str, Any]:
+    """What two processes found, and their runs in `folder`."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    command += ["-m", "tests.mt_dnn.two_processes", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return torch.load(folder / "found.pt")
+
+
+@pytest.mark.parametrize("kind", ["one batch", "accumulated"])
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_of_two_processes_are_those_of_one_batch_in_one(
+    case: str, kind: str, two: dict[str, Any], folder: Path
+) -> None:
+    batches = ONE_BATCH if kind == "one batch" else AT_ONCE
+    expected = gradients(case, *batches, folder)
+    found = two["gradients"][case, kind]
+    assert_same(expected, found, tolerance=1e-6)
+    if case != "plain":
+        plain = gradients("plain", *batches, folder)
+        assert max(float((expected[name] - plain[name]).abs().max()) for name in plain if "." in name) > 1e-3
+
+
+def test_updates_meet_the_same_examples_on_any_number_of_processes(two: dict[str, Any], one: list[list[str]]) -> None:
+    assert sum(len(uids) for uids in one) == 2 * 3 * 24
+    assert two["met"]["two"] == one
+    assert two["met"]["one_to_two"] == one[2:]
+
+
+def test_a_run_goes_on_with_another_number_of_processes(
+    two: dict[str, Any], one: list[list[str]], folder: Path
+) -> None:
+    expected = parameters(folder / "one" / "model_1.pt")
+    assert_same(expected, parameters(folder / "two" / "model_1.pt"), tolerance=1e-5)
+    assert_same(expected, parameters(folder / "one_to_two" / "model_1.pt"), tolerance=1e-5)
+    middle = folder / "two" / MIDDLE
+    assert recorded_run(folder / "two_to_one", *resumable(folder), "--resume", "--model_ckpt", str(middle)) == one[2:]
+    assert_same(expected, parameters(folder / "two_to_one" / "model_1.pt"), tolerance=1e-5)
+
+
+def test_scores_are_those_of_one_process_where_a_process_has_no_batch(two: dict[str, Any], folder: Path) -> None:
+    for name in ("cola", "mnli_matched", "stsb"):  # 10 examples each, all in one batch
+        expected = read_score_file(folder / "one" / f"{name}_dev_scores_epoch_1.json")
+        found = read_score_file(folder / "two" / f"{name}_dev_scores_epoch_1.json")
+        assert found["uids"] == expected["uids"] and len(found["uids"]) == 10
+        assert found["scores"] == pytest.approx(expected["scores"], abs=1e-5)
+        assert found["metrics"] == pytest.approx(expected["metrics"], abs=0.02)  # percent
+
+
+@pytest.mark.parametrize("method", RECOMPUTED)
+def test_recomputed_activations_change_nothing_in_two_processes(method: str, two: dict[str, Any], folder: Path) -> None:
+    whole, recomputed = (parameters(folder / f"{method}_{kind}" / "model_0.pt") for kind in ("whole", "recomputed"))
+    assert_same(whole, recomputed)

@@ -1,0 +1,122 @@
+"""How fast is a training step? Ours, method by method, beside those of others, in alternation in one process.
+
+    python -m experiments.bench --rows smart,sift,standin-smart --data data/canonical_data/ENCODER/cola_train.json
+
+Rows: `plain`, the unit of all ratios; the methods at their measured defaults: `smart` at `pre_ln`, `sift` (the same
+search at `post_ln`), `smart-deberta`, the others at `post_ln`; `trainer`, a plain step of transformers' Trainer, and
+`smart-pytorch`, that package's SMARTLoss (beside it stands `smart`), both on the same batches; `standin` and
+`standin-smart`, what MT-DNN does: random batches padded to their longest sentence, Adamax parameter by parameter, the
+loss read back. All rows train one network, dropout on, whose weights a tiny learning rate keeps as they are.
+
+Batches stand for an epoch: they are taken at equal distances from its batches in the order of their widths, and every
+round has narrow and wide ones; so a row's mean is that of its epoch, and all epochs have as many batches. Intervals are
+over the rounds. Peak memory is that of a process of its own for each row, on the widest of its batches.
+
+It prints two tables and writes `bench.json`, with every time, and `bench.png` to the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_utils.errors import FlagError, UserError, nearest, run_command_line
+from data_utils.files import writable_folder
+from data_utils.pretrained import EMBEDDED_NAME
+from experiments.bench import measure, report
+from experiments.bench.measure import Memory, Setting
+from experiments.bench.others import Step
+from experiments.bench.report import Bench, Measured
+from experiments.bench.rows import PLAIN, ROWS
+from experiments.sift.runs import TRAINED_DATASET, prepare_data
+
+
+def run(setting: Setting, names: Sequence[str], command: str, memory: bool = True) -> Bench:
+    """Measure these rows; one that cannot run here is skipped, with its reason."""
+    contest, batches = measure.prepare(setting)
+    steps: dict[str, Step] = {}
+    skipped: dict[str, str] = {}
+    for name in names:
+        try:
+            steps[name] = ROWS[name].build(contest)
+        except UserError as error:
+            skipped[name] = str(error)
+    memories: dict[str, Memory] = {}
+    for name in steps if memory else ():
+        memories[name] = measure.peak_memory(setting, name)
+        print(f"memory of {name} measured", flush=True)
+    config, parts = contest.network.bert.config, {name: batches[ROWS[name].grouped] for name in steps}
+    tokens = max(1, round(measure.real_tokens(batches[True])))
+    rates: list[float] = []
+
+    def after_round(line: str) -> None:
+        rates.append(measure.matrix_rate(config, tokens, contest.network.bert.device))
+        print(line, flush=True)
+
+    seconds = measure.alternate(steps, parts, after_round)
+    rows = {
+        name: Measured(
+            seconds[name],
+            ROWS[name].forwards,
+            ROWS[name].forwards * measure.mean_flops(config, parts[name]),
+            measure.real_tokens(parts[name]),
+            memories.get(name),
+        )
+        for name in steps
+    }
+    settings = {**setting._asdict(), "data": str(setting.data), "command": command}
+    return Bench(rows, skipped, rates, settings)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The flags of a bench.
+
+    Raises:
+        FlagError: a value that is not accepted.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default=",".join(ROWS), help="rows to measure beside plain (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=2, help="steps a row and round (default: %(default)s)")
+    parser.add_argument("--batch_size", type=int, default=32, help="examples a batch (default: %(default)s)")
+    parser.add_argument("--data", help="token JSON lines of a classification task (default: the demo's tweets)")
+    parser.add_argument("--init_checkpoint", default=EMBEDDED_NAME, help="encoder (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument(
+        "--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory too (default: yes)"
+    )
+    parser.add_argument("--output_dir", default="bench_output", help="folder of results (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    names = [name.strip() for name in arguments.rows.split(",")]
+    for name in names:
+        if name not in ROWS:
+            raise FlagError(f"--rows: found {name!r}, accepted: {', '.join(ROWS)}{nearest(name, ROWS)}")
+    arguments.rows = list(dict.fromkeys([PLAIN.name, *names]))
+    for flag in ("rounds", "steps", "batch_size", "threads"):
+        value = getattr(arguments, flag)
+        if value is not None and value < 1:
+            raise FlagError(f"--{flag}: found {value}, accepted: at least 1")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_args(argv)
+    folder = writable_folder(arguments.output_dir)
+    if arguments.data is None:
+        data = prepare_data(arguments.init_checkpoint) / f"{TRAINED_DATASET}_train.json"
+    else:
+        data = Path(arguments.data)
+    setting = Setting(
+        data, arguments.init_checkpoint, arguments.batch_size, arguments.rounds, arguments.steps, arguments.threads
+    )
+    command = shlex.join(["python", "-m", "experiments.bench", *(sys.argv[1:] if argv is None else argv)])
+    bench = run(setting, arguments.rows, command, arguments.memory)
+    report.write(bench, folder)
+    print(f"\n{report.tables(bench)}\n{folder / 'bench.json'}, {folder / 'bench.png'}")
+
+
+if __name__ == "__main__":
+    run_command_line(main)

@@ -1,0 +1,147 @@
+"""What two processes do, in one start of them; run by `test_processes.py` under torchrun.
+
+    torchrun --nproc_per_node 2 -m tests.mt_dnn.two_processes FOLDER
+
+writes to FOLDER what it found, beside the checkpoints of runs; FOLDER/one holds a run of one process.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from mt_dnn.batcher import Batch, Collater, MultiTaskDataset, SingleTaskDataset
+from mt_dnn.model import MTDNNModel, UpdateReport
+from mt_dnn.perturbation import PERTURBATIONS
+from mt_dnn.run_data import RunData
+from tests.mt_dnn.runs import tiny_config, tiny_run
+
+BASE = "--train_datasets mnli --test_datasets mnli_matched --dropout_p 0 --bert_dropout_p 0 --bregman_mu 2"
+# Large noise, so that a wrong mean of R shows beside the task loss.
+LARGE = "--adv_train --adv_projection project --adv_radius 1 --adv_step_size 0.5 --adv_noise_var 0.5 --adv_k 2"
+TAKES_UNLABELED = ("vat", "smart", "alum")
+
+MIDDLE = "model_0_2.pt"  # a checkpoint within the first epoch of a resumable run
+
+
+def resumable(folder: Path) -> list[str]:
+    """Flags of a run of three tasks of 24 examples: of the last batch of each, one example, a process has none."""
+    flags = (
+        f"--task_def {folder}/tasks.yml --dropout_p 0 --bert_dropout_p 0 --batch_size 23 --batch_size_eval 16 "
+        "--grad_accumulation_step 2 --bregman_mu 2 --adv_train --adv_norm_level post_ln --save_per_updates_on "
+        "--save_per_updates 2"
+    )
+    return flags.split()
+
+
+# With dropout: a recomputed layer has to draw the masks of its first pass.
+RECOMPUTED = {
+    "sift": "--epochs 1 --adv_train --adv_norm_level post_ln --adv_k 2 --grad_accumulation_step 2",
+    "freelb": "--epochs 1 --adv_train --adv_opt freelb --adv_k 3",
+}
+
+CASES: dict[str, str] = {"plain": ""} | {
+    f"{method} {level}": f"{LARGE} --adv_opt {method} --adv_norm_level {level}"
+    for method, level in [
+        *((method, "post_ln") for method in PERTURBATIONS),
+        ("smart", "pre_ln"),
+        ("smart", "deberta"),
+    ]
+}
+CASES["alum post_ln"] += " --adv_start_ratio 0"
+
+# Examples of the labeled and of the unlabeled batches of an update.
+ONE_BATCH = ([range(7)], [range(12, 17)])
+# 2 processes share 7, 3 and 1 of them: one process has none of the last batch.
+ACCUMULATED = ([range(7), range(7, 10), range(10, 11)], [range(12, 17), range(17, 18), range(18, 22)])
+AT_ONCE = ([range(11)], [range(12, 22)])
+
+
+def gradients(
+    case: str, labeled: Sequence[Sequence[int]], unlabeled: Sequence[Sequence[int]], folder: Path
+) -> dict[str, Tensor]:
+    """The gradients of one update before they are clipped, by parameter, with every process's share of the batches.
+
+    The teacher stands elsewhere than the student. Reports of the update, means over processes, go along.
+    """
+    config = tiny_config(folder, *f"{BASE} {CASES[case]}".split())
+    data = RunData(config)
+    torch.manual_seed(0)
+    model = MTDNNModel(config, data.task_defs, total_updates=10)
+    generator = torch.Generator().manual_seed(1)
+    assert model.bregman is not None
+    with torch.no_grad():
+        model.network.scoring_list[0][1].weight *= 10  # of an untrained head the outputs are all alike
+    for parameter in model.bregman.teacher.parameters():
+        parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    accelerator = model.accelerator
+
+    def share(dataset: SingleTaskDataset, examples: Sequence[int]) -> Batch:
+        mine = list(examples)[accelerator.process_index :: accelerator.num_processes]
+        return Collater(0)(MultiTaskDataset([dataset])[0, mine])
+
+    takes_unlabeled = case.split()[0] in TAKES_UNLABELED
+    found: dict[str, Tensor] = {}
+
+    def record(network: torch.nn.Module, _: object) -> None:
+        found.update({n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None})
+
+    with patch("mt_dnn.model.clip_gradients", record):
+        report = model.update(
+            *(share(data.train[0], examples) for examples in labeled),
+            unlabeled=[share(data.train[0], examples) for examples in unlabeled] if takes_unlabeled else [],
+        )
+    for name, value in report._asdict().items():
+        if value is not None:
+            found[f"report {name}"] = accelerator.reduce(value, "mean")
+    return found
+
+
+def recorded_run(folder: Path, *flags: str) -> list[list[str]]:
+    """A run on all processes, and the uids that each of its updates met in any of them."""
+    update, met = MTDNNModel.update, []
+
+    def recording(model: MTDNNModel, *batches: Batch, **options: Any) -> UpdateReport:
+        met.append(
+            [uid for batch in batches if not batch.stands_in for uid in (f"{batch.task_id}/{u}" for u in batch.uids)]
+        )
+        return update(model, *batches, **options)
+
+    with patch.object(MTDNNModel, "update", recording), patch.object(Accelerator, "end_training"):
+        tiny_run(folder, *flags)
+    if not torch.distributed.is_initialized():
+        return [sorted(uids) for uids in met]
+    everywhere: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everywhere, met)
+    return [sorted(chain(*parts)) for parts in zip(*everywhere, strict=True)]
+
+
+def main(folder: Path) -> None:
+    found = {
+        (case, kind): gradients(case, *batches, folder)
+        for case in CASES
+        for kind, batches in (("one batch", ONE_BATCH), ("accumulated", ACCUMULATED))
+    }
+    flags = resumable(folder)
+    met = {
+        "two": recorded_run(folder / "two", *flags),
+        "one_to_two": recorded_run(folder / "one_to_two", *flags, "--resume", "--model_ckpt", f"{folder}/one/{MIDDLE}"),
+    }
+    for name, method in RECOMPUTED.items():
+        recorded_run(folder / f"{name}_whole", *method.split())
+        recorded_run(folder / f"{name}_recomputed", *method.split(), "--grad_checkpointing")
+    if torch.distributed.get_rank() == 0:
+        torch.save({"gradients": found, "met": met}, folder / "found.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
