@@ -144,7 +144,7 @@ class Trainer:
         gigabytes = KeptDeltas.bytes_of(lengths, hidden) / 1e9
         if gigabytes > adversarial.adv_free_budget:
             raise FlagError(
-                f"--adv_free: the noise of {lengths.sum()} tokens takes {gigabytes:.2f} GB; accepted: at most "
+                f"--adv_free: the noise of {lengths.sum()} tokens takes {gigabytes:.3g} GB; accepted: at most "
                 f"--adv_free_budget, {adversarial.adv_free_budget:g} GB"
             )
         if self.accelerator.num_processes > int(os.environ.get("LOCAL_WORLD_SIZE", 1)):
