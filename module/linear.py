@@ -8,6 +8,7 @@ to oneDNN, and a linear layer is a convolution with a window of one token.
 from __future__ import annotations
 
 import platform
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -45,6 +46,7 @@ def choose_linears(network: nn.Module, engine: str) -> None:
             module.__class__ = OnednnLinear if fast else nn.Linear
 
 
+@cache
 def _is_amd() -> bool:
     try:
         return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")

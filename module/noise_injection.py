@@ -53,6 +53,11 @@ class NoiseInjection:
         self.level = level
         self.module = modules[level]
 
+    @property
+    def size(self) -> int:
+        """Size of the last dimension of h: the hidden size, or the embedding size where that is another."""
+        return next(self.module.parameters()).size(-1)
+
     @contextmanager
     def add(self, noise: Noise) -> Iterator[None]:
         """Within the block, every forward of the encoder adds `noise` at the injection point.

@@ -61,6 +61,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 NEED_LABELS = ("at", "freelb")
+CLIMBS_R = ("at", "vat", "smart", "alum")  # methods whose ascent climbs what is added to the loss
 # What makes a method what it is, and no preset of another method sets.
 OWN_BY_METHOD = {
     "freelb": ("adv_k", "adv_noise", "adv_norm_scope"),
@@ -124,6 +125,11 @@ class AdversarialConfig:
         LEFT_OUT, "share of the updates without the regularizer, at the start", at_least=0, below=1,
         shown="0.5 for alum, else 0",
     )  # fmt: skip
+    adv_every: int = flag(1, "regularize every Nth update, with N times the weight", at_least=1)
+    adv_free: bool = flag(
+        False, "keep each example's noise between epochs and let it ascend in the backward: no pass for the search"
+    )
+    adv_free_budget: float = flag(8.0, "gigabytes of --output_dir that the kept noise may take", above=0)
     unlabeled_datasets: tuple[str, ...] | None = flag(
         None, "datasets NAME_unlabeled.json whose examples are regularized too (vat, smart, alum, random, r3f)"
     )
@@ -182,6 +188,8 @@ class AdversarialConfig:
         if self.unlabeled_datasets and self.adv_opt in NEED_LABELS:
             accepted = ", ".join(method for method in BY_METHOD if method not in NEED_LABELS)
             raise FlagError(f"--unlabeled_datasets: --adv_opt {self.adv_opt} needs labels, accepted: {accepted}")
+        if self.adv_train and self.adv_free:
+            self._check_free()
         if self.adv_opt == "freelb" and self.adv_k < 1:
             raise FlagError(f"--adv_k: found {self.adv_k}, accepted with --adv_opt freelb: at least 1")
         if self.adv_projection == "normalize" and self.adv_scale == "relative":
@@ -195,6 +203,21 @@ class AdversarialConfig:
             raise FlagError("--adv_projection project: needs --adv_radius, a number above 0")
         if self.adv_projection != "project" and self.adv_radius is not None:
             raise FlagError(f"--adv_radius: no meaning with --adv_projection {self.adv_projection}, accepted: project")
+
+    def _check_free(self) -> None:
+        """The training loss's gradient has to be the ascent's, up to a factor that the step does not see."""
+        if self.adv_opt not in CLIMBS_R:
+            raise FlagError(
+                f"--adv_free: no search to spare with --adv_opt {self.adv_opt}, accepted: {', '.join(CLIMBS_R)}"
+            )
+        if self.adv_k != 1:
+            raise FlagError(f"--adv_free: takes one ascent step an epoch, found --adv_k {self.adv_k}, accepted: 1")
+        if self.adv_projection != "project":
+            raise FlagError(f"--adv_free: no meaning with --adv_projection {self.adv_projection}, accepted: project")
+        if self.adv_alpha == 0:
+            raise FlagError("--adv_free: with --adv_alpha 0 no gradient reaches the noise, accepted: above 0")
+        if self.unlabeled_datasets:
+            raise FlagError("--adv_free: keeps the noise of labeled examples alone; leave out --unlabeled_datasets")
 
 
 def translate_numbers(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -40,6 +40,8 @@ class Batch:
         labels: (B,), int64 for classification and float32 for regression; None where the file has no labels.
         task_id: the number of the task's head.
         uids: the examples' ids, B of them.
+        positions: the examples' places in the run's training data, B of them; empty where they are not of it, or stand
+            in.
         stands_in: the batch is there to keep a process in step that has no share of it, and counts nothing.
     """
 
@@ -49,6 +51,7 @@ class Batch:
     labels: Tensor | None
     task_id: int
     uids: tuple[str, ...]
+    positions: tuple[int, ...] = ()
     stands_in: bool = False
 
     def __len__(self) -> int:
@@ -111,5 +114,6 @@ class Collater:
             labels=None if labels[0] is None else torch.from_numpy(np.array(labels)),
             task_id=examples[0]["task_id"],
             uids=tuple(example["uid"] for example in examples),
+            positions=tuple(example["position"] for example in examples if "position" in example),
             stands_in=examples[0].get("stands_in", False),
         )

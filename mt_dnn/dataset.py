@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class _StandIn(TypedDict, total=False):
+class _InBatch(TypedDict, total=False):
     stands_in: bool
+    position: int
 
 
-class Example(_StandIn):
+class Example(_InBatch):
     """One example: `token_id` and `type_id` are views (tokens,) into the dataset's arrays."""
 
     uid: str
@@ -151,6 +153,7 @@ class MultiTaskDataset(Dataset[list[Example]]):
 
     def __init__(self, datasets: Sequence[SingleTaskDataset]):
         self.datasets = datasets
+        self._first = [0, *itertools.accumulate(len(dataset) for dataset in datasets)]
 
     def __len__(self) -> int:
         return sum(len(dataset) for dataset in self.datasets)
@@ -160,4 +163,5 @@ class MultiTaskDataset(Dataset[list[Example]]):
         dataset = self.datasets[dataset_index]
         if not len(examples):
             return [Example(**dataset[0], stands_in=True)]
-        return [dataset[index] for index in examples]
+        first = self._first[dataset_index]
+        return [Example(**dataset[index], position=first + index) for index in examples]

@@ -21,6 +21,7 @@ from mt_dnn.batcher import Batch
 from mt_dnn.bregman import BregmanTerm
 from mt_dnn.checkpoint import load_checkpoint, load_state, save_checkpoint
 from mt_dnn.config import Config
+from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.loss import LOSS_REGISTRY, Criterion, LossCriterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.objective import ObjectiveValue, TrainingObjective
@@ -109,10 +110,14 @@ class MTDNNModel:
         self.updates = 0
         self.skipped_steps = 0
 
+    def keep_deltas(self, kept: KeptDeltas) -> None:
+        """Keep δ of the training examples between epochs (`--adv_free`)."""
+        self.accelerator.unwrap_model(self.objective).kept = kept
+
     @property
     def regularized(self) -> bool:
-        """Whether the next update has the regularizer: not in the plain part of a curriculum."""
-        if self.perturbation is None:
+        """Whether the next update has the regularizer: not in the plain part of a curriculum, nor between every Nth."""
+        if self.perturbation is None or (self.updates + 1) % self.config.adversarial.adv_every:
             return False
         # 0.07 of 100 updates are 7, and a little more in floating point
         return self.updates >= self.perturbation.start_ratio * self.total_updates - 1e-6
@@ -319,7 +324,8 @@ def build_objective(config: Config, network: SANBertNetwork, total_updates: int 
         bregman = BregmanTerm(network, adversarial.bregman_mu, adversarial.betas, total_updates)
     try:
         perturbation = build_perturbation(config, network)
-        return TrainingObjective(network, criteria, perturbation, adversarial.adv_alpha, bregman)
+        alpha = adversarial.adv_alpha * adversarial.adv_every
+        return TrainingObjective(network, criteria, perturbation, alpha, bregman)
     except UnsupportedLevelError as error:
         raise FlagError(f"--adv_norm_level: {error}") from error
 

@@ -11,6 +11,7 @@ from module.noise import default_generator, dropout_seed, forked_dropout
 from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch
 from mt_dnn.bregman import BregmanTerm
+from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.loss import Criterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.perturbation import AdversarialPerturbation, Regularization
@@ -55,6 +56,9 @@ class TrainingObjective(nn.Module):
         perturbation: the regularizer; None trains without.
         alpha: α.
         bregman: the proximal term; None trains without.
+
+    Attributes:
+        kept: δ of the training examples between epochs; None searches anew in every update.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class TrainingObjective(nn.Module):
         self.perturbation = perturbation
         self.alpha = alpha
         self.bregman = bregman
+        self.kept: KeptDeltas | None = None
         self.injection = None if perturbation is None else NoiseInjection(network.bert, perturbation.level)
 
     def forward(
@@ -138,6 +143,9 @@ class TrainingObjective(nn.Module):
         measure_gain: bool = False,
     ) -> Regularization:
         assert self.injection is not None
+        kept = None
+        if self.kept is not None and batch.positions:
+            kept = self.kept.of(batch.positions, batch.attention_mask)
         return method.regularize(
             lambda: _logits(self.network, batch),
             self.injection,
@@ -149,6 +157,7 @@ class TrainingObjective(nn.Module):
             dropout_state=None if clean is None else clean.dropout_state,
             task_loss=lambda perturbed: self._task_loss(perturbed, batch),
             base=None if clean is None else clean.h,
+            kept=kept,
             measure_gain=measure_gain,
         )
 

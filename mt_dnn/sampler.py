@@ -11,7 +11,7 @@ from data_utils.errors import DataError, FlagError
 from mt_dnn.dataset import SingleTaskDataset
 
 POOL_BATCHES = 50  # batches whose examples are sorted by length together
-EVALUATION_TOKENS = 1024  # of a batch in evaluation, padding included; more are slower on a CPU (docs/performance.md)
+EVALUATION_TOKENS = 1024  # of a batch in evaluation, padding included; more are slower on a CPU
 
 
 class MultiTaskBatchSampler(Sampler[tuple[int, list[int]]]):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from itertools import islice
+from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object, set_seed
 from torch.utils.data import DataLoader, Dataset
@@ -21,11 +24,13 @@ from data_utils.errors import DataError, FlagError, UserError
 from data_utils.files import atomic_write, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.readers import write_glue_submission, write_score_file
+from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
 from mt_dnn.checkpoint import load_checkpoint, load_state, newest_checkpoint
 from mt_dnn.config import Config
 from mt_dnn.hf_export import HfExport
 from mt_dnn.inference import eval_model
+from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.processes import build_accelerator
 from mt_dnn.random_state import random_state, set_random_state
@@ -34,6 +39,7 @@ from mt_dnn.selection import Selection
 from mt_dnn.telemetry import Telemetry
 from mt_dnn.unlabeled import UnlabeledBatches
 
+KEPT_DELTAS = "kept_deltas.bin"  # δ of the run as it goes
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar
 
 # Flags that decide which examples meet which update; a resumed run that changes one is another run.
@@ -126,8 +132,29 @@ class Trainer:
             num_processes=self.accelerator.num_processes,
             process_index=self.accelerator.process_index,
         )
+        self.kept = self._keep_deltas() if config.adversarial.adv_train and config.adversarial.adv_free else None
         self.result = RunResult(str(self.output_dir))
         self.seconds: list[float] = []
+
+    def _keep_deltas(self) -> KeptDeltas:
+        """The file of `--adv_free`, made by the main process and mapped by all."""
+        adversarial, path = self.config.adversarial, self.output_dir / KEPT_DELTAS
+        lengths = np.concatenate([dataset.lengths for dataset in self.data.train])
+        hidden = NoiseInjection(self.model.network.bert, adversarial.adv_norm_level).size
+        gigabytes = KeptDeltas.bytes_of(lengths, hidden) / 1e9
+        if gigabytes > adversarial.adv_free_budget:
+            raise FlagError(
+                f"--adv_free: the noise of {lengths.sum()} tokens takes {gigabytes:.2f} GB; accepted: at most "
+                f"--adv_free_budget, {adversarial.adv_free_budget:g} GB"
+            )
+        if self.accelerator.num_processes > int(os.environ.get("LOCAL_WORLD_SIZE", 1)):
+            raise FlagError("--adv_free: the processes share a file; accepted: processes on one machine")
+        if self.main:
+            KeptDeltas(path, lengths, hidden)
+        self.accelerator.wait_for_everyone()
+        kept = KeptDeltas(path, lengths, hidden, new=False)
+        self.model.keep_deltas(kept)
+        return kept
 
     def run(self) -> RunResult:
         """Train to the last epoch, or until the development sets stop improving."""
@@ -269,7 +296,12 @@ class Trainer:
                 "best_epoch": self.result.best_epoch,
                 "best_value": self.result.best_value,
             }
-            self.model.save(str(self.output_dir / name), progress)
+            path = self.output_dir / name
+            if self.kept is not None:
+                self.kept.save(deltas_of(path))
+            self.model.save(str(path), progress)
+            for older in set(self.output_dir.glob(f"*{deltas_of(path).suffix}")) - {deltas_of(path)}:
+                older.unlink()
         self.accelerator.wait_for_everyone()
 
     def _save_hf(self) -> None:
@@ -304,6 +336,12 @@ class Trainer:
         else:
             self.log.info("saved by %d processes: the data order goes on, dropout's does not", len(states))
         self.unlabeled.go_to(progress.get("unlabeled", {}))
+        if self.kept is not None and deltas_of(Path(path)).is_file():
+            if self.main:
+                self.kept.load(deltas_of(Path(path)))
+            self.accelerator.wait_for_everyone()
+        elif self.kept is not None:
+            self.log.info("--adv_free: %s is missing: the noise of all examples starts anew", deltas_of(Path(path)))
         self.result.history = progress["history"]
         self.result.best_epoch, self.result.best_value = progress["best_epoch"], progress["best_value"]
         return progress["epoch"], progress["batches_done"]
@@ -331,6 +369,11 @@ class Trainer:
             shown = {name[4:]: value for name, value in asdict(adversarial).items() if name.startswith("adv_")}
             del shown["train"]
             self.log.info("adversarial: %s", ", ".join(f"{name} {value}" for name, value in shown.items()))
+
+
+def deltas_of(checkpoint: Path) -> Path:
+    """The δ that belong to a checkpoint; they are kept for the newest alone."""
+    return checkpoint.with_suffix(".deltas")
 
 
 def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

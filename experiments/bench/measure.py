@@ -23,7 +23,7 @@ from experiments.bench.rows import ROWS
 from experiments.exp_def import TaskDef
 from experiments.sift.runs import FIRST_SEED
 from module.encoder import load_encoder
-from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, SingleTaskDataset
+from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset, SingleTaskDataset
 from mt_dnn.config import TrainingConfig
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.run_data import check_fits_encoder
@@ -72,7 +72,7 @@ def prepare(setting: Setting) -> tuple[Contest, dict[bool, Rounds]]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     collater = Collater(getattr(encoder.config, "pad_token_id", None) or 0)
     batches = {grouped: sample_of_epoch(dataset, collater, setting, grouped, device) for grouped in (True, False)}
-    return Contest(network.to(device), setting.encoder, task_def), batches
+    return Contest(network.to(device), setting.encoder, task_def, dataset.lengths), batches
 
 
 def _classification(n_class: int) -> TaskDef:
@@ -91,7 +91,8 @@ def sample_of_epoch(
     epoch = sorted((examples for _, examples in sampler), key=lambda examples: int(dataset.lengths[examples].max()))
     count = setting.rounds * setting.steps
     chosen = [epoch[(2 * place + 1) * len(epoch) // (2 * count)] for place in range(count)]
-    batches = [collater([dataset[index] for index in examples]).to(device) for examples in chosen]
+    batched = MultiTaskDataset([dataset])
+    batches = [collater(batched[0, examples]).to(device) for examples in chosen]
     rounds: Rounds = [[] for _ in range(setting.rounds)]
     for start in range(0, count, 2 * setting.rounds):
         there_and_back = [*rounds, *reversed(rounds)]

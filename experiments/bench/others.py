@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from tempfile import gettempdir
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
@@ -36,12 +37,14 @@ ALPHA = 1.0
 class Contest(NamedTuple):
     """What all rows share.
 
-    network: one network of one task, with its head; encoder: its encoder's name; task_def: its task's definition.
+    network: one network of one task, with its head; encoder: its encoder's name; task_def: its task's definition;
+    lengths: tokens of each example of the data, (examples,).
     """
 
     network: SANBertNetwork
     encoder: str
     task_def: TaskDef
+    lengths: np.ndarray
 
 
 def trainer_step(contest: Contest, config: Config) -> Step:

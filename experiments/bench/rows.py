@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,11 @@ from typing import NamedTuple
 from experiments.bench import others
 from experiments.bench.others import Contest, Step
 from experiments.sift.runs import FIRST_SEED, Method, configure
+from module.linear import choose_linears
+from module.noise_injection import NoiseInjection
+from mt_dnn.batcher import Batch
 from mt_dnn.config import Config
+from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.model import MTDNNModel
 
 # All rows train one network, by steps too small to change its weights: every step of every row sees the same ones.
@@ -43,14 +48,31 @@ def ours(name: str, forwards: float, **flags: object) -> Row:
 
     def build(contest: Contest) -> Step:
         config = still_config(contest, **flags)
-        return MTDNNModel(config, [contest.task_def], network=contest.network).update
+        model = MTDNNModel(config, [contest.task_def], network=contest.network)
+        if config.adversarial.adv_free:
+            hidden = NoiseInjection(contest.network.bert, config.adversarial.adv_norm_level).size
+            with tempfile.NamedTemporaryFile() as file:  # a map outlives its file's name
+                model.keep_deltas(KeptDeltas(Path(file.name), contest.lengths, hidden))
+        return _with_linears(contest, config.training.cpu_linear, model.update)
 
     return Row(name, forwards, build)
 
 
+def _with_linears(contest: Contest, engine: str, step: Step) -> Step:
+    """The step with the network's linear layers as its owner computes them, for all rows share the network."""
+
+    def run(batch: Batch) -> object:
+        choose_linears(contest.network, engine)
+        return step(batch)
+
+    return run
+
+
 def other(name: str, forwards: float, build: Callable[[Contest, Config], Step], grouped: bool = True) -> Row:
     """A row of another project, or what stands for it."""
-    return Row(name, forwards, lambda contest: build(contest, still_config(contest)), grouped)
+    return Row(
+        name, forwards, lambda contest: _with_linears(contest, "mkl", build(contest, still_config(contest))), grouped
+    )
 
 
 PLAIN = ours("plain", 3)
@@ -64,6 +86,8 @@ ROWS = {
         ours("alum", 8, adv_opt="alum", adv_norm_level="post_ln", adv_start_ratio=0),
         ours("vat", 8, adv_opt="vat", adv_norm_level="post_ln"),
         ours("at", 8, adv_opt="at", adv_norm_level="post_ln"),
+        ours("sift-free", 6, adv_opt="smart", adv_norm_level="post_ln", adv_free="true"),
+        ours("sift-every-2", 5.5, adv_opt="smart", adv_norm_level="post_ln", adv_every=2),
         ours("random", 6, adv_opt="random", adv_norm_level="post_ln"),
         ours("r3f", 6, adv_opt="r3f", adv_norm_level="post_ln"),
         ours("freelb", 7, adv_opt="freelb", adv_norm_level="post_ln"),

@@ -26,6 +26,7 @@ from experiments.sift.hutto import DOMAINS
 from experiments.sift.runs import FIRST_SEED, METHODS, TASK, Record, RunStore, prepare_data, run
 from experiments.sift.tables import markdown_table, spread
 
+COMPARED = ("plain", "smart", "sift")
 TITLES = {"tweets": "Tweets", "amazon": "Amazon reviews", "movies": "Movie reviews", "editorials": "Editorials"}
 ABOUT = (
     "Sentiment of a sentence, positive or negative, learned from tweets alone (Hutto & Gilbert 2014). Accuracy / "
@@ -152,7 +153,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each method (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=1, help="epochs of a run (default: %(default)s)")
-    parser.add_argument("--methods", default=",".join(METHODS), help="methods to compare (default: %(default)s)")
+    parser.add_argument("--methods", default=",".join(COMPARED), help=f"of {', '.join(METHODS)} (default: %(default)s)")
     parser.add_argument("--init_checkpoint", default=EMBEDDED_NAME, help="encoder (default: %(default)s)")
     parser.add_argument("--output_dir", default="demo_output", help="folder of results (default: %(default)s)")
     arguments = parser.parse_args(argv)

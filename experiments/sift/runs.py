@@ -57,7 +57,10 @@ class Method:
 PLAIN = Method("plain")
 SMART = Method("SMART", {"adv_train": "true", "adv_norm_level": "pre_ln"})
 SIFT = Method("SiFT", {"adv_train": "true", "adv_norm_level": "post_ln"})
-METHODS = {method.name.lower(): method for method in (PLAIN, SMART, SIFT)}
+# SiFT at less cost.
+SIFT_FREE = Method("SiFT-free", {**SIFT.flags, "adv_free": "true"})
+SIFT_EVERY_2 = Method("SiFT-every-2", {**SIFT.flags, "adv_every": 2})
+METHODS = {method.name.lower(): method for method in (PLAIN, SMART, SIFT, SIFT_FREE, SIFT_EVERY_2)}
 
 
 def prepare_data(encoder: str = EMBEDDED_NAME, root: Path = CANONICAL_DATA) -> Path:

@@ -20,7 +20,7 @@ from mt_dnn.loss import MseCriterion, SymKlCriterion
 from mt_dnn.measured_defaults import measured
 from mt_dnn.perturbation.outputs import Comparison, Divergence, TaskLoss
 from mt_dnn.perturbation.regularizer import Forward, ModelRegularizer
-from mt_dnn.perturbation.search import Search
+from mt_dnn.perturbation.search import Kept, Search
 
 PROJECTIONS = ("project", "normalize", "none")
 SCALES = ("absolute", "relative")
@@ -256,6 +256,7 @@ class AdversarialPerturbation(nn.Module):
         dropout_state: Tensor | None = None,
         task_loss: TaskLoss | None = None,
         base: Tensor | None = None,
+        kept: Kept | None = None,
         measure_gain: bool = False,
     ) -> Regularization:
         """Search δ for one batch and compute R (SMART, Algorithm 1, lines 4 to 9).
@@ -275,6 +276,8 @@ class AdversarialPerturbation(nn.Module):
             task_loss: ℓ(·, y) of an output of `evaluate`, where `needs_labels` is true.
             base: h of the clean pass, as `NoiseInjection.clean` gives it, so that the perturbed passes start from it;
                 by default from that of the first perturbed pass.
+            kept: δ of these examples from the epoch before. One pass then serves for R and for the one ascent step,
+                whose gradient the backward of R gives [Shafahi et al. 2019]; for methods whose ascent climbs R.
             measure_gain: measure the two rises of the ascent gain too, at the cost of three forwards.
         """
         batch = Comparison(
@@ -287,8 +290,8 @@ class AdversarialPerturbation(nn.Module):
             counted=counted,
         )
         injection = encoder if isinstance(encoder, NoiseInjection) else NoiseInjection(encoder, self.level)
-        search = Search(self, evaluate, injection, mask, noise_seeds, dropout_state, base)
-        loss = self.search(search, batch)
+        search = Search(self, evaluate, injection, mask, noise_seeds, dropout_state, base, kept)
+        loss = self.search(search, batch) if kept is None else self._free_search(search, batch)
         rises = self._rises(search, batch) if measure_gain and self.ascent_steps else ()
         return Regularization(loss, *search.statistics(), *rises)
 
@@ -308,6 +311,12 @@ class AdversarialPerturbation(nn.Module):
             gradient = search.gradient(self.ascent_loss(output, batch))
             search.ascend(gradient, batch.finite(output))
         return self.final_loss(search.final_output(), batch)
+
+    def _free_search(self, search: Search, batch: Comparison) -> Tensor:
+        """R at the δ that was kept; δ takes its step in the backward."""
+        output = search.joint_output()
+        search.ascend_in_backward(batch.finite(output))
+        return self.final_loss(output, batch)
 
     def ascent_loss(self, output: Any, batch: Comparison) -> Tensor:
         """ℓ_a, summed over examples, so that an example's gradient does not depend on its batch."""

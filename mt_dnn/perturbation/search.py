@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,17 @@ DIRECTION_CONSTANT = 1e-6
 HALF_PRECISION_SCALE = 2.0**12
 
 
+class Kept(NamedTuple):
+    """δ that was kept of the examples of a batch.
+
+    delta: (batch, tokens, hidden), zero at padding; known: (batch,), whether an example has one; keep: takes the new δ.
+    """
+
+    delta: Tensor
+    known: Tensor
+    keep: Callable[[Tensor], None]
+
+
 class Search:
     """The perturbation δ of one batch on its way.
 
@@ -32,6 +43,7 @@ class Search:
         dropout_state: the state of the device's generator before the clean pass, needed with `same_dropout`; without
             that, `repeated_output` alone uses it.
         base: h of the clean pass, with its graph; by default that of the first perturbed pass.
+        kept: δ to begin with, in place of the initial noise where an example has one.
 
     Attributes:
         base: h, (batch, tokens, hidden), from which every pass starts, so that one gradient of the embeddings is
@@ -52,6 +64,7 @@ class Search:
         noise_seeds: Sequence[int] | None = None,
         dropout_state: Tensor | None = None,
         base: Tensor | None = None,
+        kept: Kept | None = None,
     ):
         if method.same_dropout and dropout_state is None and method.needs_clean:
             raise ValueError("same_dropout needs dropout_state, the generator's state before the clean pass")
@@ -65,6 +78,7 @@ class Search:
         self.noise_seeds = noise_seeds
         self.dropout_state = dropout_state
         self.base = base
+        self.kept = kept
         self.passes = 0
         self.started = False
 
@@ -145,6 +159,8 @@ class Search:
         if method.noise_clamp:
             noise = noise.clamp(-2, 2)
         delta = method.noise_var * method.noise_unit(noise_unit, self.mask, h.size(-1)) * noise
+        if self.kept is not None:
+            delta = torch.where(self.kept.known.view(-1, 1, 1), self.kept.delta.to(dtype), delta)
         if method.projection == "project":
             delta = self._project(delta)
         self.delta = delta.requires_grad_(method.ascent_steps > 0)
@@ -184,6 +200,19 @@ class Search:
         self.delta = torch.where(keep, delta, moved).requires_grad_()
         self.skipped = self.skipped | ~finite
 
+    def ascend_in_backward(self, finite: Tensor) -> None:
+        """Let δ take its step and be kept when the backward of the training loss comes by, whose gradient of δ is a
+        positive multiple of the ascent's. `statistics` that were given out before are brought up to date then."""
+
+        def step(gradient: Tensor) -> None:
+            self.ascend(gradient.to(self.delta.dtype), finite)
+            if self.kept is not None:
+                self.kept.keep(self.delta.detach())
+            for reported, value in zip(self._reported, self._of_the_step(), strict=True):
+                reported.copy_(value)
+
+        self.delta.register_hook(step)
+
     def _project(self, delta: Tensor) -> Tensor:
         radius = self.method.radius
         assert radius is not None
@@ -205,7 +234,12 @@ class Search:
         return shuffled
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return self.emb_val, self._mean_size(self.added), self._mean_size(self.delta), self.skipped.sum()
+        self._reported = self._of_the_step()
+        eff_perturb, skipped = self._reported
+        return self.emb_val, eff_perturb, self._mean_size(self.delta), skipped
+
+    def _of_the_step(self) -> tuple[Tensor, Tensor]:
+        return self._mean_size(self.added), self.skipped.sum()
 
     def _mean_size(self, x: Tensor) -> Tensor:
         return (x.detach().abs() * self.real).sum() / self.entries

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_utils.errors import DataError, FlagError
-from data_utils.readers import write_json_lines
+from data_utils.readers import write_lines
 from experiments.bench import __main__ as bench
 from experiments.bench import measure, report
 from experiments.bench.measure import Memory, Setting
@@ -64,7 +64,7 @@ def test_every_round_has_each_row_first_by_turns_and_the_warm_up_does_not_count(
 def lengths_file(folder: Path, count: int) -> Path:
     lengths = np.random.default_rng(0).gamma(3, 4, count).astype(int) % 30 + 2
     lines = [{"uid": str(n), "label": n % 4, "token_id": [5] * int(length)} for n, length in enumerate(lengths)]
-    write_json_lines(folder / "lengths.json", lines)
+    write_lines(folder / "lengths.json", map(json.dumps, lines))
     return folder / "lengths.json"
 
 
