@@ -28,6 +28,7 @@ from mt_dnn.objective import ObjectiveValue, TrainingObjective
 from mt_dnn.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
 from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnReleasePerturbation, SiftPerturbation
 from mt_dnn.processes import build_accelerator
+from mt_dnn.word_gradient import WordGradient
 
 
 class UpdateReport(NamedTuple):
@@ -104,6 +105,7 @@ class MTDNNModel:
         self.schedule = build_schedule(self.optimizer, config.training, total_updates)
         objective = build_objective(config, self.network, total_updates)
         self.perturbation, self.bregman = objective.perturbation, objective.bregman
+        self.word_gradient = WordGradient.of(objective, self.network.bert.get_input_embeddings(), self.accelerator)
         self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
         self.updates = 0
         self.skipped_steps = 0
@@ -158,11 +160,15 @@ class MTDNNModel:
         scale.
         """
         scaler = self.accelerator.scaler
+        if self.word_gradient is not None:
+            self.word_gradient.finish()
         self.accelerator.unscale_gradients(self.wrapped_optimizer)
         clip_gradients(self.network, self.config.training)
         scale = None if scaler is None else scaler.get_scale()
         self.wrapped_optimizer.step()
         self.wrapped_optimizer.zero_grad(set_to_none=True)
+        if self.word_gradient is not None:
+            self.word_gradient.clear()
         self.updates += 1
         # Accelerate's step_was_skipped sees no skip of a fused optimizer, which is called and skips by itself.
         if scaler is not None and scaler.get_scale() < scale:

@@ -45,7 +45,7 @@ def build_accelerator(config: Config) -> Accelerator:
         cpu=not has_gpu,
         mixed_precision=precision,
         # A step runs one head of several, and the encoder's own pooler never.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)],
     )
 
 

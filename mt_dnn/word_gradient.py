@@ -1,0 +1,69 @@
+"""The gradient of the word table, of which an update touches few rows."""
+
+from __future__ import annotations
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class WordGradient:
+    """Collects the table's gradient by rows on the CPU, where the whole table takes longer than half a layer.
+
+    A table of zeros is neither filled in each backward nor sent to other processes: backwards leave a sparse gradient,
+    `finish` puts its rows into a table kept at zero, and clipping and optimizer see the gradient that they always saw.
+
+    Args:
+        model: what DistributedDataParallel will wrap; the table is left to this class there.
+        embedding: the word embeddings, whose weight nothing else may use.
+        accelerator: its processes.
+    """
+
+    def __init__(self, model: nn.Module, embedding: nn.Embedding, accelerator: Accelerator):
+        embedding.sparse = True
+        self.weight = embedding.weight
+        self.accelerator = accelerator
+        self.table = torch.zeros_like(self.weight)
+        self.rows = torch.empty(0, dtype=torch.long)
+        names = [name for name, parameter in model.named_parameters() if parameter is self.weight]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+        broadcast(self.weight.data)
+
+    @classmethod
+    def of(cls, model: nn.Module, embedding: nn.Module, accelerator: Accelerator) -> WordGradient | None:
+        """Collects the gradient of these embeddings where that pays and can be done; None elsewhere.
+
+        Not with a scaler of gradients: where it skips a step, clipping has spoilt the rows that should stay zero.
+        """
+        if accelerator.device.type != "cpu" or accelerator.scaler is not None:
+            return None
+        if not isinstance(embedding, nn.Embedding) or not embedding.weight.requires_grad:
+            return None
+        uses = sum(parameter is embedding.weight for _, parameter in model.named_parameters(remove_duplicate=False))
+        return cls(model, embedding, accelerator) if uses == 1 else None
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Make the gradient of an update's backwards dense, and the mean over processes."""
+        if self.weight.grad is None:
+            return
+        gradient = self.weight.grad
+        self.rows = gradient._indices()[0]
+        # In the order of a dense backward, as coalesce() would not.
+        self.table.index_add_(0, self.rows, gradient._values())
+        if self.accelerator.num_processes > 1:
+            self.rows = self._rows_of_all()
+            self.table[self.rows] = self.accelerator.reduce(self.table[self.rows], "mean")
+        self.weight.grad = self.table
+
+    def _rows_of_all(self) -> Tensor:
+        touched = torch.zeros(len(self.table))
+        touched[self.rows] = 1
+        return self.accelerator.reduce(touched, "sum").nonzero()[:, 0]
+
+    def clear(self) -> None:
+        """Forget the gradient, after the step."""
+        self.weight.grad = None
+        self.table[self.rows] = 0
