@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.bench import others
 from experiments.bench.others import Contest, Step
@@ -53,16 +53,19 @@ def ours(name: str, forwards: float, **flags: object) -> Row:
             hidden = NoiseInjection(contest.network.bert, config.adversarial.adv_norm_level).size
             with tempfile.NamedTemporaryFile() as file:  # a map outlives its file's name
                 model.keep_deltas(KeptDeltas(Path(file.name), contest.lengths, hidden))
-        return _with_linears(contest, config.training.cpu_linear, model.update)
+        return _as_owned(contest, config.training.cpu_linear, model.word_gradient is not None, model.update)
 
     return Row(name, forwards, build)
 
 
-def _with_linears(contest: Contest, engine: str, step: Step) -> Step:
-    """The step with the network's linear layers as its owner computes them, for all rows share the network."""
+def _as_owned(contest: Contest, engine: str, sparse: bool, step: Step) -> Step:
+    """The step with linear layers and the word table's gradient as its owner computes them, for all rows share the
+    network."""
+    words: Any = contest.network.bert.get_input_embeddings()
 
     def run(batch: Batch) -> object:
         choose_linears(contest.network, engine)
+        words.sparse = sparse
         return step(batch)
 
     return run
@@ -70,9 +73,11 @@ def _with_linears(contest: Contest, engine: str, step: Step) -> Step:
 
 def other(name: str, forwards: float, build: Callable[[Contest, Config], Step], grouped: bool = True) -> Row:
     """A row of another project, or what stands for it."""
-    return Row(
-        name, forwards, lambda contest: _with_linears(contest, "mkl", build(contest, still_config(contest))), grouped
-    )
+
+    def build_plain(contest: Contest) -> Step:
+        return _as_owned(contest, "mkl", False, build(contest, still_config(contest)))
+
+    return Row(name, forwards, build_plain, grouped)
 
 
 PLAIN = ours("plain", 3)

@@ -56,7 +56,7 @@ def batch_of(examples: int = EXAMPLES, width: int = WIDTH, padding: int = 0) -> 
 def gradients(network: nn.Module, loss: Tensor) -> dict[str, Tensor]:
     network.zero_grad()
     loss.backward()
-    return {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    return {name: p.grad.clone().to_dense() for name, p in network.named_parameters() if p.grad is not None}
 
 
 def parameters(network: nn.Module) -> dict[str, Tensor]:
