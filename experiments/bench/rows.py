@@ -65,7 +65,7 @@ def _as_owned(contest: Contest, engine: str, sparse: bool, step: Step) -> Step:
 
     def run(batch: Batch) -> object:
         choose_linears(contest.network, engine)
-        words.sparse = sparse
+        words.sparse, words.weight.grad = sparse, None
         return step(batch)
 
     return run
