@@ -297,11 +297,14 @@ class Trainer:
                 "best_value": self.result.best_value,
             }
             path = self.output_dir / name
-            if self.kept is not None:
+            if self.kept is None:
+                self.model.save(str(path), progress)
+            else:
+                # Before the checkpoint, which is thus never without its own; the older ones only after it.
                 self.kept.save(deltas_of(path))
-            self.model.save(str(path), progress)
-            for older in set(self.output_dir.glob(f"*{deltas_of(path).suffix}")) - {deltas_of(path)}:
-                older.unlink()
+                self.model.save(str(path), progress)
+                for older in set(self.output_dir.glob("model_*.deltas")) - {deltas_of(path)}:
+                    older.unlink()
         self.accelerator.wait_for_everyone()
 
     def _save_hf(self) -> None:

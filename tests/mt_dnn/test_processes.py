@@ -29,8 +29,8 @@ BY_TOKENS = (*SIFT, "--max_tokens_per_batch", "150")
 
 @pytest.mark.parametrize(
     "method",
-    [SIFT, UNLABELED, ("--adv_train", "--adv_opt", "freelb"), BY_TOKENS],
-    ids=["sift", "unlabeled vat, bregman", "freelb", "sift by tokens"],
+    [SIFT, UNLABELED, ("--adv_train", "--adv_opt", "freelb"), BY_TOKENS, (*SIFT, "--adv_free")],
+    ids=["sift", "unlabeled vat, bregman", "freelb", "sift by tokens", "sift with kept noise"],
 )
 def test_two_processes_end_with_one_processs_parameters_and_scores(method: tuple[str, ...], tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
