@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +17,7 @@ import predict
 import prepro_std
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
-from data_utils.readers import read_lines, read_score_file, read_token_json
+from data_utils.readers import read_lines, read_score_file, read_token_json, write_lines
 from experiments.sift import hutto
 from mt_dnn.config import Config, parse_args
 from mt_dnn.telemetry import METRICS_FILE
@@ -70,6 +71,16 @@ def prepare_data(encoder: str = EMBEDDED_NAME, root: Path = CANONICAL_DATA) -> P
     return root / folder_name(encoder)
 
 
+def development_data(source: Path, folder: Path, dataset: str, train_fraction: float = 1.0) -> Path:
+    """Copy a dataset's development set and the first part of its training set, whose order is random, to `folder`,
+    so that who reads it sees no test set."""
+    for split, share in (("train", train_fraction), ("dev", 1.0)):
+        name = f"{dataset}_{split}.json"
+        lines = [line for _, line in read_lines(source / name)]
+        write_lines(folder / name, lines[: math.ceil(share * len(lines))])
+    return folder
+
+
 def configure(
     method: Method, seed: int, *, encoder: str, data_dir: Path, epochs: int, output_dir: str = "checkpoint"
 ) -> Config:
@@ -90,15 +101,20 @@ def configure(
     return parse_args([word for name, value in flags.items() for word in (f"--{name}", str(value))])
 
 
+def settings_of(config: Config) -> dict[str, Any]:
+    """The flags that decide what a run computes."""
+    return {name: value for name, value in config.to_flat().items() if name not in PLACES}
+
+
 def run_key(config: Config, evaluated: Sequence[Path]) -> str:
     """A hash of all that decides a run's numbers: flags, task definition, training data, evaluated data.
 
     The code is not in it: after a change of the method, begin with an empty output folder.
     """
-    flat = {name: value for name, value in config.to_flat().items() if name not in PLACES}
-    files = [Path(config.data.task_def), Path(config.data_dir) / f"{TRAINED_DATASET}_train.json", *evaluated]
+    trained = [Path(config.data_dir) / f"{dataset}_train.json" for dataset in config.data.train_datasets]
+    files = [Path(config.data.task_def), *trained, *evaluated]
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    return hashlib.sha256(json.dumps([flat, hashes], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([settings_of(config), hashes], sort_keys=True).encode()).hexdigest()[:16]
 
 
 class RunStore:
@@ -166,7 +182,7 @@ def run(
         "seconds_per_update": result.seconds_per_update,
         "evaluation": evaluation,
         "search": search,
-        "config": {name: value for name, value in config.to_flat().items() if name not in PLACES},
+        "config": settings_of(config),
     }
     store.add(record)
     return record
@@ -181,15 +197,31 @@ def _scratch_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
         raise DataError(f"cannot be written: {error.strerror or error}", parent) from error
 
 
-def evaluate(output_dir: Path, epoch: int, path: Path) -> dict[str, float]:
-    """A token file under the checkpoint of an epoch: accuracy and macro-F1 in percent, mean cross-entropy, examples."""
-    score_file = output_dir / f"{path.stem}_scores_epoch_{epoch}.json"
-    if not score_file.is_file():  # the trained domain's own sets are scored by the trainer
-        _predict(output_dir / f"model_{epoch}.pt", path, score_file)
+class Scored(NamedTuple):
+    """A token file under a checkpoint: golds (examples,), probabilities (examples, classes), metrics in percent."""
+
+    golds: np.ndarray
+    probabilities: np.ndarray
+    metrics: dict[str, float]
+
+
+def score(checkpoint: Path, path: Path, task_def: Path = TASK_DEF, task: str = TASK) -> Scored:
+    """A token file with labels under the checkpoint of an epoch, by the score file beside it where there is one."""
+    epoch = checkpoint.stem.removeprefix("model_")
+    score_file = checkpoint.parent / f"{path.stem}_scores_epoch_{epoch}.json"
+    if not score_file.is_file():  # a dataset's own sets are scored by the trainer
+        names = {"task_def": task_def, "task": task, "prep_input": path, "score": score_file, "checkpoint": checkpoint}
+        words = [word for name, value in names.items() for word in (f"--{name}", str(value))]
+        predict.main([*words, "--with_label", "--batch_size_eval", str(SHARED_FLAGS["batch_size_eval"])])
     scores = read_score_file(score_file)
     golds = np.array([sample["label"] for _, sample in read_token_json(path)])
-    probabilities = np.array(scores["scores"]).reshape(len(golds), -1)
-    return {**scores["metrics"], "loss": cross_entropy(probabilities, golds), "examples": len(golds)}
+    return Scored(golds, np.array(scores["scores"]).reshape(len(golds), -1), dict(scores["metrics"]))
+
+
+def evaluate(output_dir: Path, epoch: int, path: Path) -> dict[str, float]:
+    """A token file under the checkpoint of an epoch: accuracy and macro-F1 in percent, mean cross-entropy, examples."""
+    found = score(output_dir / f"model_{epoch}.pt", path)
+    return {**found.metrics, "loss": cross_entropy(found.probabilities, found.golds), "examples": len(found.golds)}
 
 
 def search_figures(path: Path) -> dict[str, float | None]:
@@ -202,12 +234,6 @@ def search_figures(path: Path) -> dict[str, float | None]:
         for name in ("ascent_rise", "chance_rise")
     }
     return {**rises, "skipped": max((line.get("skipped", 0.0) for line in lines), default=0.0)}
-
-
-def _predict(checkpoint: Path, path: Path, score_file: Path) -> None:
-    names = {"task_def": TASK_DEF, "task": TASK, "prep_input": path, "score": score_file, "checkpoint": checkpoint}
-    words = [word for name, value in names.items() for word in (f"--{name}", str(value))]
-    predict.main([*words, "--with_label", "--batch_size_eval", str(SHARED_FLAGS["batch_size_eval"])])
 
 
 def cross_entropy(probabilities: np.ndarray, golds: np.ndarray) -> float:

@@ -29,8 +29,9 @@ from typing import NamedTuple
 from data_utils.errors import FlagError, nearest, run_command_line
 from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME
-from data_utils.readers import read_lines
-from experiments.sift.runs import FIRST_SEED, PLAIN, TRAINED_DATASET, Method, Record, RunStore, prepare_data, run
+from experiments.sift.runs import (
+    FIRST_SEED, PLAIN, TRAINED_DATASET, Method, Record, RunStore, development_data, prepare_data, run,
+)  # fmt: skip
 from experiments.sift.tables import markdown_table, spread
 from mt_dnn.adversarial_config import LEVELS, measured_flags
 from mt_dnn.measured_defaults import BY_METHOD
@@ -70,23 +71,15 @@ def points_of(arguments: argparse.Namespace) -> list[Point]:
     return [point for point in grid if point.method != "freelb" or point.alpha == arguments.alphas[0]]
 
 
-def development_data(source: Path, folder: Path, train_fraction: float) -> Path:
-    """Copy development set and the first part of the training set, whose order is random, to `folder`."""
-    for split, share in (("train", train_fraction), ("dev", 1.0)):
-        name = f"{TRAINED_DATASET}_{split}.json"
-        lines = [line for _, line in read_lines(source / name)]
-        with atomic_write(folder / name) as file:
-            file.writelines(f"{line}\n" for line in lines[: math.ceil(share * len(lines))])
-    return folder
-
-
 def sweep(arguments: argparse.Namespace) -> list[tuple[Point | None, Record]]:
     """All runs with their points (None: plain), seed by seed, so that an interrupted sweep has whole grids."""
     output_dir = Path(arguments.output_dir)
     with _quiet():
         source = prepare_data(arguments.init_checkpoint)
     share = f"{arguments.train_fraction:g}"
-    data_dir = development_data(source, output_dir / f"data_{share}" / source.name, arguments.train_fraction)
+    data_dir = development_data(
+        source, output_dir / f"data_{share}" / source.name, TRAINED_DATASET, arguments.train_fraction
+    )
     planned = list(itertools.product(arguments.seed_list, [None, *points_of(arguments)]))
     store = RunStore(output_dir / "results.jsonl")
     done_before = store.read()

@@ -9,7 +9,7 @@ import pytest
 
 from data_utils.errors import FlagError
 from experiments.sift import sweep
-from experiments.sift.runs import TRAINED_DATASET, Method, configure, search_figures
+from experiments.sift.runs import TRAINED_DATASET, Method, configure, development_data, search_figures
 from mt_dnn.adversarial_config import measured_flags
 
 LOSS = 0.25
@@ -73,7 +73,7 @@ def test_runs_see_no_test_set_and_the_asked_share_of_the_training_set(tmp_path: 
     source.mkdir()
     for split in ("train", "dev", "test"):
         (source / f"{TRAINED_DATASET}_{split}.json").write_text("".join(f"{split} {number}\n" for number in range(10)))
-    folder = sweep.development_data(source, tmp_path / "folder", 0.25)
+    folder = development_data(source, tmp_path / "folder", TRAINED_DATASET, 0.25)
     assert {path.name: len(path.read_text().splitlines()) for path in folder.iterdir()} == {
         f"{TRAINED_DATASET}_train.json": 3,
         f"{TRAINED_DATASET}_dev.json": 10,

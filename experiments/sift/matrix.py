@@ -1,0 +1,273 @@
+"""All runs of a study: data, trials on the development set, then every setting, method and seed; several side by side.
+
+    python -m experiments.sift.matrix experiments/sift/studies/sentiment.yml --results study_results --jobs 2
+
+Results are files, one a run, in `RESULTS/STUDY/runs`; what is there is not run again. The command may be stopped or
+killed at any point, and goes on when it is repeated. `python -m experiments.sift.report RESULTS` tells what was found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any, NamedTuple
+
+import numpy as np
+import yaml
+
+from data_utils.errors import FlagError, UserError, run_command_line
+from data_utils.files import atomic_write, writable_folder
+from experiments.sift.runs import Record, cross_entropy, development_data
+from experiments.sift.study import TRAINED, Flags, Study, read_study
+from experiments.sift.study_data import prepare
+from experiments.sift.study_run import RunSpec, finished, write_spec
+
+POLL_SECONDS = 0.5
+DEV = "_dev"
+
+
+class Folders(NamedTuple):
+    """Where a study's files lie. tests: token files; trials, trained: those that tuning and training read, without
+    tests; results: RESULTS/STUDY."""
+
+    tests: Path
+    trials: Path
+    trained: Path
+    results: Path
+
+
+class Trial(NamedTuple):
+    """A trial of a method's tuning: its flags, and over the tuning's seeds the means of the study's metric on the
+    development set, in percent, and of the cross-entropy."""
+
+    flags: Flags
+    value: float
+    loss: float
+
+
+def lay_out(study: Study, data_root: Path, canonical_root: Path, results: Path) -> Folders:
+    """Make the data, and the folders that training reads."""
+    tests = prepare(study.data, data_root, canonical_root, study.encoder, Path(study.task_def))
+    folder = results / study.folder
+    folders = Folders(tests, folder / "data" / "trials", folder / "data" / "trained", folder)
+    for setting in study.settings.values():
+        development_data(tests, folders.trained, setting.train)
+        for stage in setting.stages.values():
+            (folders.trained / f"{stage.train}_train.json").write_bytes(
+                (tests / f"{stage.train}_train.json").read_bytes()
+            )
+    if study.tuning is not None:
+        tuned = study.settings[study.comparison.setting].train
+        development_data(tests, folders.trials, tuned, study.tuning.train_fraction)
+    return folders
+
+
+def trial_specs(study: Study, folders: Folders) -> dict[tuple[str, int], list[RunSpec]]:
+    """The runs of the tuning, a seed each, by method and number of the trial. They see no test set: the folder that
+    they read has none, and the development set is what they are tested on."""
+    if study.tuning is None:
+        return {}
+    tuning, setting = study.tuning, study.settings[study.comparison.setting]
+    specs = {}
+    for method, trials in tuning.grid.items():
+        if method not in study.methods:
+            continue
+        for number, flags in enumerate(trials):
+            specs[method, number] = [
+                _spec(
+                    study, folders, f"{method}-{number}-{seed}", "tuning", method, seed,
+                    train_dir=folders.trials, train=setting.train, test_dir=folders.trials,
+                    tests=[f"{setting.train}{DEV}"], stages={},
+                    flags=study.flags | study.methods[method] | flags | tuning.flags, robustness={},
+                )
+                for seed in range(tuning.first_seed, tuning.first_seed + tuning.seeds)
+            ]  # fmt: skip
+    return specs
+
+
+def trials_of(specs: Mapping[tuple[str, int], Sequence[RunSpec]], study: Study) -> dict[str, list[Trial]]:
+    """What the finished tuning runs say, by method."""
+    found: dict[str, list[Trial]] = {}
+    assert study.tuning is not None
+    for (method, number), runs in specs.items():
+        tested = [_record(spec)["evaluation"][TRAINED][spec.tests[0]] for spec in runs]
+        values = [test["metrics"][study.metric] for test in tested]
+        losses = [cross_entropy(np.array(test["probabilities"]), np.array(test["golds"])) for test in tested]
+        found.setdefault(method, []).append(Trial(study.tuning.grid[method][number], mean(values), mean(losses)))
+    return found
+
+
+def chosen(trials: Sequence[Trial]) -> Flags:
+    """The flags of the best trial: the highest metric; of equal ones the lowest cross-entropy."""
+    return max(trials, key=lambda trial: (round(trial.value, 6), -trial.loss)).flags
+
+
+def run_specs(study: Study, folders: Folders, tuned: Mapping[str, Flags]) -> list[RunSpec]:
+    """All runs, seed by seed, so that an interrupted study has whole rounds."""
+    planned = []
+    for name, setting in study.settings.items():
+        for method, own in study.methods.items():
+            for seed in study.seeds_of(method, name):
+                attacked = name == study.comparison.setting and seed < study.seeds.first + study.robustness.seeds
+                robustness = study.robustness.measured if attacked else {}
+                spec = _spec(
+                    study, folders, f"{name}-{method}-{seed}", name, method, seed,
+                    train_dir=folders.trained, train=setting.train, test_dir=folders.tests, tests=setting.tests,
+                    stages={stage: part.model_dump() for stage, part in setting.stages.items()},
+                    flags=study.flags | own | tuned.get(method, {}), robustness=robustness,
+                )  # fmt: skip
+                planned.append(spec)
+    return sorted(planned, key=lambda spec: spec.seed)
+
+
+def _spec(
+    study: Study, folders: Folders, name: str, setting: str, method: str, seed: int, **parts: Any
+) -> RunSpec:  # fmt: skip
+    kind = "tuning" if setting == "tuning" else "runs"
+    paths = {key: str(value) for key, value in parts.items() if isinstance(value, Path)}
+    return RunSpec(
+        study=study.study, setting=setting, method=method, seed=seed, encoder=study.encoder,
+        task_def=study.task_def, task=study.task, result=str(folders.results / kind / f"{name}.json"),
+        work=str(folders.results / "work" / kind / name), **(parts | paths),
+    )  # fmt: skip
+
+
+def _record(spec: RunSpec) -> Record:
+    found = finished(spec)
+    assert found is not None, spec.name
+    return found
+
+
+class Jobs:
+    """Processes side by side, each with `threads` threads.
+
+    Raises in `run`:
+        UserError: runs that failed, after all others are done.
+    """
+
+    def __init__(self, count: int, threads: int, tell: Callable[[str], None] = print):
+        self.count, self.threads, self.tell = count, threads, tell
+        self.running: dict[subprocess.Popen[bytes], tuple[RunSpec, float]] = {}
+
+    def run(self, specs: Iterable[RunSpec], title: str) -> None:
+        """Run what is not finished, in its order."""
+        planned = list(specs)
+        waiting = [spec for spec in planned if finished(spec) is None]
+        total, seconds, failed = len(planned), [], []
+        self.tell(f"{title}: {total} runs, {total - len(waiting)} of them done before")
+        done = total - len(waiting)
+        try:
+            while waiting or self.running:
+                while waiting and len(self.running) < self.count:
+                    spec = waiting.pop(0)
+                    self.running[self._start(spec)] = (spec, time.monotonic())
+                time.sleep(POLL_SECONDS)
+                for process in [process for process in self.running if process.poll() is not None]:
+                    spec, begun = self.running.pop(process)
+                    record = finished(spec)
+                    if record is None:
+                        failed.append(spec)
+                        self.tell(f"{spec.name}: failed; see {_log(spec)}")
+                        continue
+                    done += 1
+                    seconds.append(time.monotonic() - begun)
+                    left = mean(seconds) * (len(waiting) + len(self.running)) / self.count / 60
+                    self.tell(f"{done}/{total} {_line(record)} ({seconds[-1]:.0f} s, about {left:.0f} min left)")
+        finally:
+            for process in self.running:
+                process.terminate()
+            for process in self.running:
+                process.wait()
+            self.running.clear()
+        if failed:
+            reason = _last_line(_log(failed[0]))
+            raise UserError(f"{len(failed)} of {total} runs failed; the first, {failed[0].name}: {reason}")
+
+    def _start(self, spec: RunSpec) -> subprocess.Popen[bytes]:
+        path = Path(f"{spec.work}.spec.json")
+        write_spec(spec, path)
+        threads = str(self.threads)
+        variables = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        with _log(spec).open("wb") as log:
+            command = [sys.executable, "-m", "experiments.sift.study_run", str(path)]
+            return subprocess.Popen(command, stdout=log, stderr=log, env=variables)
+
+
+def _log(spec: RunSpec) -> Path:
+    return Path(f"{spec.work}.log")
+
+
+def _last_line(path: Path) -> str:
+    lines = [line for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+def _line(record: Record) -> str:
+    """A finished run in a line: its names, and the first metric of each test."""
+    shown = []
+    for stage, tests in record["evaluation"].items():
+        values = ", ".join(f"{test} {next(iter(found['metrics'].values())):.1f}" for test, found in tests.items())
+        shown.append(values if stage == TRAINED else f"{stage}: {values}")
+    return f"{record['setting']} {record['method']} seed {record['seed']}: {'; '.join(shown)}"
+
+
+def run_study(study: Study, folders: Folders, jobs: Jobs) -> None:
+    """Tune, then run; `study.yml` and `tuned.json` say what was run."""
+    with atomic_write(folders.results / "study.yml") as file:
+        yaml.safe_dump(study.model_dump(), file, sort_keys=False, allow_unicode=True)
+    specs = trial_specs(study, folders)
+    for _, runs in sorted(specs.items()):
+        runs[0].key()  # mistakes in flags, before hours of work
+    for spec in run_specs(study, folders, {}):
+        spec.key()
+    jobs.run([spec for runs in specs.values() for spec in runs], "tuning")
+    trials = trials_of(specs, study) if specs else {}
+    tuned = {method: chosen(found) for method, found in trials.items()}
+    content = {
+        method: {"chosen": tuned[method], "trials": [trial._asdict() for trial in found]}
+        for method, found in trials.items()
+    }
+    with atomic_write(folders.results / "tuned.json") as file:
+        json.dump(content, file, indent=1)
+    jobs.run(run_specs(study, folders, tuned), study.study)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", help="the study's YAML")
+    parser.add_argument("--data_root", default="data/study", help="folder of public data (default: %(default)s)")
+    parser.add_argument("--canonical_root", default="data/canonical_data", help="folder of TSV files (%(default)s)")
+    parser.add_argument("--results", default="study_results", help="folder of results (default: %(default)s)")
+    parser.add_argument("--encoder", help="another encoder than the study's, by its recipe where it has one")
+    parser.add_argument("--methods", help="some of the study's methods, split by commas (default: all)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs side by side (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of a run (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    for flag in ("jobs", "threads"):
+        if getattr(arguments, flag) < 1:
+            raise FlagError(f"--{flag}: found {getattr(arguments, flag)}, accepted: at least 1")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_args(argv)
+    study = read_study(arguments.study)
+    if arguments.encoder is not None:
+        study = study.with_encoder(arguments.encoder)
+    if arguments.methods is not None:
+        study = study.with_methods([name.strip() for name in arguments.methods.split(",")])
+    results = writable_folder(arguments.results)
+    folders = lay_out(study, Path(arguments.data_root), Path(arguments.canonical_root), results)
+    run_study(study, folders, Jobs(arguments.jobs, arguments.threads, lambda line: print(line, flush=True)))
+    print(f"done; the report: python -m experiments.sift.report {arguments.results}")
+
+
+if __name__ == "__main__":
+    run_command_line(main)

@@ -1,0 +1,213 @@
+"""A study: what is trained on what, by which methods, with how many seeds; read from a YAML of `studies/`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from data_utils.errors import DataError, FlagError, nearest
+from data_utils.pretrained import EMBEDDED_NAME, folder_name
+from data_utils.readers import read_lines
+
+Flags = dict[str, Any]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$")]  # a part of a file's name
+Count = Annotated[int, Field(ge=1)]
+TRAINED = "trained"  # the stage of every run before those that train on
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Stage(_Part):
+    """Further training of a setting's model: a dataset, the files to test on after it, flags that differ."""
+
+    train: Name
+    tests: list[Name] = Field(min_length=1)
+    flags: Flags = {}
+
+
+class Setting(_Part):
+    """What is trained on and tested on.
+
+    train: a dataset with `_train` and `_dev` files; tests: stems of token files; stages: further training, each from the
+    model of `train`; seeds: how many, where not as many as the study says.
+    """
+
+    train: Name
+    tests: list[Name] = Field(min_length=1)
+    stages: dict[str, Stage] = {}
+    seeds: Count | None = None
+
+
+class Comparison(_Part):
+    """The comparison named in advance: the mean of the study's metric over these tests, with `seeds.compared` seeds."""
+
+    methods: list[Name] = Field(min_length=2)
+    setting: Name
+    stage: str = TRAINED
+    tests: list[Name] = Field(min_length=1)
+
+
+class Seeds(_Part):
+    """compared: of the methods compared; others: of the other methods; first: the first seed, the rest follow it."""
+
+    compared: Count
+    others: Count
+    first: int = 2018
+
+
+class Tuning(_Part):
+    """Trials on the development set of the comparison's setting, as many for each method.
+
+    grid: a method's trials, each a set of flags; train_fraction: share of the training set; flags: those that differ
+    from the study's.
+    """
+
+    grid: dict[Name, list[Flags]]
+    seeds: Count = 1
+    first_seed: int = 1000
+    train_fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    flags: Flags = {}
+
+    @model_validator(mode="after")
+    def _equal_budget(self) -> Tuning:
+        counts = {method: len(trials) for method, trials in self.grid.items()}
+        if len(set(counts.values())) > 1:
+            found = ", ".join(f"{method} {count}" for method, count in counts.items())
+            raise ValueError(f"trials differ in number ({found}); accepted: as many for each method")
+        return self
+
+
+class Robustness(_Part):
+    """What is done to the models of the comparison's setting, of the first `seeds` seeds.
+
+    measured: as `measure_robustness` takes it, `tests` among it.
+    """
+
+    seeds: int = Field(0, ge=0)
+    measured: dict[str, Any] = {}
+
+
+class Recipe(_Part):
+    """Another encoder: flags that differ from the study's, and published flags of methods, which take the place of
+    the study's and are not tuned."""
+
+    flags: Flags = {}
+    methods: dict[Name, Flags] = {}
+
+
+class Study(_Part):
+    """A study as the YAML gives it; `experiments/sift/studies/` has examples.
+
+    data: preparations of `study_data.py`; metric: what tuning and comparison look at; published: keys of
+    `published_results.yml`.
+    """
+
+    study: Name
+    question: str
+    encoder: str = EMBEDDED_NAME
+    task_def: str
+    task: Name
+    metric: Annotated[str, Field(pattern="^(ACC|MCC|F1MAC)$")]
+    data: list[Name]
+    comparison: Comparison
+    settings: dict[Name, Setting]
+    flags: Flags
+    methods: dict[Name, Flags]
+    seeds: Seeds
+    tuning: Tuning | None = None
+    robustness: Robustness = Robustness()
+    recipes: dict[str, Recipe] = {}
+    published: list[str] = []
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Study:
+        _known("comparison, setting", [self.comparison.setting], self.settings)
+        setting = self.settings[self.comparison.setting]
+        _known("comparison, stage", [self.comparison.stage], [TRAINED, *setting.stages])
+        stage = setting.stages.get(self.comparison.stage)
+        _known("comparison, tests", self.comparison.tests, setting.tests if stage is None else stage.tests)
+        _known("comparison, methods", self.comparison.methods, self.methods)
+        if self.tuning is not None:
+            _known("tuning, grid", self.tuning.grid, self.methods)
+        for recipe in self.recipes.values():
+            _known("recipes, methods", recipe.methods, self.methods)
+        for part in [part for setting in self.settings.values() for part in (setting, *setting.stages.values())]:
+            if part.train.endswith("_test"):
+                raise ValueError(
+                    f"train: found {part.train!r}, a test set; accepted: a dataset's name without its split"
+                )
+        return self
+
+    def with_encoder(self, encoder: str) -> Study:
+        """The study with another encoder, by its recipe where it has one."""
+        recipe = self.recipes.get(encoder, Recipe())
+        tuning = self.tuning
+        if tuning is not None and recipe.methods:
+            kept = {method: trials for method, trials in tuning.grid.items() if method not in recipe.methods}
+            tuning = tuning.model_copy(update={"grid": kept}) if kept else None
+        changes = {
+            "encoder": encoder,
+            "flags": self.flags | recipe.flags,
+            "methods": self.methods | recipe.methods,
+            "tuning": tuning,
+        }
+        return self.model_copy(update=changes)
+
+    def with_methods(self, names: list[str]) -> Study:
+        """The study with some of its methods, the compared ones among them or not."""
+        for name in names:
+            if name not in self.methods:
+                raise FlagError(
+                    f"--methods: found {name!r}, accepted: {', '.join(self.methods)}{nearest(name, self.methods)}"
+                )
+        return self.model_copy(update={"methods": {name: self.methods[name] for name in names}})
+
+    def seeds_of(self, method: str, setting: str) -> range:
+        """The seeds of a method in a setting."""
+        count = self.seeds.compared if method in self.comparison.methods else self.seeds.others
+        own = self.settings[setting].seeds
+        return range(self.seeds.first, self.seeds.first + (count if own is None else min(count, own)))
+
+    @property
+    def folder(self) -> str:
+        """The name of its folder of results."""
+        return self.study if self.encoder == EMBEDDED_NAME else f"{self.study}-{folder_name(self.encoder)}"
+
+
+def _known(what: str, names: Any, accepted: Any) -> None:
+    for name in names:
+        if name not in accepted:
+            raise ValueError(f"{what}: found {name!r}, accepted: {', '.join(accepted)}{nearest(name, accepted)}")
+
+
+def read_study(path: Path | str) -> Study:
+    """The study of a YAML.
+
+    Raises:
+        DataError: unreadable, no YAML, or not a study; the message names the first mistake and its place.
+    """
+    text = "\n".join(line for _, line in read_lines(path))
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise DataError(f"is no YAML: {' '.join(str(error).split())}", path) from error
+    if not isinstance(content, Mapping):
+        raise DataError(f"is no study; accepted: a mapping of {', '.join(Study.model_fields)}", path)
+    try:
+        return Study.model_validate(dict(content))
+    except ValidationError as error:
+        mistake = error.errors(include_url=False)[0]
+        place = ", ".join(map(str, mistake["loc"]))
+        if mistake["type"] == "value_error":
+            said = str(mistake["ctx"]["error"])
+            raise DataError(f"{place}: {said}" if place else said, path) from error
+        if mistake["type"] == "missing":
+            raise DataError(f"{place}: missing", path) from error
+        known = f", accepted: {', '.join(Study.model_fields)}" if len(mistake["loc"]) == 1 else ""
+        raise DataError(f"{place}: found {mistake['input']!r} ({mistake['msg']}){known}", path) from error

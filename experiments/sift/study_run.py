@@ -1,0 +1,261 @@
+"""One run of a study: trained, trained on, tested, attacked; a JSON file when all is done.
+
+    python -m experiments.sift.study_run SPEC.json
+
+`matrix.py` writes the spec and starts the process. A run that was killed goes on from its last checkpoint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from data_utils.errors import DataError, run_command_line
+from data_utils.files import atomic_write
+from data_utils.readers import read_lines
+from experiments.sift.robustness import measure_robustness
+from experiments.sift.runs import Record, run_key, score, settings_of
+from experiments.sift.study import TRAINED
+from mt_dnn.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from mt_dnn.config import Config, parse_args
+from mt_dnn.telemetry import METRICS_FILE
+from mt_dnn.trainer import train
+
+DIGITS = 5  # of a probability in a result
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """All that a run needs.
+
+    study, setting, method: names; seed; encoder; task_def, task: as in a study.
+    train_dir: token files of training and development, without tests; train: the dataset in it.
+    test_dir: token files of `tests` (stems) and of the stages' tests.
+    stages: name to `train`, `tests` and `flags`.
+    flags: all flags of `train.py` beside those that follow from the rest.
+    robustness: as `measure_robustness` takes it; empty for none.
+    result: the file to write; work: a folder for checkpoints, gone at the end.
+    """
+
+    study: str
+    setting: str
+    method: str
+    seed: int
+    encoder: str
+    task_def: str
+    task: str
+    train_dir: str
+    train: str
+    test_dir: str
+    tests: Sequence[str]
+    stages: Mapping[str, Mapping[str, Any]]
+    flags: Mapping[str, Any]
+    robustness: Mapping[str, Any]
+    result: str
+    work: str
+
+    @property
+    def name(self) -> str:
+        return Path(self.result).stem
+
+    def config(self, stage: str = TRAINED, output_dir: str = "checkpoint", model_ckpt: Path | None = None) -> Config:
+        """The configuration of a stage, by the flags that a user would give to `train.py`.
+
+        Args:
+            stage: `TRAINED`, or one of `stages`.
+            model_ckpt: a checkpoint to resume from.
+        """
+        further = None if stage == TRAINED else self.stages[stage]
+        flags = {
+            "init_checkpoint": self.encoder,
+            "task_def": self.task_def,
+            "data_dir": self.train_dir,
+            "train_datasets": self.train if further is None else further["train"],
+            "test_datasets": self.train,
+            "dataloader_num_workers": 0,
+            "seed": self.seed,
+            "output_dir": output_dir,
+            "log_file": Path(output_dir, "train.log"),
+            **self.flags,
+            **({} if further is None else further["flags"]),
+        }
+        if model_ckpt is not None:
+            flags |= {"resume": "true", "model_ckpt": model_ckpt}
+        return parse_args([word for name, value in flags.items() for word in (f"--{name}", _text(value))])
+
+    def key(self) -> str:
+        """A hash of all that decides the result but for the code: flags, data, tests, attacks."""
+        parts = [
+            run_key(self.config(stage), [self.path(test) for test in self.tests_of(stage)])
+            for stage in (TRAINED, *self.stages)
+        ]
+        return hashlib.sha256(json.dumps([parts, dict(self.robustness)], sort_keys=True).encode()).hexdigest()[:16]
+
+    def path(self, test: str) -> Path:
+        return Path(self.test_dir) / f"{test}.json"
+
+    def tests_of(self, stage: str) -> Sequence[str]:
+        return self.tests if stage == TRAINED else self.stages[stage]["tests"]
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def finished(spec: RunSpec) -> Record | None:
+    """The result of this very run, or None where it is missing or of other settings or data."""
+    try:
+        record = json.loads(Path(spec.result).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if record.get("key") == spec.key() else None
+
+
+def execute(spec: RunSpec) -> Record:
+    """Train, test, write the result. A second process with the same work folder waits, and finds the result.
+
+    Raises:
+        UserError: what `train` raises; a file that cannot be written.
+    """
+    work = Path(spec.work)
+    with _lock(work):
+        done = finished(spec)
+        if done is not None:
+            return done
+        key, start = spec.key(), time.perf_counter()
+        _forget_other_runs(work, key)
+        checkpoint = _train(spec, TRAINED, work / "trained", None)
+        evaluation = {TRAINED: _test(spec, TRAINED, checkpoint)}
+        history = json.loads((work / "trained" / "results.json").read_text(encoding="utf-8"))["history"]
+        updates = [json.loads(line) for _, line in read_lines(work / "trained" / METRICS_FILE)]
+        robustness = _attack(spec, checkpoint)
+        for number, stage in enumerate(spec.stages):
+            further = _train(spec, stage, work / f"stage_{number}", checkpoint)
+            evaluation[stage] = _test(spec, stage, further)
+        record = {
+            "key": key,
+            "study": spec.study,
+            "setting": spec.setting,
+            "encoder": spec.encoder,
+            "method": spec.method,
+            "seed": spec.seed,
+            "config": settings_of(spec.config()),
+            "environment": environment(),
+            "history": history,
+            "updates": [line for line in updates if line["kind"] == "update"],
+            "seconds": time.perf_counter() - start,
+            "evaluation": evaluation,
+            "robustness": robustness,
+        }
+        with atomic_write(spec.result) as file:
+            json.dump(record, file)
+        shutil.rmtree(work, ignore_errors=True)
+    return record
+
+
+class _lock:
+    """Held while a process works on a run; a process that dies lets go of it."""
+
+    def __init__(self, work: Path):
+        self.path = work.with_name(f"{work.name}.lock")
+
+    def __enter__(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = self.path.open("w")
+        except OSError as error:
+            raise DataError(f"cannot be written: {error.strerror or error}", self.path) from error
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+
+    def __exit__(self, *exception: object) -> None:
+        self.file.close()
+
+
+def _forget_other_runs(work: Path, key: str) -> None:
+    """Leave in the work folder what this run began, and nothing that a run of other settings did."""
+    mark = work / "key"
+    if not mark.is_file() or mark.read_text(encoding="utf-8") != key:
+        shutil.rmtree(work, ignore_errors=True)
+        with atomic_write(mark) as file:
+            file.write(key)
+
+
+def _train(spec: RunSpec, stage: str, folder: Path, start: Path | None) -> Path:
+    """Train a stage, from where it was left; returns its last checkpoint.
+
+    Args:
+        start: the checkpoint whose parameters, heads included, the stage begins with; None for the encoder's own.
+    """
+    begun = any(folder.glob("model_*.pt"))
+    if begun:
+        config = spec.config(stage, str(folder), newest_checkpoint(folder))
+    elif start is None:
+        config = spec.config(stage, str(folder))
+    else:
+        bare = folder / "start.pt"
+        content = load_checkpoint(start)
+        save_checkpoint(bare, {name: content[name] for name in ("state", "config")} | {"optimizer": {}})
+        config = spec.config(stage, str(folder), bare)
+    train(config)
+    return folder / f"model_{config.training.epochs - 1}.pt"
+
+
+def _test(spec: RunSpec, stage: str, checkpoint: Path) -> dict[str, Any]:
+    """Golds, probabilities and metrics of a stage's tests."""
+    found = {}
+    for test in spec.tests_of(stage):
+        scored = score(checkpoint, spec.path(test), Path(spec.task_def), spec.task)
+        found[test] = {
+            "golds": scored.golds.tolist(),
+            "probabilities": scored.probabilities.round(DIGITS).tolist(),
+            "metrics": scored.metrics,
+        }
+    return found
+
+
+def _attack(spec: RunSpec, checkpoint: Path) -> dict[str, Any]:
+    if not spec.robustness:
+        return {}
+    tests = [spec.path(test) for test in spec.robustness["tests"]]
+    return measure_robustness(checkpoint, tests, spec.robustness, spec.seed)
+
+
+def environment() -> dict[str, Any]:
+    """What a result may depend on beside its settings."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "platform": platform.platform(),
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (path,) = sys.argv[1:] if argv is None else argv
+    execute(RunSpec(**json.loads(Path(path).read_text(encoding="utf-8"))))
+
+
+def write_spec(spec: RunSpec, path: Path) -> None:
+    with atomic_write(path) as file:
+        json.dump(asdict(spec), file, indent=1)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    run_command_line(main)
