@@ -46,6 +46,7 @@ DOMAINS = {
     "editorials": "hutto_ICWSM_2014/nytEditorialSnippets_GroundTruth.txt",
 }
 TRAINED_DOMAIN = "tweets"
+DOWNLOADS = "data/downloads"
 SMALLEST_RATING = 0.5
 SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}
 
@@ -158,26 +159,39 @@ def _drop_seen(examples: Sequence[Example], seen: set[str]) -> list[Example]:
     return kept
 
 
+def in_hash_order(examples: Sequence[Example]) -> list[Example]:
+    """The examples in the order of the SHA-256 of their texts, which depends on no generator and no file's order."""
+    return sorted(examples, key=lambda example: hashlib.sha256(normal_form(example.text).encode()).digest())
+
+
 def split(examples: Sequence[Example]) -> dict[str, list[Example]]:
     """Train, dev and test parts, cut from the order of the texts' SHA-256."""
-    ordered = sorted(examples, key=lambda example: hashlib.sha256(normal_form(example.text).encode()).digest())
+    ordered = in_hash_order(examples)
     train, dev = round(SHARES["train"] * len(ordered)), round(SHARES["dev"] * len(ordered))
     return {"train": ordered[:train], "dev": ordered[train : train + dev], "test": ordered[train + dev :]}
 
 
+def datasets(domains: dict[str, list[Example]]) -> dict[str, list[Example]]:
+    """The parts of the trained domain and the others as test sets, by DOMAIN_SPLIT."""
+    parts = {domain: split(part) if domain == TRAINED_DOMAIN else {"test": part} for domain, part in domains.items()}
+    return {f"{domain}_{name}": part for domain, splits in parts.items() for name, part in splits.items()}
+
+
+def write_canonical(path: Path, examples: Sequence[Example]) -> None:
+    """Write a canonical TSV."""
+    with atomic_write(path) as file:
+        file.writelines("\t".join(example) + "\n" for example in examples)
+
+
 def write_datasets(domains: dict[str, list[Example]], root: Path | str) -> dict[str, int]:
     """Write `ROOT/sentiment_DOMAIN_SPLIT.tsv`; returns the number of examples by DOMAIN_SPLIT."""
-    sizes = {}
-    for domain, examples in domains.items():
-        parts = split(examples) if domain == TRAINED_DOMAIN else {"test": examples}
-        for name, part in parts.items():
-            with atomic_write(Path(root) / f"sentiment_{domain}_{name}.tsv") as file:
-                file.writelines(f"{example.uid}\t{example.label}\t{example.text}\n" for example in part)
-            sizes[f"{domain}_{name}"] = len(part)
-    return sizes
+    parts = datasets(domains)
+    for name, part in parts.items():
+        write_canonical(Path(root) / f"sentiment_{name}.tsv", part)
+    return {name: len(part) for name, part in parts.items()}
 
 
-def prepare(root: Path | str, downloads: Path | str = "data/downloads") -> dict[str, int]:
+def prepare(root: Path | str, downloads: Path | str = DOWNLOADS) -> dict[str, int]:
     """Download where needed, and write the canonical TSV files; returns their sizes by DOMAIN_SPLIT."""
     return write_datasets(read_domains(download(downloads)), root)
 
@@ -185,7 +199,7 @@ def prepare(root: Path | str, downloads: Path | str = "data/downloads") -> dict[
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Sentiment of four text domains as canonical TSV files.")
     parser.add_argument("--root_dir", default="data/canonical_data", help="folder of the TSV files")
-    parser.add_argument("--download_dir", default="data/downloads", help="folder of the downloaded archive")
+    parser.add_argument("--download_dir", default=DOWNLOADS, help="folder of the downloaded archive")
     arguments = parser.parse_args(argv)
     for name, size in prepare(arguments.root_dir, arguments.download_dir).items():
         print(f"{Path(arguments.root_dir) / f'sentiment_{name}.tsv'}: {size} examples")
