@@ -110,7 +110,7 @@ def chosen(trials: Sequence[Trial]) -> Flags:
 
 
 def run_specs(study: Study, folders: Folders, tuned: Mapping[str, Flags]) -> list[RunSpec]:
-    """All runs, seed by seed, so that an interrupted study has whole rounds."""
+    """All runs: those of the comparison first, seed by seed, so that an interrupted study has whole rounds."""
     planned = []
     for name, setting in study.settings.items():
         for method, own in study.methods.items():
@@ -124,7 +124,12 @@ def run_specs(study: Study, folders: Folders, tuned: Mapping[str, Flags]) -> lis
                     flags=study.flags | own | tuned.get(method, {}), robustness=robustness,
                 )  # fmt: skip
                 planned.append(spec)
-    return sorted(planned, key=lambda spec: spec.seed)
+    named = study.comparison
+
+    def order(spec: RunSpec) -> tuple[bool, int]:
+        return not (spec.setting == named.setting and spec.method in named.methods), spec.seed
+
+    return sorted(planned, key=order)
 
 
 def _spec(
@@ -242,8 +247,8 @@ def run_study(study: Study, folders: Folders, jobs: Jobs) -> None:
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", help="the study's YAML")
-    parser.add_argument("--data_root", default="data/study", help="folder of public data (default: %(default)s)")
-    parser.add_argument("--canonical_root", default="data/canonical_data", help="folder of TSV files (%(default)s)")
+    parser.add_argument("--data_root", default="data/public", help="folder of public data (default: %(default)s)")
+    parser.add_argument("--canonical_root", default="data/study", help="folder of TSV files (default: %(default)s)")
     parser.add_argument("--results", default="study_results", help="folder of results (default: %(default)s)")
     parser.add_argument("--encoder", help="another encoder than the study's, by its recipe where it has one")
     parser.add_argument("--methods", help="some of the study's methods, split by commas (default: all)")
