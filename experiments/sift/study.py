@@ -34,8 +34,8 @@ class Stage(_Part):
 class Setting(_Part):
     """What is trained on and tested on.
 
-    train: a dataset with `_train` and `_dev` files; tests: stems of token files; stages: further training, each from the
-    model of `train`; seeds: how many, where not as many as the study says.
+    train: a dataset with `_train` and `_dev` files; tests: stems of token files; stages: further training, each from
+    the model of `train`; seeds: how many, where not as many as the study says.
     """
 
     train: Name

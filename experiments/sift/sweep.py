@@ -30,7 +30,15 @@ from data_utils.errors import FlagError, nearest, run_command_line
 from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME
 from experiments.sift.runs import (
-    FIRST_SEED, PLAIN, TRAINED_DATASET, Method, Record, RunStore, development_data, prepare_data, run,
+    FIRST_SEED,
+    PLAIN,
+    TRAINED_DATASET,
+    Method,
+    Record,
+    RunStore,
+    development_data,
+    prepare_data,
+    run,
 )  # fmt: skip
 from experiments.sift.tables import markdown_table, spread
 from mt_dnn.adversarial_config import LEVELS, measured_flags

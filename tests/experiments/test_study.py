@@ -82,7 +82,7 @@ def test_compared_methods_have_more_seeds_and_a_setting_may_have_fewer():
     [
         ({"metrik": "ACC"}, "metrik: found 'ACC' .*accepted: study, question"),
         ({"seeds": {"compared": 0, "others": 1}}, "seeds, compared: found 0"),
-        ({"comparison": {**SMALL["comparison"], "methods": ["plain", "sfit"]}}, r"found 'sfit', .*\(did you mean 'sift'"),
+        ({"comparison": {**SMALL["comparison"], "methods": ["plain", "sfit"]}}, r"'sfit', .*\(did you mean 'sift'"),
         ({"comparison": {**SMALL["comparison"], "setting": "far"}}, "setting: found 'far', accepted: near"),
         ({"comparison": {**SMALL["comparison"], "tests": ["other_test"]}}, "tests: found 'other_test'"),
         ({"tuning": {"grid": {"plain": [{}], "sift": [{}, {}]}}}, r"plain 1, sift 2.*as many for each"),

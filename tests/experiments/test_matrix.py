@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import prepro_std
+from data_utils.errors import FlagError, UserError
+from data_utils.readers import write_lines
+from experiments.sift import matrix, study_run
+from experiments.sift.matrix import Folders, Jobs, Trial, chosen, run_specs, trial_specs, trials_of
+from experiments.sift.runs import Record
+from experiments.sift.study import TRAINED, Study
+from experiments.sift.study_run import RunSpec, execute, finished
+
+TASK_DEF = Path("experiments/sift/sentiment_task_def.yml").resolve()
+SIZES = {"a_train": 24, "a_dev": 8, "a_test": 10, "b_train": 6, "b_test": 12}
+
+
+@pytest.fixture
+def token_dir(tmp_path: Path, tiny_encoder: Path) -> Path:
+    """Token files of two made-up datasets, a and b, of one task."""
+    root = tmp_path / "canonical"
+    for part, (name, size) in enumerate(SIZES.items()):
+        words = [["good", "fine", "bad", "poor"][(part + number * number) % 4] for number in range(size)]
+        labels = ["positive" if word in ("good", "fine") else "negative" for word in words]
+        lines = [
+            f"{n}\t{label}\t{word} {'so ' * (n % 3)}" for n, (label, word) in enumerate(zip(labels, words, strict=True))
+        ]
+        write_lines(root / f"sentiment_{name}.tsv", lines)
+    prepro_std.main(["--model", str(tiny_encoder), "--root_dir", str(root), "--task_def", str(TASK_DEF)])
+    return root / tiny_encoder.name
+
+
+@pytest.fixture
+def study(tiny_encoder: Path) -> Study:
+    further = {"train": "sentiment_b", "tests": ["sentiment_b_test"], "flags": {"epochs": 3}}
+    content: dict[str, Any] = {
+        "study": "small",
+        "question": "Is it so?",
+        "encoder": str(tiny_encoder),
+        "task_def": str(TASK_DEF),
+        "task": "sentiment",
+        "metric": "ACC",
+        "data": [],
+        "comparison": {"methods": ["plain", "sift"], "setting": "near", "tests": ["sentiment_b_test"]},
+        "settings": {
+            "near": {
+                "train": "sentiment_a", "tests": ["sentiment_a_test", "sentiment_b_test"], "stages": {"and b": further},
+            },
+        },
+        "flags": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "log_per_updates": 2},
+        "methods": {"plain": {}, "sift": {"adv_train": True, "adv_norm_level": "post_ln"}},
+        "seeds": {"compared": 2, "others": 1, "first": 5},
+        "tuning": {
+            "train_fraction": 0.5,
+            "grid": {"plain": [{}, {"learning_rate": 0.001}], "sift": [{"adv_alpha": 1}, {"adv_alpha": 2}]},
+        },
+    }  # fmt: skip
+    return Study.model_validate(content)
+
+
+@pytest.fixture
+def folders(tmp_path: Path, study: Study, token_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
+    monkeypatch.setattr(matrix, "prepare", lambda *arguments: token_dir)
+    return matrix.lay_out(study, tmp_path, token_dir.parent, tmp_path / "results")
+
+
+class Inside(Jobs):
+    """Runs in this process, one after the other."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 1, lambda line: self.lines.append(line))
+        self.lines: list[str] = []
+        self.done: list[str] = []
+
+    def run(self, specs: Any, title: str) -> None:
+        for spec in specs:
+            if finished(spec) is None:
+                execute(spec)
+                self.done.append(spec.name)
+
+
+def first_spec(study: Study, folders: Folders, method: str = "sift") -> RunSpec:
+    return next(spec for spec in run_specs(study, folders, {}) if spec.method == method)
+
+
+def without_time(record: Record) -> Record:
+    return {name: value for name, value in record.items() if name != "seconds"}
+
+
+def test_tuning_and_training_read_folders_without_a_test_set(study: Study, folders: Folders):
+    specs = [spec for runs in trial_specs(study, folders).values() for spec in runs]
+    assert {spec.name for spec in specs} == {"plain-0-1000", "plain-1-1000", "sift-0-1000", "sift-1-1000"}
+    for spec in specs:
+        assert Path(spec.test_dir) == Path(spec.train_dir) == folders.trials
+        assert spec.tests == ["sentiment_a_dev"] and not spec.stages and not spec.robustness
+    assert {path.name for path in folders.trials.iterdir()} == {"sentiment_a_train.json", "sentiment_a_dev.json"}
+    assert len((folders.trials / "sentiment_a_train.json").read_text().splitlines()) == SIZES["a_train"] // 2
+    assert {Path(spec.train_dir) for spec in run_specs(study, folders, {})} == {folders.trained}
+    assert {path.name for path in folders.trained.iterdir()} == {
+        "sentiment_a_train.json", "sentiment_a_dev.json", "sentiment_b_train.json",
+    }  # fmt: skip
+
+
+def test_the_best_trial_has_the_highest_metric_and_of_equals_the_lowest_loss():
+    trials = [Trial({"a": 1}, 80.0, 0.2), Trial({"a": 2}, 81.0, 0.9), Trial({"a": 3}, 81.0, 0.5)]
+    assert chosen(trials) == {"a": 3}
+
+
+def test_a_study_is_tuned_and_run_and_nothing_runs_twice(study: Study, folders: Folders):
+    jobs = Inside()
+    matrix.run_study(study, folders, jobs)
+    assert jobs.done[:4] == ["plain-0-1000", "plain-1-1000", "sift-0-1000", "sift-1-1000"]
+    assert jobs.done[4:] == ["near-plain-5", "near-sift-5", "near-plain-6", "near-sift-6"]
+    tuned = json.loads((folders.results / "tuned.json").read_text())
+    trials = trials_of(trial_specs(study, folders), study)
+    for method, found in trials.items():
+        assert tuned[method]["chosen"] == chosen(found)
+        for trial, kept in zip(found, tuned[method]["trials"], strict=True):
+            assert kept == {"flags": trial.flags, "value": trial.value, "loss": trial.loss}
+    record = json.loads((folders.results / "runs" / "near-sift-5.json").read_text())
+    for name, value in tuned["sift"]["chosen"].items():
+        assert record["config"][name] == value
+    assert not list((folders.results / "work").rglob("*.pt"))
+
+    again = Inside()
+    matrix.run_study(study, folders, again)
+    assert again.done == []
+    matrix.run_study(study.model_copy(update={"flags": study.flags | {"batch_size": 6}}), folders, again)
+    assert sorted(again.done) == sorted(jobs.done)
+
+
+def test_a_result_holds_what_its_numbers_follow_from(study: Study, folders: Folders):
+    spec = first_spec(study, folders)
+    record = execute(spec)
+    assert json.loads(Path(spec.result).read_text()) == record
+    assert (record["study"], record["setting"], record["method"], record["seed"]) == ("small", "near", "sift", 5)
+    assert {stage: list(tests) for stage, tests in record["evaluation"].items()} == {
+        TRAINED: ["sentiment_a_test", "sentiment_b_test"], "and b": ["sentiment_b_test"],
+    }  # fmt: skip
+    for tests in record["evaluation"].values():
+        for name, found in tests.items():
+            lines = [json.loads(line) for line in (Path(spec.test_dir) / f"{name}.json").read_text().splitlines()]
+            assert found["golds"] == [line["label"] for line in lines]
+            right = np.array(found["probabilities"]).argmax(1) == np.array(found["golds"])
+            assert found["metrics"]["ACC"] == pytest.approx(100 * right.mean())
+    assert [entry["epoch"] for entry in record["history"]] == [0, 1]
+    assert {name for entry in record["history"] for name in entry["metrics"]} == {"sentiment_a_dev"}
+    assert [line["update"] for line in record["updates"]] == [1, 2, 4, 6, 8, 10, 12]
+    assert record["environment"]["threads"] >= 1 and record["robustness"] == {}
+
+
+def test_a_stage_begins_with_the_trained_model_and_learns_from_its_own_data(study: Study, folders: Folders):
+    spec = first_spec(study, folders)
+    still = {"and b": {**spec.stages["and b"], "flags": {"epochs": 1, "learning_rate": 1e-12}}}
+    unmoved = execute(replace(spec, stages=still))["evaluation"]
+    assert unmoved["and b"]["sentiment_b_test"] == unmoved[TRAINED]["sentiment_b_test"]
+    moved = execute(spec)["evaluation"]
+    assert moved[TRAINED] == unmoved[TRAINED]
+    assert moved["and b"]["sentiment_b_test"] != moved[TRAINED]["sentiment_b_test"]
+
+
+def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(study: Study, folders: Folders, tmp_path: Path):
+    spec = first_spec(study, folders)
+    whole = execute(replace(spec, result=str(tmp_path / "whole.json"), work=str(tmp_path / "whole")))
+    study_run.write_spec(spec, tmp_path / "spec.json")
+    command = [sys.executable, "-m", "experiments.sift.study_run", str(tmp_path / "spec.json")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    checkpoint = Path(spec.work) / "trained" / "model_0.pt"
+    while not checkpoint.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not Path(spec.result).exists()
+    assert without_time(execute(spec)) == without_time(whole)
+
+
+def test_what_another_configuration_began_is_not_gone_on_with(study: Study, folders: Folders):
+    spec = first_spec(study, folders)
+    leftover = Path(spec.work) / "trained" / "model_0.pt"
+    leftover.parent.mkdir(parents=True)
+    leftover.write_bytes(b"of other settings")
+    (Path(spec.work) / "key").write_text("another")
+    execute(spec)
+    assert finished(spec) is not None
+
+
+def test_a_result_of_other_data_does_not_count(study: Study, folders: Folders):
+    spec = first_spec(study, folders, "plain")
+    execute(spec)
+    assert finished(spec) is not None
+    assert finished(replace(spec, robustness={"tests": ["sentiment_a_test"]})) is None
+    path = Path(spec.test_dir) / "sentiment_b_test.json"
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
+    assert finished(spec) is None
+
+
+def test_processes_side_by_side_and_a_failure_that_stops_no_other(study: Study, folders: Folders):
+    lines: list[str] = []
+    plain, sift, *_ = run_specs(study, folders, {})
+    broken = replace(plain, result=plain.result.replace("plain", "broken"), work=f"{plain.work}-broken", encoder="none")
+    with pytest.raises(UserError, match="1 of 3 runs failed; the first, near-broken-5: error: encoder 'none'"):
+        Jobs(2, 1, lines.append).run([broken, plain, sift], "small")
+    assert lines[0] == "small: 3 runs, 0 of them done before"
+    assert sorted(line.split()[2] for line in lines[1:] if "seed" in line) == ["plain", "sift"]
+    assert finished(plain) is not None and finished(sift) is not None
+
+
+@pytest.mark.parametrize("flag", ["jobs", "threads"])
+def test_a_flag_that_cannot_be_used_is_told(flag: str):
+    with pytest.raises(FlagError, match=f"--{flag}: found 0, accepted: at least 1"):
+        matrix.parse_args(["study.yml", f"--{flag}", "0"])
