@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers
-import torch
-import transformers
 
 from data_utils.errors import FlagError
 from experiments.sift import demo, hutto, runs
 from experiments.sift.hutto import DOMAINS
+from tests.encoder_folder import write_encoder
 from tests.experiments.hutto_archive import rated_lines, write_archive
 
 
@@ -73,19 +71,7 @@ def test_a_flag_that_cannot_be_used_is_told(flags: str):
 
 @pytest.fixture
 def tiny_encoder(tmp_path: Path) -> Path:
-    """A BERT of one layer with random weights and a tokenizer that knows four words."""
-    torch.manual_seed(0)
-    folder = tmp_path / "tiny"
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "good", "fine", "bad", "poor"]
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(dict(zip(words, range(8), strict=True)), "[UNK]"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
-    tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    names = {"unk_token": "[UNK]", "pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
-    config = transformers.BertConfig(vocab_size=8, max_position_embeddings=16, initializer_range=1.0, **sizes)
-    transformers.BertModel(config).save_pretrained(folder)
-    return folder
+    return write_encoder(tmp_path / "tiny")
 
 
 def test_from_the_archive_to_the_table(tmp_path: Path, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch, capsys):
