@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from data_utils.errors import DataError, FlagError, nearest
+from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
 from data_utils.readers import read_lines
+from experiments.sift.robustness import parse_spec
 
 Flags = dict[str, Any]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$")]  # a part of a file's name
@@ -92,6 +93,15 @@ class Robustness(_Part):
     seeds: int = Field(0, ge=0)
     measured: dict[str, Any] = {}
 
+    @model_validator(mode="after")
+    def _measurable(self) -> Robustness:
+        if self.seeds:
+            try:
+                parse_spec(self.measured)
+            except UserError as error:
+                raise ValueError(str(error)) from error
+        return self
+
 
 class Recipe(_Part):
     """Another encoder: flags that differ from the study's, and published flags of methods, which take the place of
@@ -133,6 +143,8 @@ class Study(_Part):
         stage = setting.stages.get(self.comparison.stage)
         _known("comparison, tests", self.comparison.tests, setting.tests if stage is None else stage.tests)
         _known("comparison, methods", self.comparison.methods, self.methods)
+        if self.robustness.seeds:
+            _known("robustness, tests", self.robustness.measured.get("tests", []), setting.tests)
         if self.tuning is not None:
             _known("tuning, grid", self.tuning.grid, self.methods)
         for recipe in self.recipes.values():

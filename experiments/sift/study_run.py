@@ -230,7 +230,7 @@ def _attack(spec: RunSpec, checkpoint: Path) -> dict[str, Any]:
     if not spec.robustness:
         return {}
     tests = [spec.path(test) for test in spec.robustness["tests"]]
-    return measure_robustness(checkpoint, tests, spec.robustness, spec.seed)
+    return measure_robustness(checkpoint, tests, spec.robustness, spec.encoder)
 
 
 def environment() -> dict[str, Any]:

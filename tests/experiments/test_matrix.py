@@ -19,7 +19,7 @@ from data_utils.readers import write_lines
 from experiments.sift import matrix, study_run
 from experiments.sift.matrix import Folders, Jobs, Trial, chosen, run_specs, trial_specs, trials_of
 from experiments.sift.runs import Record
-from experiments.sift.study import TRAINED, Study
+from experiments.sift.study import TRAINED, Robustness, Study
 from experiments.sift.study_run import RunSpec, execute, finished
 
 TASK_DEF = Path("experiments/sift/sentiment_task_def.yml").resolve()
@@ -158,6 +158,16 @@ def test_a_result_holds_what_its_numbers_follow_from(study: Study, folders: Fold
     assert {name for entry in record["history"] for name in entry["metrics"]} == {"sentiment_a_dev"}
     assert [line["update"] for line in record["updates"]] == [1, 2, 4, 6, 8, 10, 12]
     assert record["environment"]["threads"] >= 1 and record["robustness"] == {}
+
+
+def test_models_of_the_first_seeds_are_attacked(study: Study, folders: Folders):
+    measured = {"tests": ["sentiment_b_test"], "pgd": {"levels": ["post_ln"], "radii": [0.1, 0.9], "examples": 7}}
+    attacked = study.model_copy(update={"robustness": Robustness(seeds=1, measured=measured)})
+    specs = run_specs(attacked, folders, {})
+    assert [spec.name for spec in specs if spec.robustness] == ["near-plain-5", "near-sift-5"]
+    found = execute(specs[0])["robustness"]["pgd"]["sentiment_b_test"]["post_ln"]
+    assert found["radii"] == [0, 0.1, 0.9]
+    assert [len(row) for row in found["correct"]] == [7, 7, 7]
 
 
 def test_a_stage_begins_with_the_trained_model_and_learns_from_its_own_data(study: Study, folders: Folders):

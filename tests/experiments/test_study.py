@@ -87,6 +87,8 @@ def test_compared_methods_have_more_seeds_and_a_setting_may_have_fewer():
         ({"comparison": {**SMALL["comparison"], "tests": ["other_test"]}}, "tests: found 'other_test'"),
         ({"tuning": {"grid": {"plain": [{}], "sift": [{}, {}]}}}, r"plain 1, sift 2.*as many for each"),
         ({"tuning": {"grid": {"plane": [{}]}}}, "tuning, grid: found 'plane'"),
+        ({"robustness": {"seeds": 1, "measured": {"pgd": {}}}}, "robustness: robustness: pgd: radii: missing"),
+        ({"robustness": {"seeds": 1, "measured": {"tests": ["other"]}}}, "robustness, tests: found 'other'"),
         ({"settings": {"near": {"train": "sentiment_a_test", "tests": ["sentiment_b_test"]}}}, "a test set"),
     ],
 )  # fmt: skip

@@ -14,10 +14,9 @@ from experiments.sift import hutto, study_data
 from experiments.sift.hutto import Example, normal_form
 from experiments.sift.runs import TASK_DEF
 from experiments.sift.study_data import PREPARATIONS, prepare, shared_texts
+from tests.encoder_folder import write_encoder
 from tests.experiments.hutto_archive import rated_lines, write_archive
 from tests.experiments.study_files import NEL, write, write_advglue, write_all, write_cola, write_hate, write_uci
-
-ENCODER = "embedded-minilm"
 
 
 def forms(examples: list[Example]) -> set[str]:
@@ -181,7 +180,7 @@ def test_a_malformed_file_is_told(tmp_path: Path, name: str, file: str, content:
 
 def test_an_unknown_name_is_told(tmp_path: Path):
     with pytest.raises(FlagError, match=r"found 'hat' \(did you mean 'hate'\?\), accepted: cola, hate"):
-        prepare(["hat"], tmp_path, tmp_path, ENCODER, TASK_DEF)
+        prepare(["hat"], tmp_path, tmp_path, "tiny", TASK_DEF)
 
 
 def test_token_files_are_made_once_and_again_where_a_source_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -196,11 +195,13 @@ def test_token_files_are_made_once_and_again_where_a_source_changed(tmp_path: Pa
     write_uci(tmp_path / "data")
     write_advglue(tmp_path / "data")
 
+    encoder = write_encoder(tmp_path / "tiny")
+
     def prepared(*names: str) -> Path:
-        return prepare(names, tmp_path / "data", tmp_path / "canonical", ENCODER, TASK_DEF)
+        return prepare(names, tmp_path / "data", tmp_path / "canonical", str(encoder), TASK_DEF)
 
     folder = prepared("uci", "advglue")
-    assert folder == tmp_path / "canonical" / ENCODER
+    assert folder == tmp_path / "canonical" / "tiny"
     rows = list(read_canonical_tsv(tmp_path / "canonical" / "sentiment_advglue_test.tsv", DataFormat.PremiseOnly))
     tokens = [json.loads(line) for line in (folder / "sentiment_advglue_test.json").read_text().splitlines()]
     assert [row["uid"] for row in rows] == [line["uid"] for line in tokens]
