@@ -81,9 +81,7 @@ def attack_texts(
         largest_share: of a text's words that may be changed; one may be always.
         seed: of the places and letters of the edits.
     """
-    attacks = [
-        _attack(text, int(gold), queries, largest_share, seed) for text, gold in zip(texts, golds, strict=True)
-    ]
+    attacks = [_attack(text, int(gold), queries, largest_share, seed) for text, gold in zip(texts, golds, strict=True)]
     asked = {number: next(attack) for number, attack in enumerate(attacks)}
     found: dict[int, Attacked] = {}
     while asked:

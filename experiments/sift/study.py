@@ -90,7 +90,7 @@ class Robustness(_Part):
     measured: as `measure_robustness` takes it, `tests` among it.
     """
 
-    seeds: int = Field(0, ge=0)
+    seeds: Annotated[int, Field(ge=0)] = 0
     measured: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -149,11 +149,10 @@ class Study(_Part):
             _known("tuning, grid", self.tuning.grid, self.methods)
         for recipe in self.recipes.values():
             _known("recipes, methods", recipe.methods, self.methods)
-        for part in [part for setting in self.settings.values() for part in (setting, *setting.stages.values())]:
-            if part.train.endswith("_test"):
-                raise ValueError(
-                    f"train: found {part.train!r}, a test set; accepted: a dataset's name without its split"
-                )
+        further = [stage.train for setting in self.settings.values() for stage in setting.stages.values()]
+        for name in [*further, *(setting.train for setting in self.settings.values())]:
+            if name.endswith("_test"):
+                raise ValueError(f"train: found {name!r}, a test set; accepted: a dataset's name without its split")
         return self
 
     def with_encoder(self, encoder: str) -> Study:

@@ -135,7 +135,10 @@ def test_the_start_depends_on_the_seed_the_restart_and_the_example_alone() -> No
         network.model.seen.clear()
         pgd(network, examples, COLLATE, "pre_ln", [1e-6], steps=1, restarts=2, seed=seed)
         tokens = torch.as_tensor(first["token_id"])
-        passes = [h[[len(first["token_id"]) < len(other["token_id"]) for other in examples].count(True)] for h in network.model.seen[1::2]]
+        passes = [
+            h[[len(first["token_id"]) < len(other["token_id"]) for other in examples].count(True)]
+            for h in network.model.seen[1::2]
+        ]
         return [h[: len(tokens)] - network.model.word.weight.detach()[tokens] for h in passes]
 
     own, again = starts(first)
