@@ -191,10 +191,15 @@ def evaluation_batches(dataset: SingleTaskDataset, batch_size: int | None = None
     Args:
         batch_size: examples a batch; by default as many as make up `EVALUATION_TOKENS`, one at least.
     """
-    order = np.argsort(-dataset.lengths, kind="stable")
+    return batches_by_length(dataset.lengths, batch_size)
+
+
+def batches_by_length(lengths: np.ndarray, batch_size: int | None = None) -> list[list[int]]:
+    """The same for examples of these lengths, (examples,), wherever they come from."""
+    order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(order):
-        size = batch_size or max(1, EVALUATION_TOKENS // int(dataset.lengths[order[start]]))
+        size = batch_size or max(1, EVALUATION_TOKENS // int(lengths[order[start]]))
         batches.append(order[start : start + size].tolist())
         start += size
     return batches
