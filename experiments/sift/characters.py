@@ -12,13 +12,8 @@ until the prediction changes. What differs from the paper, or is left open there
 - At most a share of the text's words is changed, and a text may be scored a limited number of times.
 One edit can make another word of the dictionary ("good", "god"); the attack does not see meaning.
 
-<<<<<<< HEAD
-TextAttack has this attack too and does not go with transformers 5: its release 0.3.11 needs flair, and flair 0.15.1, the
-newest, needs transformers below 5.
-=======
 TextAttack has this attack too and does not go with transformers 5: its release 0.3.11 needs flair, and flair's newest,
 0.15.1, needs transformers below 5.
->>>>>>> robust
 """
 
 from __future__ import annotations

@@ -68,11 +68,7 @@ class CharacterSpec(Spec):
 
 
 class RobustnessSpec(Spec):
-<<<<<<< HEAD
-    """A study's `robustness`; an attack that is left out is not made. `tests` are names for whoever finds their files."""
-=======
     """A study's `robustness`; an attack left out is not made. `tests` are names, for whoever finds their files."""
->>>>>>> robust
 
     tests: tuple[StrictStr, ...] = ()
     pgd: PgdSpec | None = None

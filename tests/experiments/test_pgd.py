@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-=======
 import itertools
->>>>>>> robust
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,11 +19,7 @@ from tests.encoders import LinearModel, remove_norm_eps, scale_tables, tiny_clas
 HIDDEN = 12
 VOCABULARY = 40  # the tiny encoders' too
 COLLATE = Collater(0)
-<<<<<<< HEAD
-RADII = {"pre_ln": [1.0, 2.0], "post_ln": [0.05, 0.15], "deberta": [0.05, 0.15]}  # a tiny encoder's, that part examples
-=======
 RADII = {"pre_ln": [0.3, 0.5], "post_ln": [0.2, 0.3], "deberta": [0.2, 0.3]}  # a tiny encoder's, that part examples
->>>>>>> robust
 
 
 class LinearClassifier(nn.Module):
@@ -49,11 +42,7 @@ class LinearClassifier(nn.Module):
         h = self.model.word.weight.detach()[torch.as_tensor(example["token_id"])]
         margin = float((h * self.model.weight.detach()).sum()) + self.bias
         is_right = (margin > 0) == (example["label"] == 1)
-<<<<<<< HEAD
-        return abs(margin) / float(self.model.weight.norm() * h.norm(dim=1).sum()) if is_right else 0.0
-=======
         return abs(margin) / float(self.model.weight.detach().norm() * h.norm(dim=1).sum()) if is_right else 0.0
->>>>>>> robust
 
 
 def examples_of(count: int, network: nn.Module) -> list[Example]:
@@ -75,8 +64,6 @@ def logits_of(network: nn.Module, batch: Batch) -> Tensor:
     return logits
 
 
-<<<<<<< HEAD
-=======
 class Recording:
     """A collater that keeps its batches."""
 
@@ -88,7 +75,6 @@ class Recording:
         return self.batches[-1]
 
 
->>>>>>> robust
 def test_a_linear_model_falls_where_the_worst_noise_breaks_it() -> None:
     """20 steps come within 1 % of the breaking radius of an example, and never below it."""
     network = LinearClassifier()
@@ -106,20 +92,9 @@ def test_noise_stays_in_the_ball_of_each_token_and_off_padding() -> None:
     network = LinearClassifier()
     examples = examples_of(30, network)
     network.model.seen.clear()
-<<<<<<< HEAD
-    batches: list[Batch] = []
-
-    def collate(chosen: Sequence[Example]) -> Batch:
-        batches.append(COLLATE(chosen))
-        return batches[-1]
-
-    radii = [1e-4, 0.05]
-    pgd(network, examples, collate, "pre_ln", radii, steps=4, restarts=2)
-=======
     collate, radii = Recording(), [1e-4, 0.05]
     pgd(network, examples, collate, "pre_ln", radii, steps=4, restarts=2)
     batches = collate.batches
->>>>>>> robust
     # a clean pass, then for each radius and restart one at the start and four after steps
     passes = [(batches[0], 0.0), *((batches[1 + number // 5], radii[number // 10]) for number in range(20))]
     for number, ((batch, radius), noisy) in enumerate(zip(passes, network.model.seen, strict=True)):
@@ -144,11 +119,7 @@ def test_who_fell_at_a_radius_stays_down_at_larger_ones() -> None:
     together = np.array(pgd(network, examples, COLLATE, "pre_ln", radii, steps=1))
     alone = [pgd(network, examples, COLLATE, "pre_ln", [radius], steps=1)[1] for radius in radii]
     np.testing.assert_array_equal(together[1:], np.logical_and.accumulate(alone))
-<<<<<<< HEAD
-    assert any((later & ~earlier).any() for earlier, later in zip(alone, alone[1:], strict=False))
-=======
     assert any((later & ~earlier).any() for earlier, later in itertools.pairwise(alone))
->>>>>>> robust
 
 
 @pytest.mark.parametrize("level", RADII)
@@ -167,17 +138,6 @@ def test_the_start_depends_on_the_seed_the_restart_and_the_example_alone() -> No
     first, second = [example for example in examples_of(6, network) if network.breaking_radius(example) > 0][:2]
 
     def starts(*examples: Example, seed: int = 0) -> list[Tensor]:
-<<<<<<< HEAD
-        """δ of the first example at the start of either restart."""
-        network.model.seen.clear()
-        pgd(network, examples, COLLATE, "pre_ln", [1e-6], steps=1, restarts=2, seed=seed)
-        tokens = torch.as_tensor(first["token_id"])
-        passes = [
-            h[[len(first["token_id"]) < len(other["token_id"]) for other in examples].count(True)]
-            for h in network.model.seen[1::2]
-        ]
-        return [h[: len(tokens)] - network.model.word.weight.detach()[tokens] for h in passes]
-=======
         """δ of the first example at the start of each restart."""
         collate, tokens = Recording(), torch.as_tensor(examples[0]["token_id"])
         network.model.seen.clear()
@@ -185,19 +145,14 @@ def test_the_start_depends_on_the_seed_the_restart_and_the_example_alone() -> No
         passes = zip(collate.batches[1:], network.model.seen[1::2], strict=True)
         rows = [h[batch.uids.index(examples[0]["uid"]), : len(tokens)] for batch, h in passes]
         return [row - network.model.word.weight.detach()[tokens] for row in rows]
->>>>>>> robust
 
     own, again = starts(first)
     assert own.norm() > 0 and (own - again).norm() > 0.5 * own.norm()
     torch.testing.assert_close(starts(first, second), [own, again])
     assert (starts(first, seed=1)[0] - own).norm() > 0.5 * own.norm()
-<<<<<<< HEAD
-    assert (starts(Example(**{**first, "uid": "another"}))[0] - own).norm() > 0.5 * own.norm()  # type: ignore[typeddict-item]
-=======
     renamed = first.copy()
     renamed["uid"] = "another"
     assert (starts(renamed)[0] - own).norm() > 0.5 * own.norm()
->>>>>>> robust
 
 
 @pytest.mark.parametrize("level", RADII)
