@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -269,6 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.methods is not None:
         study = study.with_methods([name.strip() for name in arguments.methods.split(",")])
     results = writable_folder(arguments.results)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the runs are ended too
     folders = lay_out(study, Path(arguments.data_root), Path(arguments.canonical_root), results)
     run_study(study, folders, Jobs(arguments.jobs, arguments.threads, lambda line: print(line, flush=True)))
     print(f"done; the report: python -m experiments.sift.report {arguments.results}")
