@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from data_utils.metrics import Metric
 from experiments.sift.document import Block, Items, Table
@@ -54,14 +55,14 @@ def baselines(study: Study) -> list[str]:
     return study.definition.comparison.methods[:-1]
 
 
-def test_sample(study: Study, runs: Sequence[Run], stage: str, test: str) -> Sample:
+def study_sample(study: Study, runs: Sequence[Run], stage: str, test: str) -> Sample:
     """The study's metric on a test set after a stage."""
     found = [run.evaluation[stage][test] for run in runs]
     predictions = np.array([one.classes for one in found])
     return sample(Metric[study.definition.metric], [run.seed for run in runs], found[0].golds, predictions)
 
 
-def accuracy_sample(runs: Sequence[Run], right: Sequence[Sequence[int]]) -> Sample:
+def accuracy_sample(runs: Sequence[Run], right: ArrayLike) -> Sample:
     """The share of ones, in percent. Args: right (runs, examples), 0 or 1."""
     outcomes = np.array(right)
     return sample(Metric.ACC, [run.seed for run in runs], np.ones(outcomes.shape[1], dtype=int), outcomes)
@@ -162,7 +163,7 @@ def named_comparison(study: Study) -> tuple[list[Block], list[str]]:
     if not shared:
         return [], ["The comparison named in advance has no seed that all its methods have: nothing is compared."]
     samples = {
-        method: [test_sample(study, found, comparison.stage, test) for test in comparison.tests]
+        method: [study_sample(study, found, comparison.stage, test) for test in comparison.tests]
         for method, found in runs.items()
     }
     rows = []

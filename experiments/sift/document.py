@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from experiments.sift.tables import markdown_table
 
 FIGURES_FOLDER = "figures"
+LONG = 40  # characters of a cell; a column of text with longer ones breaks its lines
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,12 @@ p, li { max-width: 50rem; overflow-wrap: anywhere; }
 a { color: #0b4f8a; }
 nav ul { padding-left: 1.2rem; }
 nav li a { margin-right: .6rem; display: inline-block; }
-.scroll { overflow-x: auto; margin: 1rem 0; max-width: 100%; }
+.scroll { container-type: inline-size; overflow-x: auto; margin: 1rem 0; max-width: 100%; }
 .scroll:focus-visible { outline: 2px solid #0b4f8a; }
 table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; line-height: 1.35; }
 caption, figcaption, summary { text-align: left; font-size: .9rem; color: #333; padding-bottom: .4rem; }
 caption span { display: block; position: sticky; left: 0; width: max-content;
-  max-width: min(50rem, calc(100vw - 2rem)); }
+  max-width: min(50rem, 100cqw); }
 summary { cursor: pointer; }
 details caption { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
 th, td { padding: .3rem .6rem; border-bottom: 1px solid #ddd; text-align: right; vertical-align: top;
@@ -117,7 +118,7 @@ tbody tr:hover { background: #f3f6f9; }
 th { font-weight: 600; }
 tbody th { font-weight: normal; }
 .text { text-align: left; }
-td.text, tbody th.text { white-space: normal; min-width: 5.5rem; max-width: 34rem; overflow-wrap: break-word; }
+tbody .long { white-space: normal; min-width: 14rem; max-width: 34rem; overflow-wrap: break-word; }
 figure { margin: 1.5rem 0; }
 .panels { display: flex; flex-wrap: wrap; gap: 1rem; }
 .panels img { flex: 0 1 24rem; width: 24rem; min-width: 0; max-width: 100%; height: auto; }
@@ -165,8 +166,10 @@ def _html(block: Block) -> str:
 
 
 def _html_table(table: Table) -> str:
+    long = [max(map(len, column)) > LONG for column in zip(table.header, *table.rows, strict=True)]
+
     def cell(column: int, text: str, tag: str, scope: str = "") -> str:
-        style = ' class="text"' if column < table.left else ""
+        style = "" if column >= table.left else ' class="text long"' if long[column] else ' class="text"'
         return f"<{tag}{scope}{style}>{_breakable(text)}</{tag}>"
 
     head = "".join(cell(column, text, "th", ' scope="col"') for column, text in enumerate(table.header))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -18,7 +19,12 @@ COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#5
 MARKERS = "osD^vPX*"
 SIZE = (4.6, 3.7)  # inches
 # A fixed salt: names inside the SVG, and so the file, are the same each time.
-SETTINGS = {"svg.hashsalt": "sift", "svg.fonttype": "path", "font.size": 10, "font.family": "DejaVu Sans"}
+SETTINGS: dict[Any, Any] = {
+    "svg.hashsalt": "sift",
+    "svg.fonttype": "path",
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+}
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ def panel(
                 linestyle="-" if joined else "", elinewidth=1,
             )  # fmt: skip
         if ticks is not None:
-            axes.set_xticks(range(len(ticks)), [tick.replace("_", "_\n") if len(tick) > 12 else tick for tick in ticks])
+            broken = max(map(len, ticks)) > 12
+            axes.set_xticks(range(len(ticks)), [tick.replace("_", "_\n") if broken else tick for tick in ticks])
             axes.set_xlim(-0.5, len(ticks) - 0.5)
             axes.tick_params(axis="x", labelsize=8 if len(ticks) > 3 else 9)
         elif all(float(x).is_integer() for line in series for x in line.x):
@@ -71,7 +78,7 @@ def panel(
         axes.grid(alpha=0.25)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        drawing.legend(loc="outside lower center", ncols=3, fontsize=9, frameon=False)
+        drawing.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
         file = io.StringIO()
         drawing.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return Panel(name, _in_words(title, x_label, y_label, series, ticks), file.getvalue())

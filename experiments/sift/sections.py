@@ -13,7 +13,7 @@ from experiments.sift.comparisons import (
     baselines,
     compared_tables,
     mean_and_error,
-    test_sample,
+    study_sample,
 )
 from experiments.sift.document import Block, Figure, Items, Paragraph, Table
 from experiments.sift.figures import Series, panel
@@ -112,7 +112,7 @@ def methods_by_test(study: Study, setting: str) -> list[Block]:
     details, definition = study.definition.settings[setting], study.definition
     cells = {
         stage: {
-            test: {method: test_sample(study, study.of(setting, method), stage, test)
+            test: {method: study_sample(study, study.of(setting, method), stage, test)
                    for method in study.methods(setting)}
             for test in details.tests
         }

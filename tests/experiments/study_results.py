@@ -38,7 +38,7 @@ def definition(name: str) -> dict[str, Any]:
             "plain": [{"learning_rate": 5e-5}, {"learning_rate": 1e-4}], "smart": [{"learning_rate": 1e-4}]}},
         "data": [name],
     }  # fmt: skip
-    attacks = {"pgd": {"levels": ["pre_ln", "post_ln"], "radii": [0.01, 0.05], "examples": 40}, "characters": {}}
+    attacks = {"pgd": {"levels": ["pre_ln", "post_ln"], "radii": [0.01, 0.05], "examples": 41}, "characters": {}}
     if name == "cola":
         tests = ["cola_in_test", "cola_out_test"]
         return shared | {
@@ -56,7 +56,12 @@ def definition(name: str) -> dict[str, Any]:
         return shared | {
             "question": "Does SiFT carry over from hateful tweets to reviews better than SMART?",
             "settings": settings,
-            "comparison": {"methods": ["plain", "smart", "sift"], "setting": "balanced", "stage": "trained", "tests": UCI},
+            "comparison": {
+                "methods": ["plain", "smart", "sift"],
+                "setting": "balanced",
+                "stage": "trained",
+                "tests": UCI,
+            },
             "robustness": {"tests": UCI[:1], **attacks},
             "published": ["wang_kuang_bharti_2021"],
         }
@@ -88,7 +93,13 @@ def run(study: Mapping[str, Any], setting: str, method: str, seed: int, examples
         "method": method,
         "seed": seed,
         "config": flags,
-        "environment": {"python": "3.12.1", "torch": "2.13.0", "platform": "Linux", "processor": "x86_64", "threads": 1},
+        "environment": {
+            "python": "3.12.1",
+            "torch": "2.13.0",
+            "platform": "Linux",
+            "processor": "x86_64",
+            "threads": 1,
+        },
         "history": [
             {"epoch": epoch, "metrics": {f"{details['train']}_dev": _metrics(80 + 5 * epoch + generator.normal())}}
             for epoch in range(2)
@@ -99,9 +110,7 @@ def run(study: Mapping[str, Any], setting: str, method: str, seed: int, examples
         ],
         "seconds": float(generator.random()),
         "evaluation": {
-            stage: {
-                test: _tested(test, examples, gain + 0.5 * number, generator) for test in details["tests"]
-            }
+            stage: {test: _tested(test, examples, gain + 0.5 * number, generator) for test in details["tests"]}
             for number, stage in enumerate(["trained", *details.get("stages", {})])
         },
     }
