@@ -170,9 +170,10 @@ def _html_table(table: Table) -> str:
 
     def cell(column: int, text: str, tag: str, scope: str = "") -> str:
         style = "" if column >= table.left else ' class="text long"' if long[column] else ' class="text"'
-        return f"<{tag}{scope}{style}>{_breakable(text)}</{tag}>"
+        return f"<{tag}{scope}{style}>{html.escape(text)}</{tag}>"
 
     head = "".join(cell(column, text, "th", ' scope="col"') for column, text in enumerate(table.header))
+    head = head.replace("_", "_<wbr>")  # long names may break there
     rows = []
     for row in table.rows:
         first, *others = row
@@ -185,11 +186,6 @@ def _html_table(table: Table) -> str:
         "<tbody>\n" + "\n".join(rows) + "\n</tbody>\n</table>\n</div>"
     )
     return f"<details>\n<summary>{caption}</summary>\n{text}\n</details>" if table.folded else text
-
-
-def _breakable(text: str) -> str:
-    """Long names may break after an underscore."""
-    return html.escape(text).replace("_", "_<wbr>")
 
 
 def _image(panel: Panel) -> str:

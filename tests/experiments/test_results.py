@@ -150,10 +150,13 @@ def test_a_damaged_run_is_told_in_one_line(folder: Path, text: str):
 
 
 def test_the_recomputed_metric_may_differ_by_rounding_alone(folder: Path):
-    change(
-        first_run(folder), lambda file: out_test(file)["metrics"].update(ACC=out_test(file)["metrics"]["ACC"] + 0.009)
-    )
+    path = first_run(folder)
+    accuracy = out_test(json.loads(path.read_text()))["metrics"]["ACC"]
+    change(path, lambda file: out_test(file)["metrics"].update(ACC=accuracy + 0.009))
     assert len(read_study(folder).runs) == 15
+    change(path, lambda file: out_test(file)["metrics"].update(ACC=accuracy + 0.011))
+    with pytest.raises(DataError, match="ACC is"):
+        read_study(folder)
 
 
 def test_a_tie_by_rounding_may_have_been_either_class(folder: Path):
