@@ -63,9 +63,10 @@ def test_calibration_error_by_hand():
 
 
 def test_a_bin_is_closed_above():
-    """10/15 is the edge of two bins: 0.66666 and 0.66667 fall on its sides, so their gaps do not cancel."""
-    probabilities = np.array([[0.66666, 0.33334], [0.66667, 0.33333]])
-    assert calibration_error(np.array([0, 1]), probabilities) == pytest.approx((0.33334 + 0.66667) / 2)
+    """9/15 = 0.6 (right) shares its bin with 0.55 (wrong), not with 0.65 (right)."""
+    probabilities = np.array([[0.6, 0.4], [0.55, 0.45], [0.65, 0.35]])
+    expected = (abs(1 - 0.6 - 0.55) + abs(1 - 0.65)) / 3
+    assert calibration_error(np.array([0, 1, 0]), probabilities) == pytest.approx(expected)
 
 
 def test_the_brier_score_of_two_classes_is_scikit_learns():
