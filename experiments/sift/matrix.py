@@ -83,7 +83,7 @@ def trial_specs(study: Study, folders: Folders) -> dict[tuple[str, int], list[Ru
         for number, flags in enumerate(trials):
             specs[method, number] = [
                 _spec(
-                    study, folders, f"{method}-{number}-{seed}", "tuning", method, seed,
+                    study, folders, f"tuning/{method}-{number}-{seed}", study.comparison.setting, method, seed,
                     train_dir=folders.trials, train=setting.train, test_dir=folders.trials,
                     tests=[f"{setting.train}{DEV}"], stages={},
                     flags=study.flags | study.methods[method] | flags | tuning.flags, robustness={},
@@ -119,7 +119,7 @@ def run_specs(study: Study, folders: Folders, tuned: Mapping[str, Flags]) -> lis
                 attacked = name == study.comparison.setting and seed < study.seeds.first + study.robustness.seeds
                 robustness = study.robustness.measured if attacked else {}
                 spec = _spec(
-                    study, folders, f"{name}-{method}-{seed}", name, method, seed,
+                    study, folders, f"runs/{name}-{method}-{seed}", name, method, seed,
                     train_dir=folders.trained, train=setting.train, test_dir=folders.tests, tests=setting.tests,
                     stages={stage: part.model_dump() for stage, part in setting.stages.items()},
                     flags=study.flags | own | tuned.get(method, {}), robustness=robustness,
@@ -136,12 +136,11 @@ def run_specs(study: Study, folders: Folders, tuned: Mapping[str, Flags]) -> lis
 def _spec(
     study: Study, folders: Folders, name: str, setting: str, method: str, seed: int, **parts: Any
 ) -> RunSpec:  # fmt: skip
-    kind = "tuning" if setting == "tuning" else "runs"
     paths = {key: str(value) for key, value in parts.items() if isinstance(value, Path)}
     return RunSpec(
         study=study.study, setting=setting, method=method, seed=seed, encoder=study.encoder,
-        task_def=study.task_def, task=study.task, result=str(folders.results / kind / f"{name}.json"),
-        work=str(folders.results / "work" / kind / name), **(parts | paths),
+        task_def=study.task_def, task=study.task, result=str(folders.results / f"{name}.json"),
+        work=str(folders.results / "work" / name), **(parts | paths),
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -43,6 +43,22 @@ class Setting(_Part):
     tests: list[Name] = Field(min_length=1)
     stages: dict[str, Stage] = {}
     seeds: Count | None = None
+
+    @property
+    def all_stages(self) -> list[str]:
+        return [TRAINED, *self.stages]
+
+    def tests_of(self, stage: str) -> list[str]:
+        return self.tests if stage == TRAINED else self.stages[stage].tests
+
+    @property
+    def all_tests(self) -> list[str]:
+        """The tests of all stages, each once."""
+        return list(dict.fromkeys(test for stage in self.all_stages for test in self.tests_of(stage)))
+
+    def is_in_domain(self, test: str) -> bool:
+        """Whether a test set is of the domain trained on, by its name."""
+        return test in (f"{self.train}_test", f"{self.train}_in_test")
 
 
 class Comparison(_Part):
@@ -123,7 +139,7 @@ class Study(_Part):
     encoder: str = EMBEDDED_NAME
     task_def: str
     task: Name
-    metric: Annotated[str, Field(pattern="^(ACC|MCC|F1MAC)$")]
+    metric: Literal["ACC", "MCC"]
     data: list[Name]
     comparison: Comparison
     settings: dict[Name, Setting]
@@ -139,9 +155,8 @@ class Study(_Part):
     def _names_fit(self) -> Study:
         _known("comparison, setting", [self.comparison.setting], self.settings)
         setting = self.settings[self.comparison.setting]
-        _known("comparison, stage", [self.comparison.stage], [TRAINED, *setting.stages])
-        stage = setting.stages.get(self.comparison.stage)
-        _known("comparison, tests", self.comparison.tests, setting.tests if stage is None else stage.tests)
+        _known("comparison, stage", [self.comparison.stage], setting.all_stages)
+        _known("comparison, tests", self.comparison.tests, setting.tests_of(self.comparison.stage))
         _known("comparison, methods", self.comparison.methods, self.methods)
         if self.robustness.seeds:
             _known("robustness, tests", self.robustness.measured.get("tests", []), setting.tests)
@@ -213,12 +228,22 @@ def read_study(path: Path | str) -> Study:
     try:
         return Study.model_validate(dict(content))
     except ValidationError as error:
-        mistake = error.errors(include_url=False)[0]
-        place = ", ".join(map(str, mistake["loc"]))
-        if mistake["type"] == "value_error":
-            said = str(mistake["ctx"]["error"])
-            raise DataError(f"{place}: {said}" if place else said, path) from error
-        if mistake["type"] == "missing":
-            raise DataError(f"{place}: missing", path) from error
-        known = f", accepted: {', '.join(Study.model_fields)}" if len(mistake["loc"]) == 1 else ""
-        raise DataError(f"{place}: found {mistake['input']!r} ({mistake['msg']}){known}", path) from error
+        raise DataError(_told(error), path) from error
+
+
+def _told(error: ValidationError) -> str:
+    """The first mistake in a line: its place, what was found, what is accepted."""
+    mistake = error.errors(include_url=False)[0]
+    kind, place = mistake["type"], ", ".join(map(str, mistake["loc"]))
+    if kind == "value_error":
+        said = str(mistake["ctx"]["error"])
+        return f"{place}: {said}" if place else said
+    if kind == "missing":
+        return f"{place}: missing"
+    if kind == "literal_error":
+        accepted = mistake["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
+        return f"{place}: found {mistake['input']!r}, accepted: {accepted}"
+    if kind == "extra_forbidden" and len(mistake["loc"]) == 1:
+        known = Study.model_fields
+        return f"{place}: found an unknown key{nearest(place, known)}, accepted: {', '.join(known)}"
+    return f"{place}: found {mistake['input']!r} ({mistake['msg']})"

@@ -13,19 +13,16 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with columns of equal width, the first aligned left, the others right."""
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A Markdown table with padded columns, the first `left` of them aligned left, the others right."""
     widths = [max(2, *map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [_line(header, widths), _rule(widths), *(_line(row, widths) for row in rows)]
-    return "\n".join(lines) + "\n"
+    rule = ["-" * width if column < left else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+    return "\n".join(_line(row, widths, left) for row in (header, rule, *rows)) + "\n"
 
 
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *others = zip(cells, widths, strict=True)
-    padded = [first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in others)]
+def _line(cells: Sequence[str], widths: Sequence[int], left: int) -> str:
+    padded = [
+        cell.ljust(width) if column < left else cell.rjust(width)
+        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
+    ]
     return f"| {' | '.join(padded)} |"
-
-
-def _rule(widths: Sequence[int]) -> str:
-    first, *others = widths
-    return f"| {' | '.join(['-' * first, *('-' * (width - 1) + ':' for width in others)])} |"

@@ -80,7 +80,7 @@ def test_compared_methods_have_more_seeds_and_a_setting_may_have_fewer():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metrik": "ACC"}, "metrik: found 'ACC' .*accepted: study, question"),
+        ({"metrik": "ACC"}, r"metrik: found an unknown key \(did you mean 'metric'\?\), accepted: study, question"),
         ({"seeds": {"compared": 0, "others": 1}}, "seeds, compared: found 0"),
         ({"comparison": {**SMALL["comparison"], "methods": ["plain", "sfit"]}}, r"'sfit', .*\(did you mean 'sift'"),
         ({"comparison": {**SMALL["comparison"], "setting": "far"}}, "setting: found 'far', accepted: near"),

@@ -1,0 +1,108 @@
+"""The report of finished studies: one Markdown file and one self-contained HTML page.
+
+    python -m experiments.sift.report RESULTS --output DIR
+
+RESULTS holds a folder a study, as `experiments.sift.matrix` fills it: STUDY/study.yml, STUDY/runs/*.json. DIR (default:
+RESULTS) gets report.md, its figures/*.svg, and report.html. The same runs give the same files byte for byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_utils.errors import run_command_line
+from data_utils.files import atomic_write
+from experiments.sift import sections
+from experiments.sift.comparisons import named_comparison
+from experiments.sift.document import FIGURES_FOLDER, Block, Figure, Heading, Items, Paragraph, to_html, to_markdown
+from experiments.sift.published import published_blocks, read_published
+from experiments.sift.results import Study, read_studies
+
+TITLE = "SiFT, SMART and plain fine-tuning compared"
+HOW_TO_READ = (
+    "Every metric is recomputed from the golds and probabilities that the runs stored. ± is the standard error over "
+    "seeds. A difference is paired: the same seeds and the same examples; its 95 % interval and p-value allow for new "
+    "seeds and new examples (examples by bootstrap, seeds by Student's t), and p-values are corrected by Holm for "
+    "all comparisons of a table. Intervals are not corrected. With 3 seeds only large differences can be shown."
+)
+
+
+def document(studies: Sequence[Study]) -> list[Block]:
+    """All that the report says."""
+    named = {study.definition.study: named_comparison(study) for study in studies}
+    blocks: list[Block] = [Heading(1, TITLE, "top")]
+    missing = [line for study in studies for line in _warnings(study)]
+    if missing:
+        blocks += [Paragraph("Not finished:"), Items(missing)]
+    for study in studies:
+        name = study.definition.study
+        blocks += [Paragraph(f"{name}: {study.definition.question}"), Items(named[name][1])]
+    blocks.append(Paragraph(HOW_TO_READ))
+    for study in studies:
+        blocks += _study(study, named[study.definition.study][0])
+    return blocks
+
+
+def _warnings(study: Study) -> list[str]:
+    lines = study.missing()
+    if study.unlisted:
+        name = study.definition.study
+        lines.append(
+            f"{name}: {study.unlisted} runs of settings or methods that are not in its definition are left out"
+        )
+    return lines
+
+
+def _study(study: Study, named: Sequence[Block]) -> list[Block]:
+    definition, name = study.definition, study.definition.study
+    settings = [setting for setting in definition.settings if study.methods(setting)]
+    robust = [
+        block for setting in settings for block in (*sections.pgd(study, setting), *sections.characters(study, setting))
+    ]
+    parts: list[tuple[str, Sequence[Block]]] = [
+        ("The comparison named in advance", named),
+        ("What was run", sections.what_was_run(study)),
+        ("Hyperparameters", sections.tuning(study)),
+        ("All methods", [
+            *(block for setting in settings for block in sections.methods_by_test(study, setting)),
+            *sections.sources_and_targets(study), sections.target_figure(study), *sections.share_figure(study),
+        ]),
+        ("Other measures", [sections.other_measures(study, setting) for setting in settings]),
+        ("Calibration", [sections.calibration(study, setting) for setting in settings]),
+        ("Sensitivity to the seed", [sections.seed_sensitivity(study, setting) for setting in settings]),
+        ("Robustness", robust),
+        ("Learning curves", sections.learning_curves(study)),
+        ("Published numbers", published_blocks(study, read_published())),
+    ]  # fmt: skip
+    blocks: list[Block] = [Heading(2, f"Study: {name}", name), Paragraph(definition.question)]
+    for number, (title, content) in enumerate(parts):
+        if content:
+            blocks += [Heading(3, title, f"{name}-{number}"), *content]
+    return blocks
+
+
+def write(blocks: Sequence[Block], folder: Path) -> None:
+    """`report.md` with `figures/`, and `report.html`."""
+    for block in blocks:
+        for panel in block.panels if isinstance(block, Figure) else ():
+            with atomic_write(folder / FIGURES_FOLDER / f"{panel.name}.svg") as file:
+                file.write(panel.svg)
+    for name, text in (("report.md", to_markdown(blocks)), ("report.html", to_html(blocks, TITLE))):
+        with atomic_write(folder / name) as file:
+            file.write(text)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="folder of results, a folder a study")
+    parser.add_argument("--output", type=Path, help="where the report is written (default: the folder of results)")
+    arguments = parser.parse_args(argv)
+    folder = arguments.output or arguments.results
+    write(document(read_studies(arguments.results)), folder)
+    print(f"{folder / 'report.md'}, report.html")
+
+
+if __name__ == "__main__":
+    run_command_line(main)

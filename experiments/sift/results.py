@@ -1,0 +1,292 @@
+"""The results of a study read back: its definition, its runs, and every metric recomputed from what a run stored."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+
+from data_utils.errors import DataError
+from data_utils.metrics import Metric, calc_metrics
+from experiments.sift.study import Study as Definition
+from experiments.sift.study import read_study as read_definition
+
+CLASSIFIED = (Metric.ACC, Metric.F1MAC, Metric.MCC)
+TOLERANCE = 0.01  # percentage points between a stored metric and the recomputed one
+BINS = 15
+STUDY_FILE = "study.yml"
+
+
+Flags = Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(min_length=1)]
+
+
+class _Schema(BaseModel):
+    """What the report needs of a file; keys for other readers may stand beside."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class _Stored(_Schema):
+    golds: list[int] = Field(min_length=1)
+    probabilities: list[list[FiniteFloat]]
+    metrics: dict[str, float]
+
+
+class Worst(_Schema):
+    """PGD: the radii, and for each of them 0 or 1 an example, whether it was still right."""
+
+    radii: list[float] = Field(min_length=1)
+    correct: list[Flags]
+
+    @model_validator(mode="after")
+    def _rows_fit(self) -> Worst:
+        if len(self.correct) != len(self.radii) or len({len(row) for row in self.correct}) != 1:
+            raise ValueError("accepted: a row of correct a radius, all equally long")
+        return self
+
+
+class Attacked(_Schema):
+    """The character attack: 0 or 1 an example, whether it was right before and after; queries to the model; texts
+    before and after it, where it won."""
+
+    clean: Flags
+    attacked: Flags
+    queries: list[int]
+    examples: list[tuple[str, str]] = []
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> Attacked:
+        if not len(self.clean) == len(self.attacked) == len(self.queries):
+            raise ValueError("accepted: clean, attacked and queries of equal length")
+        return self
+
+
+class Robustness(_Schema):
+    pgd: dict[str, dict[str, Worst]] = {}
+    characters: dict[str, Attacked] = {}
+
+
+class Epoch(_Schema):
+    epoch: int
+    metrics: dict[str, dict[str, float]]
+
+
+class _RunFile(_Schema):
+    setting: str
+    method: str
+    seed: int
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    history: list[Epoch]
+    updates: list[dict[str, Any]] = []
+    evaluation: dict[str, dict[str, _Stored]] = {}
+    robustness: Robustness = Robustness()
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a run says of a test set: golds (examples,), class numbers; probabilities (examples, classes)."""
+
+    golds: np.ndarray
+    probabilities: np.ndarray
+
+    @cached_property
+    def classes(self) -> np.ndarray:
+        """The likeliest class of each example, (examples,)."""
+        return self.probabilities.argmax(axis=1)
+
+    @cached_property
+    def measures(self) -> dict[str, float]:
+        """ACC, F1MAC, MCC and ECE in percent, and Brier, from 0 to 1."""
+        return {
+            **calc_metrics(CLASSIFIED, self.golds, self.classes, self.probabilities),
+            "ECE": 100 * calibration_error(self.golds, self.probabilities),
+            "Brier": brier_score(self.golds, self.probabilities),
+        }
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's file: evaluation by stage and test, the rest as the file has it."""
+
+    path: Path
+    setting: str
+    method: str
+    seed: int
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    history: Sequence[Epoch]
+    updates: Sequence[Mapping[str, Any]]
+    evaluation: Mapping[str, Mapping[str, Predictions]]
+    robustness: Robustness
+
+    def dev_scores(self, metric: str, train: str) -> list[float]:
+        """The metric by epoch on the development set of `train`, or on the only set that was evaluated in training."""
+        scores = []
+        for epoch in self.history:
+            names = [name for name in (f"{train}_dev", train, *epoch.metrics) if name in epoch.metrics]
+            if names and metric in epoch.metrics[names[0]]:
+                scores.append(epoch.metrics[names[0]][metric])
+        return scores
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's definition, its runs and its tuning runs in the order of the definition, then by seed.
+
+    unlisted: how many runs were left out, for the definition has no such setting or method.
+    """
+
+    definition: Definition
+    runs: Sequence[Run]
+    tuning: Sequence[Run]
+    unlisted: int = 0
+
+    def of(self, setting: str, method: str) -> list[Run]:
+        return [run for run in self.runs if (run.setting, run.method) == (setting, method)]
+
+    def methods(self, setting: str) -> list[str]:
+        """The methods with a run, in the order of the definition."""
+        return [method for method in self.definition.methods if self.of(setting, method)]
+
+    def missing(self) -> list[str]:
+        """What the plan has and the folder has not, a line each."""
+        lines = []
+        for setting in self.definition.settings:
+            for method in self.definition.methods:
+                planned, found = len(self.definition.seeds_of(method, setting)), len(self.of(setting, method))
+                if found < planned:
+                    lines.append(f"{self.definition.study}, {setting}: {method}: {found} of {planned} seeds")
+        return lines
+
+
+def calibration_error(golds: np.ndarray, probabilities: np.ndarray) -> float:
+    """Expected calibration error [Guo et al. 2017, equation 3], from 0 to 1.
+
+    Bins of equal width, open below and closed above, by the probability of the likeliest class; the gap between
+    accuracy and mean probability of each, weighted by its share of the examples.
+
+    Args: golds (examples,), probabilities (examples, classes).
+    """
+    top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == golds
+    bins = np.clip(np.ceil(top * BINS).astype(int) - 1, 0, BINS - 1)
+    return float(np.abs(np.bincount(bins, weights=right - top, minlength=BINS)).sum() / len(golds))
+
+
+def brier_score(golds: np.ndarray, probabilities: np.ndarray) -> float:
+    """Half the squared distance to the gold distribution, mean over examples [Brier 1950]; from 0 to 1.
+
+    The half makes it (p₁ - y)² for two classes. Args: golds (examples,), probabilities (examples, classes).
+    """
+    gold = np.eye(probabilities.shape[1])[golds]
+    return float(0.5 * ((probabilities - gold) ** 2).sum(axis=1).mean())
+
+
+def read_studies(results: Path) -> list[Study]:
+    """All studies of a folder of results, by name.
+
+    Raises:
+        DataError: there is none, or a file cannot be used; one line names it.
+    """
+    folders = sorted(path.parent for path in results.glob(f"*/{STUDY_FILE}"))
+    if not folders:
+        raise DataError(f"found no study; expected: STUDY/{STUDY_FILE} beside STUDY/runs/*.json", results)
+    return [read_study(folder) for folder in folders]
+
+
+def read_study(folder: Path) -> Study:
+    """A study's folder: `study.yml`, `runs/` and, where it was tuned, `tuning/`.
+
+    Raises:
+        DataError: a file is damaged or of another format, its metrics are not those of its predictions, or it does not
+            fit the others.
+    """
+    definition = read_definition(folder / STUDY_FILE)
+    found = [_read_run(path) for path in sorted((folder / "runs").glob("*.json"))]
+    tuning = [_read_run(path) for path in sorted((folder / "tuning").glob("*.json"))]
+    methods, settings = list(definition.methods), list(definition.settings)
+
+    def listed(runs: Sequence[Run]) -> list[Run]:
+        kept = [run for run in runs if run.method in methods and run.setting in settings]
+        return sorted(kept, key=lambda run: (settings.index(run.setting), methods.index(run.method), run.seed))
+
+    runs = listed(found)
+    _check_runs(definition, runs)
+    return Study(definition, runs, listed(tuning), len(found) - len(runs))
+
+
+def _read_run(path: Path) -> Run:
+    try:
+        file = _RunFile.model_validate(json.loads(_read_text(path)))
+    except ValueError as error:  # of JSON; pydantic's is one too
+        mistake = _first_mistake(error) if isinstance(error, ValidationError) else f"no JSON: {error}"
+        raise DataError(f"no run of a study: {mistake}", path) from error
+    evaluation = {
+        stage: {test: _checked(stored, f"stage {stage!r}, test {test!r}", path) for test, stored in tests.items()}
+        for stage, tests in file.evaluation.items()
+    }
+    rest = {name: getattr(file, name) for name in _RunFile.model_fields if name != "evaluation"}
+    return Run(path=path, evaluation=evaluation, **rest)
+
+
+def _checked(stored: _Stored, where: str, path: Path) -> Predictions:
+    golds, widths = np.array(stored.golds), {len(row) for row in stored.probabilities}
+    if len(stored.probabilities) != len(golds) or len(widths) != 1 or not 0 <= golds.min() <= golds.max() < max(widths):
+        raise DataError(
+            f"{where}: found {len(golds)} golds up to {golds.max()} and {len(stored.probabilities)} rows of "
+            f"probabilities with {sorted(widths)} classes; accepted: a row an example, a number a class",
+            path,
+        )
+    found = Predictions(golds, np.array(stored.probabilities))
+    # Rounding makes ties; whichever class the run took, its metric lies between the first's and the last's.
+    last = found.probabilities.shape[1] - 1 - found.probabilities[:, ::-1].argmax(axis=1)
+    metrics = [metric for metric in CLASSIFIED if metric.name in stored.metrics]
+    ends = [calc_metrics(metrics, golds, classes, found.probabilities) for classes in (found.classes, last)]
+    for metric in metrics:
+        name, value = metric.name, stored.metrics[metric.name]
+        low, high = sorted(end[name] for end in ends)
+        if not low - TOLERANCE <= value <= high + TOLERANCE:
+            raise DataError(f"{where}: {name} is {value:.2f} in the file, {low:.2f} by its predictions", path)
+    return found
+
+
+def _check_runs(definition: Definition, runs: Sequence[Run]) -> None:
+    """One run a setting, method and seed; all that the definition tests is there; all runs saw the same examples."""
+    seen: dict[tuple[str, str, int], Path] = {}
+    golds: dict[str, tuple[np.ndarray, Path]] = {}
+    for run in runs:
+        place = (run.setting, run.method, run.seed)
+        if place in seen:
+            names = f"{run.setting}, {run.method}, seed {run.seed}"
+            raise DataError(f"found a second run of {names}, beside {seen[place].name}; remove the older one", run.path)
+        seen[place] = run.path
+        setting = definition.settings[run.setting]
+        for stage in setting.all_stages:
+            for test in setting.tests_of(stage):
+                if test not in run.evaluation.get(stage, {}):
+                    raise DataError(f"found no stage {stage!r}, test {test!r}, which {STUDY_FILE} names", run.path)
+                found = run.evaluation[stage][test].golds
+                first, path = golds.setdefault(test, (found, run.path))
+                if not np.array_equal(found, first):
+                    raise DataError(f"test {test!r}: its golds are not those of {path.name}", run.path)
+
+
+def _first_mistake(error: ValidationError) -> str:
+    mistake = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in mistake["loc"])
+    return f"{where + ': ' if where else ''}{mistake['msg'][0].lower()}{mistake['msg'][1:]}"
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", path) from error
+    except UnicodeDecodeError as error:
+        raise DataError("cannot be read: accepted is UTF-8", path) from error
