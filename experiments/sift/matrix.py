@@ -78,8 +78,6 @@ def trial_specs(study: Study, folders: Folders) -> dict[tuple[str, int], list[Ru
     tuning, setting = study.tuning, study.settings[study.comparison.setting]
     specs = {}
     for method, trials in tuning.grid.items():
-        if method not in study.methods:
-            continue
         for number, flags in enumerate(trials):
             specs[method, number] = [
                 _spec(

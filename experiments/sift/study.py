@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -173,26 +173,33 @@ class Study(_Part):
     def with_encoder(self, encoder: str) -> Study:
         """The study with another encoder, by its recipe where it has one."""
         recipe = self.recipes.get(encoder, Recipe())
-        tuning = self.tuning
-        if tuning is not None and recipe.methods:
-            kept = {method: trials for method, trials in tuning.grid.items() if method not in recipe.methods}
-            tuning = tuning.model_copy(update={"grid": kept}) if kept else None
         changes = {
             "encoder": encoder,
             "flags": self.flags | recipe.flags,
             "methods": self.methods | recipe.methods,
-            "tuning": tuning,
+            "tuning": self._tuning_of(method for method in self.methods if method not in recipe.methods),
         }
         return self.model_copy(update=changes)
 
     def with_methods(self, names: list[str]) -> Study:
-        """The study with some of its methods, the compared ones among them or not."""
+        """The study with some of its methods, all of the comparison's among them."""
         for name in names:
             if name not in self.methods:
                 raise FlagError(
                     f"--methods: found {name!r}, accepted: {', '.join(self.methods)}{nearest(name, self.methods)}"
                 )
-        return self.model_copy(update={"methods": {name: self.methods[name] for name in names}})
+        missing = [name for name in self.comparison.methods if name not in names]
+        if missing:
+            raise FlagError(f"--methods: {', '.join(missing)} missing, which the study compares")
+        changes = {"methods": {name: self.methods[name] for name in names}, "tuning": self._tuning_of(names)}
+        return self.model_copy(update=changes)
+
+    def _tuning_of(self, methods: Iterable[str]) -> Tuning | None:
+        """The trials of some methods; None where they have none."""
+        if self.tuning is None:
+            return None
+        grid = {method: self.tuning.grid[method] for method in methods if method in self.tuning.grid}
+        return self.tuning.model_copy(update={"grid": grid}) if grid else None
 
     def seeds_of(self, method: str, setting: str) -> range:
         """The seeds of a method in a setting."""

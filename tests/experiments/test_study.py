@@ -107,6 +107,12 @@ def test_what_is_no_study_is_refused(tmp_path: Path, text: str):
 
 
 def test_some_of_the_methods():
-    assert list(study().with_methods(["sift"]).methods) == ["sift"]
+    tuning = {"grid": {"plain": [{}], "sift": [{}], "random": [{}]}}
+    found = study(tuning=tuning).with_methods(["plain", "sift"])
+    assert list(found.methods) == ["plain", "sift"]
+    assert found.tuning is not None and list(found.tuning.grid) == ["plain", "sift"]
+    assert Study.model_validate(found.model_dump()) == found
     with pytest.raises(FlagError, match=r"--methods: found 'sfit', .*\(did you mean 'sift'\?\)"):
         study().with_methods(["sfit"])
+    with pytest.raises(FlagError, match="--methods: plain missing, which the study compares"):
+        study().with_methods(["sift"])
