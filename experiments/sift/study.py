@@ -171,13 +171,14 @@ class Study(_Part):
         return self
 
     def with_encoder(self, encoder: str) -> Study:
-        """The study with another encoder, by its recipe where it has one."""
+        """The study with another encoder, by its recipe where it has one; its recipes are then done with."""
         recipe = self.recipes.get(encoder, Recipe())
         changes = {
             "encoder": encoder,
             "flags": self.flags | recipe.flags,
             "methods": self.methods | recipe.methods,
             "tuning": self._tuning_of(method for method in self.methods if method not in recipe.methods),
+            "recipes": {},
         }
         return self.model_copy(update=changes)
 
@@ -191,7 +192,11 @@ class Study(_Part):
         missing = [name for name in self.comparison.methods if name not in names]
         if missing:
             raise FlagError(f"--methods: {', '.join(missing)} missing, which the study compares")
-        changes = {"methods": {name: self.methods[name] for name in names}, "tuning": self._tuning_of(names)}
+        changes: dict[str, Any] = {
+            "methods": {name: self.methods[name] for name in names},
+            "tuning": self._tuning_of(names),
+            "recipes": {},
+        }
         return self.model_copy(update=changes)
 
     def _tuning_of(self, methods: Iterable[str]) -> Tuning | None:
