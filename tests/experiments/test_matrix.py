@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 import prepro_std
 from data_utils.errors import FlagError, UserError
 from data_utils.readers import write_lines
-from experiments.sift import matrix, study_run
+from experiments.sift import matrix, report, study_run
 from experiments.sift.matrix import Folders, Jobs, Trial, chosen, run_specs, trial_specs, trials_of
 from experiments.sift.runs import Record
 from experiments.sift.study import TRAINED, Robustness, Study
@@ -225,6 +226,32 @@ def test_processes_side_by_side_and_a_failure_that_stops_no_other(study: Study, 
     assert lines[0] == "small: 3 runs, 0 of them done before"
     assert sorted(line.split()[2] for line in lines[1:] if "seed" in line) == ["plain", "sift"]
     assert finished(plain) is not None and finished(sift) is not None
+
+
+@pytest.mark.slow
+def test_a_matrix_killed_at_random_points_ends_in_the_same_report(tmp_path: Path, study: Study, token_dir: Path):
+    path = tmp_path / "study.yml"
+    path.write_text(yaml.safe_dump(study.model_dump()))
+
+    def command(results: str) -> list[str]:
+        places = ["--canonical_root", str(token_dir.parent), "--results", str(tmp_path / results)]
+        return [sys.executable, "-m", "experiments.sift.matrix", str(path), *places, "--jobs", "2"]
+
+    subprocess.run(command("whole"), check=True)
+    waits = np.random.default_rng().uniform(5, 40, size=4)
+    print(f"killed after {waits.round(1)} s")
+    for wait in waits:
+        process = subprocess.Popen(command("killed"))
+        try:
+            process.wait(timeout=wait)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    subprocess.run(command("killed"), check=True)
+    for results in ("whole", "killed"):
+        report.main([str(tmp_path / results)])
+    for name in ("report.md", "report.html"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 @pytest.mark.parametrize("flag", ["jobs", "threads"])
