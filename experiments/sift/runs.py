@@ -109,12 +109,19 @@ def settings_of(config: Config) -> dict[str, Any]:
 def run_key(config: Config, evaluated: Sequence[Path]) -> str:
     """A hash of all that decides a run's numbers: flags, task definition, training data, evaluated data.
 
-    The code is not in it: after a change of the method, begin with an empty output folder.
+    The code is not in it: after a change of the method, begin with an empty output folder. A flag at its default does
+    not count, so that a new flag does not make other runs of old ones; those of the noise do, for methods choose them.
     """
+    defaults = Config().to_flat()
+    settings = {
+        name: value
+        for name, value in settings_of(config).items()
+        if name.startswith("adv_") or name not in defaults or value != defaults[name]
+    }
     trained = [Path(config.data_dir) / f"{dataset}_train.json" for dataset in config.data.train_datasets]
     files = [Path(config.data.task_def), *trained, *evaluated]
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
-    return hashlib.sha256(json.dumps([settings_of(config), hashes], sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([settings, hashes], sort_keys=True).encode()).hexdigest()[:16]
 
 
 class RunStore:

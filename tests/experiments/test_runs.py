@@ -48,6 +48,16 @@ def test_a_run_is_known_by_its_settings_and_data_but_not_by_its_places(data_dir:
     assert len(keys | {key}) == 8
 
 
+def test_a_flag_that_is_new_and_at_its_default_makes_no_other_run(data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+    found = config(SIFT, data_dir)
+    key, flat, default = run_key(found, []), found.to_flat(), Config().to_flat()
+    shown = {id(found): flat | {"newer": 1}}
+    monkeypatch.setattr(Config, "to_flat", lambda self: shown.get(id(self), default | {"newer": 1}))
+    assert run_key(found, []) == key
+    shown[id(found)] = flat | {"newer": 2}
+    assert run_key(found, []) != key
+
+
 def test_finished_runs_are_found_by_key(tmp_path: Path):
     store = RunStore(tmp_path / "folder" / "runs.jsonl")
     assert store.read() == {}
