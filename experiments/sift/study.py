@@ -121,7 +121,7 @@ class Robustness(_Part):
 
 class Recipe(_Part):
     """Another encoder: flags that differ from the study's, and published flags of methods, which take the place of
-    the study's and are not tuned."""
+    the study's. Nothing is tuned; other methods have train.py's defaults."""
 
     flags: Flags = {}
     methods: dict[Name, Flags] = {}
@@ -172,12 +172,14 @@ class Study(_Part):
 
     def with_encoder(self, encoder: str) -> Study:
         """The study with another encoder, by its recipe where it has one; its recipes are then done with."""
-        recipe = self.recipes.get(encoder, Recipe())
+        recipe = self.recipes.get(encoder)
+        if recipe is None:
+            return self.model_copy(update={"encoder": encoder})
         changes = {
             "encoder": encoder,
             "flags": self.flags | recipe.flags,
             "methods": self.methods | recipe.methods,
-            "tuning": self._tuning_of(method for method in self.methods if method not in recipe.methods),
+            "tuning": None,
             "recipes": {},
         }
         return self.model_copy(update=changes)
