@@ -97,7 +97,7 @@ def compile_layers(encoder: nn.Module, backend: str | Callable[..., Any] = "indu
     try:
         torch.compile(lambda tensor: tensor + 1, backend=backend)(next(encoder.parameters()).detach())
     except RuntimeError as error:
-        reason = next(line for line in str(error).splitlines() if line.strip())
+        reason = " ".join(str(error).strip().partition("\n\n")[0].split())
         raise ValueError(
             f"torch.compile does not work here ({reason}); accepted: with a C++ compiler, on a GPU with Triton too"
         ) from error

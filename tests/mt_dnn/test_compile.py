@@ -59,7 +59,8 @@ def assert_same_updates(folder: Path, method: str, *flags: str) -> None:
     found, compiled_losses = ends(folder, *METHODS[method], *flags, "--compile")
     assert_same(expected, found, tolerance=1e-5)
     assert compiled_losses == pytest.approx(losses, abs=1e-5)
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    # One for layers with a mask and one for those without; the search may ask for others, widths must not.
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 3
 
 
 @pytest.mark.parametrize("method", [by_need(method) for method in METHODS])
