@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch._functorch import config as functorch_config
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 
 from data_utils.errors import DataError
@@ -75,6 +77,40 @@ def checkpoint_activations(encoder: PreTrainedModel) -> None:
     enable({"use_reentrant": False})
     # A gradient of the embeddings' output is the reentrant kind's need; a frozen encoder would run a backward for it.
     encoder.disable_input_require_grads()
+
+
+def compile_layers(encoder: nn.Module, backend: str | Callable[..., Any] = "inductor") -> None:
+    """Let torch.compile make the code of each layer, in place; names of parameters stay what they are.
+
+    The embedding block, where noise enters by hooks, stays outside. Layers of one kind share their code; widths of
+    batches may vary.
+
+    Args:
+        backend: torch.compile's.
+
+    Raises:
+        ValueError: the encoder has no list of layers, or torch.compile does not work here (it needs a C++ compiler).
+    """
+    layers = list(_layers(encoder))
+    if not layers:
+        raise ValueError(f"{type(encoder).__name__} holds no list of layers; accepted: to leave it out")
+    try:
+        torch.compile(lambda tensor: tensor + 1, backend=backend)(next(encoder.parameters()).detach())
+    except RuntimeError as error:
+        reason = " ".join(str(error).strip().partition("\n\n")[0].split())
+        raise ValueError(
+            f"torch.compile does not work here ({reason}); accepted: with a C++ compiler, on a GPU with Triton too"
+        ) from error
+    # FreeLB goes through a graph twice, which code that reuses the graph's memory would refuse.
+    functorch_config.donated_buffer = False
+    for layer in layers:
+        layer.compile(backend=backend, dynamic=True)
+
+
+def _layers(module: nn.Module) -> Iterator[nn.Module]:
+    """What the outermost lists of modules hold."""
+    for child in module.children():
+        yield from child if isinstance(child, nn.ModuleList) else _layers(child)
 
 
 def is_checkpoint(name: str) -> bool:

@@ -171,6 +171,11 @@ class TrainingConfig:
     grad_checkpointing: bool = flag(
         False, "keep the input of each encoder layer alone and compute the rest again: less memory, slower"
     )
+    compile: bool = flag(
+        False,
+        "let torch.compile make the code of the encoder's layers: for GPUs and long runs, minutes to start; needs a "
+        "C++ compiler",
+    )
     fp16_opt_level: str = flag("O1", "apex level", notice="no use any more: --fp16 is torch's own mixed precision")
     transformer_cache: str = flag(".cache", "folder of downloaded encoders")
     encode_mode: bool = flag(
@@ -182,6 +187,11 @@ class TrainingConfig:
         check_flags(self)
         if self.fp16 and self.bf16:
             raise FlagError("--fp16 and --bf16: found both, accepted: one of them")
+        if self.compile and self.cpu_linear == "onednn":
+            raise FlagError(
+                "--compile and --cpu_linear onednn: found both, accepted: one of them; compiled, such layers fit one "
+                "width of batches alone"
+            )
 
 
 GROUPS: dict[str, type] = {

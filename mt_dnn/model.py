@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_utils.errors import DataError, FlagError
 from experiments.exp_def import TaskDef
-from module.encoder import checkpoint_activations, encoder_from_config, is_checkpoint, load_encoder
+from module.encoder import checkpoint_activations, compile_layers, encoder_from_config, is_checkpoint, load_encoder
 from module.linear import choose_linears
 from module.noise import example_seeds
 from module.noise_injection import UnsupportedLevelError
@@ -100,7 +100,13 @@ class MTDNNModel:
         for parameter in self.network.bert.parameters():
             parameter.requires_grad_(config.model.update_bert_opt == 0)
         self.network.to(self.accelerator.device)
-        choose_linears(self.network, config.training.cpu_linear)
+        # Compiled, oneDNN's convolutions would be made anew for every width of batches.
+        choose_linears(self.network, "mkl" if config.training.compile else config.training.cpu_linear)
+        if config.training.compile:
+            try:
+                compile_layers(self.network.bert)
+            except ValueError as error:
+                raise FlagError(f"--compile: {error}") from error
         self.optimizer = build_optimizer(self.network, config.training)
         self.schedule = build_schedule(self.optimizer, config.training, total_updates)
         objective = build_objective(config, self.network, total_updates)

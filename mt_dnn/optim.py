@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers.optimization import (
@@ -22,6 +21,8 @@ if TYPE_CHECKING:
     from mt_dnn.config import TrainingConfig
 
 POLYNOMIAL_END = 1e-7  # the learning rate that the polynomial schedule ends at
+# Numbers of a tensor that a thread goes over at once: parameter, gradient, m, u and |g| of so many stay in the cache.
+PIECE = 2**17
 
 
 class DecoupledAdamax(torch.optim.Adamax):
@@ -30,6 +31,9 @@ class DecoupledAdamax(torch.optim.Adamax):
     One step: p ← p·(1 − lr·weight_decay), then m ← β₁m + (1 − β₁)g, u ← max(β₂u, |g| + eps),
     p ← p − lr/(1 − β₁ᵗ)·m/u. A parameter without gradient is left alone. The state of a parameter is `step`, `exp_avg`
     (m) and `exp_inf` (u), as in MT-DNN's checkpoints.
+
+    On the CPU a tensor is gone over piece by piece, all operations on a piece before the next one: memory is read once
+    a step, not once an operation. The numbers are those of torch's Adamax bit for bit.
     """
 
     @torch.no_grad()
@@ -39,6 +43,39 @@ class DecoupledAdamax(torch.optim.Adamax):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if all(_goes_in_pieces(group, self.state) for group in self.param_groups):
+            for group in self.param_groups:
+                self._step_in_pieces(group)
+        else:
+            self._step_by_torch()
+        return loss
+
+    def _step_in_pieces(self, group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        rate, decay = float(group["lr"]), group["weight_decay"]
+        size = PIECE * torch.get_num_threads()
+        scratch: dict[torch.dtype, Tensor] = {}
+        for parameter in group["params"]:
+            if parameter.grad is None:
+                continue
+            state = self.state[parameter]
+            if not state:
+                state["step"] = torch.tensor(0.0)
+                state["exp_avg"], state["exp_inf"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            state["step"] += 1
+            corrected = rate / (1 - beta1 ** state["step"].item())
+            if parameter.dtype not in scratch:
+                scratch[parameter.dtype] = torch.empty(size, dtype=parameter.dtype)
+            tensors = (parameter, parameter.grad, state["exp_avg"], state["exp_inf"])
+            for p, g, m, u in zip(*(tensor.view(-1).split(size) for tensor in tensors), strict=True):
+                if decay:
+                    p.mul_(1 - rate * decay)
+                m.lerp_(g, 1 - beta1)
+                magnitude = torch.abs(g, out=scratch[p.dtype][: len(g)]).add_(group["eps"])
+                torch.maximum(u.mul_(beta2), magnitude, out=u)
+                p.addcdiv_(m, u, value=-corrected)
+
+    def _step_by_torch(self) -> None:
         decays = [group["weight_decay"] for group in self.param_groups]
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -52,7 +89,19 @@ class DecoupledAdamax(torch.optim.Adamax):
         finally:
             for group, decay in zip(self.param_groups, decays, strict=True):
                 group["weight_decay"] = decay
-        return loss
+
+
+def _goes_in_pieces(group: Mapping[str, Any], states: Mapping[Tensor, Mapping[str, Any]]) -> bool:
+    """Whether all of a group that has a gradient is real, dense and contiguous on the CPU, and the step a plain one."""
+    if any(group[option] for option in ("foreach", "maximize", "differentiable", "capturable")):
+        return False
+    parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+    moments = [value for p in parameters for key, value in states.get(p, {}).items() if key != "step"]
+    tensors = [*parameters, *(parameter.grad for parameter in parameters), *moments]
+    return all(
+        tensor.is_cpu and tensor.layout == torch.strided and tensor.is_contiguous() and not tensor.is_complex()
+        for tensor in tensors
+    )
 
 
 # what each optimizer keeps for a parameter; a foreign state is recognized by its keys
@@ -146,8 +195,17 @@ def clip_gradients(model: nn.Module, training: TrainingConfig) -> Tensor:
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     if training.grad_clipping > 0:
         for parameter in parameters:
-            clip_grad_norm_(parameter, training.grad_clipping)
-    return clip_grad_norm_(parameters, training.global_grad_clipping or math.inf)
+            _clip([parameter], training.grad_clipping)
+    return _clip(parameters, training.global_grad_clipping)
+
+
+def _clip(parameters: Sequence[nn.Parameter], bound: float) -> Tensor:
+    """Scale gradients whose common norm is above `bound` (0: none is) down to it; returns the norm before."""
+    norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    # torch multiplies by 1 where nothing is to be scaled. To ask first saves that pass; a GPU's host would wait for it.
+    if bound > 0 and not (norm.is_cpu and bound / (norm + 1e-6) >= 1):
+        clip_grads_with_norm_(parameters, bound, norm)
+    return norm
 
 
 def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
@@ -25,7 +27,6 @@ class WordGradient:
         embedding.sparse = True
         self.weight = embedding.weight
         self.accelerator = accelerator
-        self.table = torch.zeros_like(self.weight)
         self.rows = torch.empty(0, dtype=torch.long)
         names = [name for name, parameter in model.named_parameters() if parameter is self.weight]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
@@ -43,6 +44,11 @@ class WordGradient:
             return None
         uses = sum(parameter is embedding.weight for _, parameter in model.named_parameters(remove_duplicate=False))
         return cls(model, embedding, accelerator) if uses == 1 else None
+
+    @cached_property
+    def table(self) -> Tensor:
+        """The dense gradient, zero but for the rows of this update; made for the first one, not for predictions."""
+        return torch.zeros_like(self.weight)
 
     @torch.no_grad()
     def finish(self) -> None:

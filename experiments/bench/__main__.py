@@ -12,6 +12,9 @@ Batches stand for an epoch: they are taken at equal distances from its batches i
 round has narrow and wide ones; so a row's mean is that of its epoch, and all epochs have as many batches. Intervals are
 over the rounds. Peak memory is that of a process of its own for each row, on the widest of its batches.
 
+With `--profile ROW,...` nothing is measured; it prints what share of these rows' time each kind of operation has, by
+torch's profiler, over the same batches.
+
 It prints two tables and writes `bench.json`, with every time, and `bench.png` to the output folder.
 """
 
@@ -27,6 +30,7 @@ from data_utils.errors import FlagError, UserError, nearest, run_command_line
 from data_utils.files import writable_folder
 from data_utils.pretrained import EMBEDDED_NAME
 from experiments.bench import measure, report
+from experiments.bench import profile as profiler
 from experiments.bench.measure import Memory, Setting
 from experiments.bench.others import Step
 from experiments.bench.report import Bench, Measured
@@ -71,6 +75,17 @@ def run(setting: Setting, names: Sequence[str], command: str, memory: bool = Tru
     return Bench(rows, skipped, rates, settings)
 
 
+def profile(setting: Setting, names: Sequence[str]) -> str:
+    """The table of `--profile`.
+
+    Raises:
+        UserError: a row that cannot run here.
+    """
+    contest, batches = measure.prepare(setting)
+    rows = [ROWS[name] for name in names]
+    return profiler.table({row.name: profiler.shares(row.build(contest), batches[row.grouped]) for row in rows})
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags of a bench.
 
@@ -79,6 +94,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(ROWS), help="rows to measure beside plain (default: %(default)s)")
+    parser.add_argument("--profile", help="rows whose time is told by kind of operation, in place of a measurement")
     parser.add_argument("--rounds", type=int, default=10, help="rounds (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=2, help="steps a row and round (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="examples a batch (default: %(default)s)")
@@ -90,11 +106,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--output_dir", default="bench_output", help="folder of results (default: %(default)s)")
     arguments = parser.parse_args(argv)
-    names = [name.strip() for name in arguments.rows.split(",")]
-    for name in names:
-        if name not in ROWS:
-            raise FlagError(f"--rows: found {name!r}, accepted: {', '.join(ROWS)}{nearest(name, ROWS)}")
-    arguments.rows = list(dict.fromkeys([PLAIN.name, *names]))
+    arguments.rows = list(dict.fromkeys([PLAIN.name, *_rows(arguments.rows, "rows")]))
+    if arguments.profile is not None:
+        arguments.profile = _rows(arguments.profile, "profile")
     for flag in ("rounds", "steps", "batch_size", "threads"):
         value = getattr(arguments, flag)
         if value is not None and value < 1:
@@ -102,9 +116,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
+def _rows(given: str, flag: str) -> list[str]:
+    names = [name.strip() for name in given.split(",")]
+    for name in names:
+        if name not in ROWS:
+            raise FlagError(f"--{flag}: found {name!r}, accepted: {', '.join(ROWS)}{nearest(name, ROWS)}")
+    return names
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_args(argv)
-    folder = writable_folder(arguments.output_dir)
     if arguments.data is None:
         data = prepare_data(arguments.init_checkpoint) / f"{TRAINED_DATASET}_train.json"
     else:
@@ -112,6 +133,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     setting = Setting(
         data, arguments.init_checkpoint, arguments.batch_size, arguments.rounds, arguments.steps, arguments.threads
     )
+    if arguments.profile is not None:
+        print(profile(setting, arguments.profile))
+        return
+    folder = writable_folder(arguments.output_dir)
     command = shlex.join(["python", "-m", "experiments.bench", *(sys.argv[1:] if argv is None else argv)])
     bench = run(setting, arguments.rows, command, arguments.memory)
     report.write(bench, folder)

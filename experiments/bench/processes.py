@@ -16,13 +16,14 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import count, islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any, NamedTuple
 
-from data_utils.errors import run_command_line
+from data_utils.errors import UserError, run_command_line
 from mt_dnn.batcher import Batch
 from mt_dnn.config import parse_args
 
@@ -80,29 +81,44 @@ class Group:
             self.pipes.append(ours)
 
     def block(self, run: int, updates: int) -> Block:
-        """Wall-clock seconds are those of the slowest process, processor seconds and examples those of all."""
+        """Wall-clock seconds are those of the slowest process, processor seconds and examples those of all.
+
+        Raises:
+            UserError: the processes could not set up their runs.
+        """
         for pipe in self.pipes:
             pipe.send((run, updates))
-        wall, processor, examples = zip(*(pipe.recv() for pipe in self.pipes), strict=True)
+        found = [pipe.recv() for pipe in self.pipes]
+        for problem in found:
+            if isinstance(problem, str):
+                raise UserError(problem)
+        wall, processor, examples = zip(*found, strict=True)
         return Block(max(wall), sum(processor), sum(examples))
 
     def end(self) -> None:
         for pipe in self.pipes:
-            pipe.send(None)
+            with suppress(BrokenPipeError):  # of a process that has failed
+                pipe.send(None)
 
 
 def _serve(pipe: Connection, environment: dict[str, str], flags: Sequence[Sequence[str]]) -> None:
     os.environ.update(environment)
-    runs = [Run(run) for run in flags]
+    runs, problem = [], None
+    try:
+        runs = [Run(run) for run in flags]
+    except UserError as error:
+        problem = str(error)
     for run, updates in iter(pipe.recv, None):
-        pipe.send(runs[run].block(updates))
+        pipe.send(problem or runs[run].block(updates))
 
 
 def measure(flags: Sequence[str], processes: int, blocks: int, updates: int) -> list[str]:
     """The lines of the report."""
     size = parse_args(flags).training.batch_size
     with tempfile.TemporaryDirectory() as folder:
-        own = [*flags, "--output_dir", folder, "--log_file", f"{folder}/log.txt"]
+        # A process has one core and collates its batches itself.
+        alone = ["--dataloader_num_workers", "0"]
+        own = [*flags, *alone, "--output_dir", folder, "--log_file", f"{folder}/log.txt"]
         share = [*own, "--batch_size", str(size * processes)]
         one, several = Group(1, [own]), Group(processes, [own, share])
         kinds: dict[str, tuple[Group, int, int]] = {
@@ -111,13 +127,15 @@ def measure(flags: Sequence[str], processes: int, blocks: int, updates: int) -> 
             f"{processes} processes, {size} examples each": (several, 1, -(-updates // processes)),
         }
         found: dict[str, list[Block]] = {name: [] for name in kinds}
-        for block in range(blocks + 1):
-            for name, (group, run, length) in kinds.items():
-                result = group.block(run, length)
-                if block > 0:  # the first one warms up
-                    found[name].append(result)
-        one.end()
-        several.end()
+        try:
+            for block in range(blocks + 1):
+                for name, (group, run, length) in kinds.items():
+                    result = group.block(run, length)
+                    if block > 0:  # the first one warms up
+                        found[name].append(result)
+        finally:
+            one.end()
+            several.end()
     lines = [f"{'':36} examples/s   processor ms/example   against one process (lowest to highest block)"]
     for name, results in found.items():
         rates = [result.examples / result.wall for result in results]

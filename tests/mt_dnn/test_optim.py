@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import clip_grad_norm_, get_total_norm
 from transformers import BertConfig, BertModel, DebertaConfig, DebertaModel, T5Config, T5EncoderModel
 
 from mt_dnn.config import TrainingConfig
 from mt_dnn.optim import (
+    PIECE,
     DecoupledAdamax,
     build_optimizer,
     build_schedule,
@@ -96,6 +98,83 @@ def test_adamax_calls_a_closure_with_gradients():
 
     assert optimizer.step(loss).item() == 1.0
     assert parameter.item() == pytest.approx(0.9, abs=1e-8)
+
+
+SHAPES = ((), (0,), (1,), (7,), (3, 5), (64,), (9, 31), (129, 2))
+
+
+def adamax_pair(
+    shapes: tuple[tuple[int, ...], ...], dtype: torch.dtype, **options: object
+) -> tuple[DecoupledAdamax, torch.optim.Adamax]:
+    """Ours, with decay on all but the last parameter, and torch's, to which the decay is done by hand."""
+    torch.manual_seed(3)
+    ours = [nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in shapes]
+    theirs = [nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    groups = [{"params": ours[:-1], "weight_decay": 0.3}, {"params": ours[-1:], "weight_decay": 0.0}]
+    return DecoupledAdamax(groups, lr=0.02, **options), torch.optim.Adamax(theirs, lr=0.02, **options)
+
+
+def step_both(ours: DecoupledAdamax, theirs: torch.optim.Adamax, rate: float, idle: int) -> None:
+    """One step of each on the same gradients, with this learning rate; parameter number `idle` has none."""
+    parameters = [parameter for group in ours.param_groups for parameter in group["params"]]
+    for group in (*ours.param_groups, *theirs.param_groups):
+        group["lr"] = rate
+    for number, (one, other) in enumerate(zip(parameters, theirs.param_groups[0]["params"], strict=True)):
+        one.grad = None if number == idle else torch.randn_like(one)
+        other.grad = None if one.grad is None else one.grad.clone()
+        if other.grad is not None and number < len(parameters) - 1:
+            other.data.mul_(1 - rate * 0.3)
+    ours.step()
+    theirs.step()
+
+
+def assert_same(ours: DecoupledAdamax, theirs: torch.optim.Adamax) -> None:
+    state, other_state = ours.state_dict()["state"], theirs.state_dict()["state"]
+    assert state.keys() == other_state.keys()
+    for number, moments in state.items():
+        assert moments.keys() == {"step", "exp_avg", "exp_inf"}
+        for key, value in moments.items():
+            assert torch.equal(value, other_state[number][key])
+            assert value.dtype == other_state[number][key].dtype
+    parameters = [parameter for group in ours.param_groups for parameter in group["params"]]
+    for one, other in zip(parameters, theirs.param_groups[0]["params"], strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_adamax_in_pieces_is_torchs_bit_for_bit(monkeypatch, dtype, threads):
+    torch.set_num_threads(threads)
+    monkeypatch.setattr("mt_dnn.optim.PIECE", 16)
+    monkeypatch.delattr(DecoupledAdamax, "_step_by_torch")
+    ours, theirs = adamax_pair(SHAPES, dtype, eps=1e-4, betas=(0.8, 0.99))
+    for number in range(6):
+        step_both(ours, theirs, 0.02 / (1 + number), idle=number)
+        assert_same(ours, theirs)
+
+
+def test_adamax_of_a_tensor_longer_than_a_piece_as_it_is_set():
+    ours, theirs = adamax_pair(((2 * PIECE + 77,), (3,)), torch.float32)
+    for _ in range(2):
+        step_both(ours, theirs, 0.01, idle=-1)
+    assert_same(ours, theirs)
+
+
+@pytest.mark.parametrize("why", ["not contiguous", "gradient not contiguous", "complex", "maximize", "foreach"])
+def test_adamax_leaves_to_torch_what_does_not_go_in_pieces(monkeypatch, why):
+    monkeypatch.delattr(DecoupledAdamax, "_step_in_pieces")
+    options = {why: True} if why in ("maximize", "foreach") else {}
+    ours, theirs = adamax_pair(((3, 5), (4, 2)), torch.complex64 if why == "complex" else torch.float32, **options)
+    for optimizer in (ours, theirs):
+        parameter = optimizer.param_groups[0]["params"][0]
+        if why == "not contiguous":
+            parameter.data = parameter.data.T.contiguous().T
+    for number in range(3):
+        if why == "gradient not contiguous":
+            monkeypatch.setattr(torch, "randn_like", lambda one: torch.randn(one.mT.shape).mT)
+        step_both(ours, theirs, 0.02, idle=-1)
+        assert ours.state[ours.param_groups[0]["params"][0]]["step"] == number + 1
+    assert_same(ours, theirs)
 
 
 def names_of(model: nn.Module, parameters: list[nn.Parameter]) -> list[str]:
@@ -246,6 +325,38 @@ def test_clipping_of_each_tensor_and_none():
     norm = clip_gradients(model, TrainingConfig(global_grad_clipping=0.0))
     assert norm.item() == pytest.approx(whole.norm().item())
     assert all((parameter.grad == 3.0).all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.2, 3.0, math.inf, math.nan])
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (0.5, 1.0), (0.5, 0.0)])
+def test_clipping_is_torchs_bit_for_bit(size, bounds):
+    model = two_layers()
+    for number, parameter in enumerate(model.parameters()):
+        parameter.grad = torch.randn_like(parameter) * (size if number == 1 else min(size, 1.0))
+    twin = copy.deepcopy(model)
+    for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
+        other.grad = parameter.grad.clone()
+        if bounds[0]:
+            clip_grad_norm_(other, bounds[0])
+    expected = get_total_norm(parameter.grad for parameter in twin.parameters())
+    if bounds[1]:
+        clip_grad_norm_(twin.parameters(), bounds[1])
+    norm = clip_gradients(model, TrainingConfig(grad_clipping=bounds[0], global_grad_clipping=bounds[1]))
+    torch.testing.assert_close(norm, expected, rtol=0, atol=0, equal_nan=True)
+    for parameter, other in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(("bound", "scaled"), [(0.0, False), (100.0, False), (1e-3, True)])
+def test_gradients_below_the_bound_are_not_gone_over_again(bound, scaled):
+    model = two_layers()
+    gradients_of_size(model, 0.1)
+    versions = [parameter.grad._version for parameter in model.parameters()]
+    clip_gradients(model, TrainingConfig(global_grad_clipping=bound))
+    assert all(
+        (parameter.grad._version > before) == scaled
+        for parameter, before in zip(model.parameters(), versions, strict=True)
+    )
 
 
 def mtdnn_state(model: nn.Module) -> dict:

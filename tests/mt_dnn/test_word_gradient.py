@@ -11,6 +11,7 @@ from torch import nn
 
 from mt_dnn.word_gradient import WordGradient
 from tests.mt_dnn.runs import SIFT, assert_same, parameters, tiny_run
+from tests.mt_dnn.test_grad_checkpointing import model_and_batch
 
 
 class TiedModel(nn.Module):
@@ -62,3 +63,12 @@ def test_a_table_that_something_else_uses_is_left_alone() -> None:
     assert WordGradient.of(tied, tied.words, Accelerator(cpu=True)) is None
     assert WordGradient.of(frozen, frozen, Accelerator(cpu=True)) is None
     assert not tied.words.sparse and not frozen.sparse
+
+
+def test_predictions_need_no_table(tmp_path: Path) -> None:
+    model, batch = model_and_batch(tmp_path)
+    assert model.word_gradient is not None
+    model.predict(batch)
+    assert "table" not in vars(model.word_gradient)
+    model.update(batch)
+    assert "table" in vars(model.word_gradient)
