@@ -19,7 +19,7 @@ from mt_dnn.model import UpdateReport
 
 METRICS_FILE = "metrics.jsonl"
 
-# Names of the figures in every report. Losses are means since the last report, the rest is of the update reported.
+# Names of the figures in every report: losses are means since the last one, the rest is of the last regularized update.
 LOSSES = {"task_loss": "loss", "adv_loss": "R", "unlabeled": "R_unlabeled", "bregman": "bregman"}
 RISES = ("ascent_rise", "chance_rise")
 FIGURES = ("emb_val", "eff_perturb", "delta_size", "skipped", *RISES)
@@ -93,11 +93,15 @@ class Telemetry:
         own = torch.tensor(list(values.values()), device=self.accelerator.device)
         return dict(zip(values, self.accelerator.reduce(own, "mean").tolist(), strict=True))
 
-    def flush(self, epoch: int, update: int, task: str, report: UpdateReport, learning_rate: float) -> str:
-        """Report an update; returns the log line."""
+    def flush(self, epoch: int, update: int, task: str, searched: UpdateReport | None, learning_rate: float) -> str:
+        """Report an update; returns the log line.
+
+        Args:
+            searched: the last update that had the regularizer, whose figures are told; None before the first.
+        """
         losses = self._over_processes(self._means())
         figures = self._over_processes(
-            {name: float(value) for name in FIGURES if (value := getattr(report, name)) is not None}
+            {name: float(value) for name in FIGURES if (value := getattr(searched, name, None)) is not None}
         )
         gain = ascent_gain(figures)
         if gain is not None:

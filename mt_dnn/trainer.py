@@ -135,6 +135,7 @@ class Trainer:
         self.kept = self._keep_deltas() if config.adversarial.adv_train and config.adversarial.adv_free else None
         self.result = RunResult(str(self.output_dir))
         self.seconds: list[float] = []
+        self.searched: UpdateReport | None = None  # the last update that had the regularizer
 
     def _keep_deltas(self) -> KeptDeltas:
         """The file of `--adv_free`, made by the main process and mapped by all."""
@@ -199,15 +200,19 @@ class Trainer:
         start = time.perf_counter()
         for batches in _groups(iter(self._loader()), training.grad_accumulation_step):
             beside = [self.unlabeled.next(batch.task_id) if self.model.regularized else None for batch in batches]
-            logged = self._is_logged(self.model.updates + 1)
-            report = self.model.update(*batches, unlabeled=beside, measure_gain=logged)
+            update = self.model.updates + 1
+            # Of the updates before the next regularized one, the first that is logged shows this one's figures.
+            measured = any(map(self._is_logged, range(update, update + self.config.adversarial.adv_every)))
+            report = self.model.update(*batches, unlabeled=beside, measure_gain=measured)
+            if report.emb_val is not None:
+                self.searched = report
             batches_done += len(batches)
             self.telemetry.add(report)
             self.bar.update()
             if not self.bar.disable and self.model.updates % BAR_UPDATES == 1:
                 self.bar.set_postfix_str(self.telemetry.recent())
-            if logged:
-                self._log_update(epoch, report, batches[0])
+            if self._is_logged(update):
+                self._log_update(epoch, batches[0])
             self.seconds.append(time.perf_counter() - start)
             if training.save_per_updates_on and self.model.updates % training.save_per_updates == 0:
                 self._check_finite()
@@ -231,10 +236,10 @@ class Trainer:
             generator=torch.Generator(),
         )
 
-    def _log_update(self, epoch: int, report: UpdateReport, batch: Batch) -> None:
+    def _log_update(self, epoch: int, batch: Batch) -> None:
         task = self.data.tasks[batch.task_id]
         learning_rate = float(self.model.schedule.get_last_lr()[0])
-        line = self.telemetry.flush(epoch, self.model.updates, task, report, learning_rate)
+        line = self.telemetry.flush(epoch, self.model.updates, task, self.searched, learning_rate)
         self.log.info("epoch %d, update %d of %d, task %s: %s", epoch, self.model.updates, self.bar.total, task, line)
         self._check_finite()
 

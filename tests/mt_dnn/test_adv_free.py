@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -193,3 +194,26 @@ def test_every_nth_update_is_regularized_with_n_times_the_weight(tmp_path: Path)
     trainer.run()
     assert [report.adv_loss is not None for report in reports] == [n % 3 == 0 for n in range(1, len(reports) + 1)]
     assert trainer.accelerator.unwrap_model(trainer.model.objective).alpha == 6.0
+
+
+def test_a_logged_update_shows_the_figures_of_the_last_regularized_one(tmp_path: Path) -> None:
+    flags = ["--adv_every", "3", "--log_per_updates", "4", "--epochs", "3"]
+    trainer = Trainer(tiny_config(tmp_path, *SIFT, *flags))
+    found: dict[int, Any] = {}
+    update = trainer.model.update
+
+    def reporting(*batches: Any, **options: Any) -> Any:
+        report = update(*batches, **options)
+        found[trainer.model.updates] = report
+        return report
+
+    trainer.model.update = reporting  # type: ignore[method-assign]
+    trainer.run()
+    lines = [json.loads(line) for line in (trainer.output_dir / "metrics.jsonl").read_text().splitlines()]
+    by_update = {line["update"]: line for line in lines if line["kind"] == "update"}
+    assert list(by_update)[:3] == [1, 4, 8] and "emb_val" not in by_update[1]
+    for logged, regularized in ((4, 3), (8, 6)):
+        assert by_update[logged]["emb_val"] == float(found[regularized].emb_val)
+        assert by_update[logged]["ascent_rise"] == float(found[regularized].ascent_rise)
+    # Measured where it is shown, and nowhere else: updates 3, 6 and 12 of the first 12.
+    assert [n for n in range(1, 13) if n in found and found[n].ascent_rise is not None] == [3, 6, 12]
