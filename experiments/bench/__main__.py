@@ -10,7 +10,8 @@ loss read back. All rows train one network, dropout on, whose weights a tiny lea
 
 Batches stand for an epoch: they are taken at equal distances from its batches in the order of their widths, and every
 round has narrow and wide ones; so a row's mean is that of its epoch, and all epochs have as many batches. Intervals are
-over the rounds. Peak memory is that of a process of its own for each row, on the widest of its batches.
+over the rounds. Every row keeps an optimizer of its own: with all of them MiniLM takes 5 GB. Peak memory is that of a
+process of its own for each row, on the widest of its batches.
 
 With `--profile ROW,...` nothing is measured; it prints what share of these rows' time each kind of operation has, by
 torch's profiler, over the same batches.

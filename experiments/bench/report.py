@@ -26,8 +26,8 @@ MEGABYTE = 1e6
 ABOUT = (
     "s/step: median over rounds; × plain: ratio of medians; paired: median of the rounds' ratios with its bootstrap "
     "interval. tokens/s: real tokens.\nforwards: a step's arithmetic in forwards of the encoder; GFLOP/s: that times "
-    "the matrix products of a forward; of rate: over the matrix product's.\nMB: peak memory of a process; by steps: "
-    "what came after model and batches were there."
+    "the matrix products of a forward; of rate: over torch's own matrix product's, above 1 where oneDNN is faster.\n"
+    "MB: peak memory of a process; by steps: what came after model and batches were there."
 )
 
 
@@ -119,7 +119,7 @@ def tables(bench: Bench) -> str:
         [ours, theirs, f"{found.of_medians:.2f}", _interval(found), _memory_ratio(bench.rows[ours], bench.rows[theirs])]
         for (ours, theirs), found in bench.comparisons().items()
     ]
-    notes = [ABOUT, f"A matrix product runs at {rate / 1e9:.0f} GFLOP/s, torch on {torch.get_num_threads()} threads."]
+    notes = [ABOUT, f"torch's matrix product runs at {rate / 1e9:.0f} GFLOP/s; threads: {torch.get_num_threads()}."]
     notes += [f"{name}: not run, {reason}." for name, reason in bench.skipped.items()]
     parts = [markdown_table(ROW_HEADER, rows)] + ([markdown_table(COMPARED_HEADER, compared)] if compared else [])
     return "\n".join([*parts, *notes])
