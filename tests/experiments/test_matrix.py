@@ -186,7 +186,8 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(study: Stu
     whole = execute(replace(spec, result=str(tmp_path / "whole.json"), work=str(tmp_path / "whole")))
     study_run.write_spec(spec, tmp_path / "spec.json")
     command = [sys.executable, "-m", "experiments.sift.study_run", str(tmp_path / "spec.json")]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process, for sums depend on it
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread)
     checkpoint = Path(spec.work) / "trained" / "model_0.pt"
     while not checkpoint.exists():
         assert process.poll() is None
