@@ -61,9 +61,8 @@ def lay_out(study: Study, data_root: Path, canonical_root: Path, results: Path) 
     for setting in study.settings.values():
         development_data(tests, folders.trained, setting.train)
         for stage in setting.stages.values():
-            (folders.trained / f"{stage.train}_train.json").write_bytes(
-                (tests / f"{stage.train}_train.json").read_bytes()
-            )
+            with atomic_write(folders.trained / f"{stage.train}_train.json", "wb") as file:
+                file.write((tests / f"{stage.train}_train.json").read_bytes())
     if study.tuning is not None:
         tuned = study.settings[study.comparison.setting].train
         development_data(tests, folders.trials, tuned, study.tuning.train_fraction)
