@@ -22,6 +22,8 @@ from experiments.sift.matrix import Folders, Jobs, Trial, chosen, run_specs, tri
 from experiments.sift.runs import Record
 from experiments.sift.study import TRAINED, Robustness, Study
 from experiments.sift.study_run import RunSpec, execute, finished
+from mt_dnn.config import Config
+from mt_dnn.trainer import train
 
 TASK_DEF = Path("experiments/sift/sentiment_task_def.yml").resolve()
 SIZES = {"a_train": 24, "a_dev": 8, "a_test": 10, "b_train": 6, "b_test": 12}
@@ -181,7 +183,9 @@ def test_a_stage_begins_with_the_trained_model_and_learns_from_its_own_data(stud
     assert moved["and b"]["sentiment_b_test"] != moved[TRAINED]["sentiment_b_test"]
 
 
-def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(study: Study, folders: Folders, tmp_path: Path):
+def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
+    study: Study, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     spec = first_spec(study, folders)
     whole = execute(replace(spec, result=str(tmp_path / "whole.json"), work=str(tmp_path / "whole")))
     study_run.write_spec(spec, tmp_path / "spec.json")
@@ -195,7 +199,11 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(study: Stu
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not Path(spec.result).exists()
+    started: list[Config] = []
+    monkeypatch.setattr(study_run, "train", lambda config: started.append(config) or train(config))
     assert without_time(execute(spec)) == without_time(whole)
+    kept = Path(started[0].training.model_ckpt or "")
+    assert started[0].training.resume and kept.parent == checkpoint.parent and kept.name.startswith("model_")
 
 
 def test_what_another_configuration_began_is_not_gone_on_with(study: Study, folders: Folders):
