@@ -191,6 +191,20 @@ def test_seeds_are_matched_and_the_others_left_out():
     assert compare([values(90, 70, seeds=(1, 2))], [values(60, 75, seeds=(2, 3))]) is None
 
 
+def test_seeds_that_agree_by_chance_show_nothing():
+    # In each of two seeds one more example is right, not the same one: the seeds do not differ, and nothing is known.
+    golds = np.ones(200, dtype=int)
+    worse = np.ones((2, 200), dtype=int)
+    worse[0, 10:20] = worse[1, 30:40] = 0
+    better = worse.copy()
+    better[0, 10] = better[1, 30] = 1
+    found = compare([sample(Metric.ACC, [1, 2], golds, better)], [sample(Metric.ACC, [1, 2], golds, worse)])
+    assert found is not None and found.estimate == pytest.approx(0.5)
+    # Two independent counts of 1 in 200, of the mean half of which the variance is 100² · 2 · 1 / 400².
+    assert found.p == pytest.approx(2 * stats.norm.sf(0.5 / np.sqrt(100**2 * 2 / 400**2)), rel=0.1)
+    assert found.low < 0 < found.high
+
+
 def test_equal_methods_do_not_differ_and_differences_turn_with_their_sides():
     same = compare([values(80, 81)], [values(80, 81)])
     assert same == Difference(0.0, 0.0, 0.0, 1.0, 2)
