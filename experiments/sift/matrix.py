@@ -130,9 +130,7 @@ def run_specs(study: Study, folders: Folders, tuned: Mapping[str, Flags]) -> lis
     return sorted(planned, key=order)
 
 
-def _spec(
-    study: Study, folders: Folders, name: str, setting: str, method: str, seed: int, **parts: Any
-) -> RunSpec:  # fmt: skip
+def _spec(study: Study, folders: Folders, name: str, setting: str, method: str, seed: int, **parts: Any) -> RunSpec:
     paths = {key: str(value) for key, value in parts.items() if isinstance(value, Path)}
     return RunSpec(
         study=study.study, setting=setting, method=method, seed=seed, encoder=study.encoder,
