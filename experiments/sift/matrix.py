@@ -107,6 +107,11 @@ def chosen(trials: Sequence[Trial]) -> Flags:
     return max(trials, key=lambda trial: (round(trial.value, 6), -trial.loss)).flags
 
 
+def all_alike(trials: Sequence[Trial]) -> bool:
+    """Whether the metric tells no trial from another, as where every model gives one answer to all."""
+    return len(trials) > 1 and len({round(trial.value, 6) for trial in trials}) == 1
+
+
 def run_specs(study: Study, folders: Folders, tuned: Mapping[str, Flags]) -> list[RunSpec]:
     """All runs: those of the comparison first, seed by seed, so that an interrupted study has whole rounds."""
     planned = []
@@ -146,14 +151,14 @@ def _record(spec: RunSpec) -> Record:
 
 
 class Jobs:
-    """Processes side by side, each with `threads` threads.
+    """Processes side by side, each with `threads` threads; when one ends, a line tells `metric` of its tests.
 
     Raises in `run`:
         UserError: runs that failed, after all others are done.
     """
 
-    def __init__(self, count: int, threads: int, tell: Callable[[str], None] = print):
-        self.count, self.threads, self.tell = count, threads, tell
+    def __init__(self, count: int, threads: int, metric: str, tell: Callable[[str], None] = print):
+        self.count, self.threads, self.metric, self.tell = count, threads, metric, tell
         self.running: dict[subprocess.Popen[bytes], tuple[RunSpec, float]] = {}
 
     def run(self, specs: Iterable[RunSpec], title: str) -> None:
@@ -179,7 +184,8 @@ class Jobs:
                     done += 1
                     seconds.append(time.monotonic() - begun)
                     left = mean(seconds) * (len(waiting) + len(self.running)) / self.count / 60
-                    self.tell(f"{done}/{total} {_line(record)} ({seconds[-1]:.0f} s, about {left:.0f} min left)")
+                    time_left = f"{seconds[-1]:.0f} s, about {left:.0f} min left"
+                    self.tell(f"{done}/{total} {_line(record, self.metric)} ({time_left})")
         finally:
             for process in self.running:
                 process.terminate()
@@ -209,11 +215,11 @@ def _last_line(path: Path) -> str:
     return lines[-1] if lines else "no output"
 
 
-def _line(record: Record) -> str:
-    """A finished run in a line: its names, and the first metric of each test."""
+def _line(record: Record, metric: str) -> str:
+    """A finished run in a line: its names, and a metric of each test."""
     shown = []
     for stage, tests in record["evaluation"].items():
-        values = ", ".join(f"{test} {next(iter(found['metrics'].values())):.1f}" for test, found in tests.items())
+        values = ", ".join(f"{test} {found['metrics'][metric]:.1f}" for test, found in tests.items())
         shown.append(values if stage == TRAINED else f"{stage}: {values}")
     return f"{record['setting']} {record['method']} seed {record['seed']}: {'; '.join(shown)}"
 
@@ -230,6 +236,9 @@ def run_study(study: Study, folders: Folders, jobs: Jobs) -> None:
     jobs.run([spec for runs in specs.values() for spec in runs], "tuning")
     trials = trials_of(specs, study) if specs else {}
     tuned = {method: chosen(found) for method, found in trials.items()}
+    for method, found in trials.items():
+        if all_alike(found):
+            jobs.tell(f"{method}: all trials have {study.metric} {found[0].value:.1f}; the cross-entropy chose")
     content = {
         method: {"chosen": tuned[method], "trials": [trial._asdict() for trial in found]}
         for method, found in trials.items()
@@ -266,7 +275,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = writable_folder(arguments.results)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the runs are ended too
     folders = lay_out(study, Path(arguments.data_root), Path(arguments.canonical_root), results)
-    run_study(study, folders, Jobs(arguments.jobs, arguments.threads, lambda line: print(line, flush=True)))
+    jobs = Jobs(arguments.jobs, arguments.threads, study.metric, lambda line: print(line, flush=True))
+    run_study(study, folders, jobs)
     print(f"done; the report: python -m experiments.sift.report {arguments.results}")
 
 

@@ -18,7 +18,7 @@ import prepro_std
 from data_utils.errors import FlagError, UserError
 from data_utils.readers import write_lines
 from experiments.sift import matrix, report, study_run
-from experiments.sift.matrix import Folders, Jobs, Trial, chosen, run_specs, trial_specs, trials_of
+from experiments.sift.matrix import Folders, Jobs, Trial, all_alike, chosen, run_specs, trial_specs, trials_of
 from experiments.sift.runs import Record
 from experiments.sift.study import TRAINED, Robustness, Study
 from experiments.sift.study_run import RunSpec, execute, finished
@@ -82,7 +82,7 @@ class Inside(Jobs):
     """Runs in this process, one after the other."""
 
     def __init__(self) -> None:
-        super().__init__(1, 1, lambda line: self.lines.append(line))
+        super().__init__(1, 1, "ACC", lambda line: self.lines.append(line))
         self.lines: list[str] = []
         self.done: list[str] = []
 
@@ -118,6 +118,13 @@ def test_tuning_and_training_read_folders_without_a_test_set(study: Study, folde
 def test_the_best_trial_has_the_highest_metric_and_of_equals_the_lowest_loss():
     trials = [Trial({"a": 1}, 80.0, 0.2), Trial({"a": 2}, 81.0, 0.9), Trial({"a": 3}, 81.0, 0.5)]
     assert chosen(trials) == {"a": 3}
+
+
+def test_trials_that_the_metric_does_not_tell_apart_are_seen():
+    trials = [Trial({"a": 1}, 0.0, 0.2), Trial({"a": 2}, 1e-9, 0.9)]
+    assert all_alike(trials)
+    assert not all_alike([*trials, Trial({"a": 3}, 0.1, 0.5)])
+    assert not all_alike(trials[:1])
 
 
 def test_a_study_is_tuned_and_run_and_nothing_runs_twice(study: Study, folders: Folders):
@@ -231,7 +238,7 @@ def test_processes_side_by_side_and_a_failure_that_stops_no_other(study: Study, 
     plain, sift, *_ = run_specs(study, folders, {})
     broken = replace(plain, result=plain.result.replace("plain", "broken"), work=f"{plain.work}-broken", encoder="none")
     with pytest.raises(UserError, match="1 of 3 runs failed; the first, near-broken-5: error: encoder 'none'"):
-        Jobs(2, 1, lines.append).run([broken, plain, sift], "small")
+        Jobs(2, 1, "ACC", lines.append).run([broken, plain, sift], "small")
     assert lines[0] == "small: 3 runs, 0 of them done before"
     assert sorted(line.split()[2] for line in lines[1:] if "seed" in line) == ["plain", "sift"]
     assert finished(plain) is not None and finished(sift) is not None
