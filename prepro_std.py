@@ -10,9 +10,8 @@ from tqdm import tqdm
 
 from data_utils.errors import DataError, FlagError, run_command_line
 from data_utils.prepro import (
-    SplitSpec,
+    Split,
     TokenizerSpec,
-    check_task,
     chunk_mapper,
     convert_split,
     find_splits,
@@ -21,6 +20,7 @@ from data_utils.prepro import (
 from data_utils.pretrained import folder_name
 from data_utils.readers import write_lines
 from experiments.exp_def import TaskDefs
+from tasks import get_task
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -40,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def find_files(args: argparse.Namespace) -> list[SplitSpec]:
+def find_files(args: argparse.Namespace) -> list[Split]:
     """The TSVs to convert; says in a line what the YAML names and the folder lacks.
 
     Raises:
@@ -55,21 +55,12 @@ def find_files(args: argparse.Namespace) -> list[SplitSpec]:
             absent.append(task_name)
             continue
         where = f"{args.task_def}: task {task_name!r}"
-        check_task(where, task_def.task_type, task_def.data_type, task_def.label_vocab, args.do_padding)
+        task = get_task(task_def)
+        task.check_text(where, args.do_padding)
         lacking = [f"{task_name}_{split}.tsv" for split in task_def.split_names if split not in splits]
         if lacking:
             print(f"skipped, not in {args.root_dir}: {', '.join(lacking)}")
-        files += [
-            SplitSpec(
-                path=args.root_dir / f"{task_name}_{split}.tsv",
-                data_format=task_def.data_type,
-                task_type=task_def.task_type,
-                n_class=task_def.n_class,
-                labels=task_def.label_vocab,
-                is_train=is_train_split(split),
-            )
-            for split in splits
-        ]
+        files += [Split(args.root_dir / f"{task_name}_{split}.tsv", task, is_train_split(split)) for split in splits]
     unused = sorted({path.name for path in args.root_dir.glob("*.tsv")} - {split.path.name for split in files})
     if unused:
         print(f"ignored, no such task and split in {args.task_def}: {', '.join(unused)}")

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from data_utils.errors import DataError
 from data_utils.files import atomic_write
 from data_utils.task_def import DataFormat
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+MASK, SHORT_MASK = "attention_mask", "mask"  # MT-DNN's files of spans have the short name
 
 CANONICAL_COLUMNS = {
     DataFormat.PremiseOnly: ("uid", "label", "premise"),
@@ -85,8 +86,11 @@ def read_canonical_tsv(path: Path | str, data_format: DataFormat) -> Iterator[di
         yield split_columns(line, columns, path, number)
 
 
-def read_token_json(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_token_json(path: Path | str, many_rows: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
     """The examples of a token JSON-lines file with their line numbers.
+
+    Args:
+        many_rows: an example has several sequences: `token_id`, `type_id` and `attention_mask` are lists of them.
 
     Raises:
         DataError: a line that is no JSON object, or whose `token_id` is not a non-empty list of integers, or whose
@@ -100,15 +104,31 @@ def read_token_json(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
             raise DataError(message, path, number) from error
         if not isinstance(sample, dict):
             raise DataError(f"expected a JSON object, found {line[:40]!r}", path, number)
-        _check_tokens(sample, path, number)
+        if many_rows:
+            _check_rows(sample, path, number)
+        else:
+            _check_tokens(sample, path, number)
         yield number, sample
+
+
+def _check_rows(sample: Mapping[str, Any], path: Path | str, number: int) -> None:
+    """Each of an example's sequences, as `_check_tokens` does."""
+    keys = [key for key in ("token_id", "type_id", MASK, SHORT_MASK) if sample.get(key) is not None]
+    count = len(sample["token_id"]) if isinstance(sample.get("token_id"), list) else 0
+    if not count:
+        raise DataError("token_id must be a list of at least one sequence", path, number)
+    for key in keys:
+        if not isinstance(sample[key], list) or len(sample[key]) != count:
+            raise DataError(f"{key} must be a list of as many sequences as token_id has ({count})", path, number)
+    for row in range(count):
+        _check_tokens({key: sample[key][row] for key in keys}, path, number)
 
 
 def _check_tokens(sample: Mapping[str, Any], path: Path | str, number: int) -> None:
     tokens = sample.get("token_id")
     if not tokens or not _is_integers(tokens):
         raise DataError("token_id must be a list of at least one integer", path, number)
-    for key in ("type_id", "attention_mask"):
+    for key in ("type_id", MASK, SHORT_MASK):
         values = sample.get(key)
         if values is None:
             continue
@@ -131,25 +151,40 @@ def write_lines(path: Path | str, lines: Iterable[str]) -> int:
 
 
 def write_score_file(
-    path: Path | str, metrics: Mapping[str, float], predictions: ArrayLike, uids: Sequence[str], scores: ArrayLike
+    path: Path | str,
+    metrics: Mapping[str, float],
+    predictions: Sequence[Any] | np.ndarray,
+    uids: Sequence[str],
+    scores: Sequence[Any] | np.ndarray,
 ) -> None:
     """Write the predictions for a dataset of N examples as MT-DNN does.
 
     Args:
         path: `DATASET_SPLIT_scores_epoch_N.json`.
         metrics: percentages by name.
-        predictions: (N,).
+        predictions: N numbers, texts, or lists of them.
         uids: the N examples' ids.
-        scores: (N,) or (N, C); flattened row by row.
+        scores: of each example a number or several, flattened row by row.
     """
     content = {
         "metrics": dict(metrics),
-        "predictions": np.asarray(predictions).tolist(),
+        "predictions": _plain(predictions),
         "uids": list(uids),
-        "scores": np.asarray(scores).reshape(-1).tolist(),
+        "scores": _flat(_plain(scores)),
     }
     with atomic_write(path) as file:
         json.dump(content, file)
+
+
+def _plain(values: Any) -> Any:
+    """The same in Python's lists, numbers and texts."""
+    if isinstance(values, np.ndarray | np.generic):
+        return values.tolist()
+    return [_plain(value) for value in values] if isinstance(values, list | tuple) else values
+
+
+def _flat(values: Any) -> list[float]:
+    return [number for value in values for number in (_flat(value) if isinstance(value, list) else [value])]
 
 
 def write_glue_submission(path: Path | str, uids: Sequence[str], answers: Sequence[str | int | float]) -> None:
@@ -174,7 +209,9 @@ def read_score_file(path: Path | str) -> Scores:
     if not isinstance(content, dict) or not set(expected) <= content.keys():
         raise DataError(f"is no score file; expected a JSON object with the keys {', '.join(expected)}", path)
     uids, predictions, scores = content["uids"], content["predictions"], content["scores"]
-    if len(predictions) != len(uids) or len(scores) % max(len(uids), 1) or len(scores) < len(uids):
+    by_token = any(isinstance(prediction, list) for prediction in predictions)
+    uneven = not by_token and len(scores) % max(len(uids), 1) != 0
+    if len(predictions) != len(uids) or uneven or len(scores) < len(uids):
         raise DataError(
             f"found {len(uids)} uids, {len(predictions)} predictions and {len(scores)} scores; "
             "expected one prediction and equally many scores for each uid",

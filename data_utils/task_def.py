@@ -1,6 +1,9 @@
 """Enumerations of task types, data formats and encoders; names and numbers as in MT-DNN, its spelling included."""
 
+import zlib
 from enum import IntEnum
+
+FIRST_NEW_TYPE = 1000  # numbers of MT-DNN's own task types are below
 
 
 class TaskType(IntEnum):
@@ -16,6 +19,23 @@ class TaskType(IntEnum):
     SeqenceGenerationMRC = 10
     EncSeqenceGeneration = 11
     ClozeChoice = 12
+
+
+def new_task_type(name: str) -> TaskType:
+    """A further member of `TaskType`, for a task type that MT-DNN does not have.
+
+    Its number follows from its name, so that a checkpoint written by one program is read by another.
+
+    Raises:
+        ValueError: no name, or one that is taken.
+    """
+    if not name.isidentifier() or name in TaskType.__members__:
+        raise ValueError(f"{name!r} is no new name of a task type; taken: {', '.join(TaskType.__members__)}")
+    member = int.__new__(TaskType, FIRST_NEW_TYPE + zlib.crc32(name.encode()))
+    member._name_, member._value_ = name, int(member)
+    TaskType._member_map_[name] = TaskType._value2member_map_[int(member)] = member
+    TaskType._member_names_.append(name)
+    return member
 
 
 class DataFormat(IntEnum):

@@ -13,8 +13,9 @@ from data_utils.errors import TaskDefError, UserError, nearest
 from data_utils.metrics import Metric
 from data_utils.task_def import DataFormat, TaskType
 from data_utils.vocab import Vocabulary
-from experiments.task_def_schema import default_adv_loss, default_loss, find_mistakes, parse_task
+from experiments.task_def_schema import find_mistakes, parse_task
 from mt_dnn.loss import LossCriterion
+from tasks import task_class
 
 ATTRIBUTES: dict[str, Any] = {
     "label_vocab": (Vocabulary, type(None)),
@@ -69,9 +70,7 @@ class TaskDef(dict):
         adv_loss: LossCriterion | None,
         actf: str | None,
     ):
-        loss = default_loss(task_type) if loss is None else loss
-        if loss is None:
-            raise TaskDefError(f"a task of type {task_type.name} needs a loss")
+        kind = task_class(task_type)
         self.label_vocab = label_vocab
         self.n_class = n_class
         self.data_type = data_type
@@ -80,9 +79,9 @@ class TaskDef(dict):
         self.split_names = list(split_names)
         self.enable_san = enable_san
         self.dropout_p = dropout_p
-        self.loss = loss
+        self.loss = kind.default_loss if loss is None else loss
         self.kd_loss = LossCriterion.MseCriterion if kd_loss is None else kd_loss
-        self.adv_loss = default_adv_loss(task_type) if adv_loss is None else adv_loss
+        self.adv_loss = kind.default_adv_loss if adv_loss is None else adv_loss
         self.actf = actf
         # MT-DNN's items are the `repr` of the constructor's local names, the first and the last included
         items = {"self": "{}"} | {name: repr(value) for name, value in vars(self).items()}

@@ -13,27 +13,7 @@ from data_utils.errors import nearest
 from data_utils.metrics import Metric
 from data_utils.task_def import DataFormat, EncoderModelType, TaskType
 from mt_dnn.loss import LossCriterion
-
-DEFAULT_LOSSES = {
-    TaskType.Classification: LossCriterion.CeCriterion,
-    TaskType.Regression: LossCriterion.MseCriterion,
-    TaskType.Ranking: LossCriterion.RankCeCriterion,
-    TaskType.SpanClassification: LossCriterion.SpanCeCriterion,
-    TaskType.SpanClassificationYN: LossCriterion.SpanCeCriterion,
-    TaskType.SeqenceLabeling: LossCriterion.SeqCeCriterion,
-    TaskType.MaskLM: LossCriterion.MlmCriterion,
-}
-
-
-def default_loss(task_type: TaskType) -> LossCriterion | None:
-    """The criterion of the gold labels where a definition names none; None where it has to."""
-    return DEFAULT_LOSSES.get(task_type)
-
-
-def default_adv_loss(task_type: TaskType) -> LossCriterion:
-    """The divergence where a definition names none."""
-    return LossCriterion.MseCriterion if task_type == TaskType.Regression else LossCriterion.SymKlCriterion
-
+from tasks import TASK_REGISTRY
 
 Member = TypeVar("Member", bound=IntEnum)
 
@@ -161,20 +141,14 @@ def _describe(key: str, kind: str, found: object) -> str:
 def _contradictions(entry: Mapping[Any, Any]) -> list[str]:
     """Values that do not fit each other; looked for in the raw entry, whatever else is wrong with it."""
     mistakes = []
-    task_type, n_class, labels = entry.get("task_type"), entry.get("n_class"), entry.get("labels")
-    if task_type == TaskType.Regression.name and type(n_class) is int and n_class != 1:
-        mistakes.append(f"key 'n_class': found {n_class}, accepted: 1 for Regression")
-    if isinstance(labels, list) and type(n_class) is int:
-        if task_type == TaskType.Classification.name and len(labels) != n_class:
-            mistakes.append(f"key 'labels': found {len(labels)} labels, accepted: as many as n_class ({n_class})")
-        if task_type == TaskType.SeqenceLabeling.name and len(labels) > n_class:
-            mistakes.append(f"key 'labels': found {len(labels)} labels, accepted: at most n_class ({n_class})")
+    task_type, labels = entry.get("task_type"), entry.get("labels")
+    kind = TASK_REGISTRY.get(str(task_type))
+    if kind is not None:
+        mistakes += kind.mistakes(entry)
+    elif task_type in TaskType.__members__:
+        mistakes.append(f"key 'task_type': {task_type} is not built yet, accepted: {', '.join(TASK_REGISTRY)}")
     if isinstance(labels, list):
         texts = [str(label) for label in labels]
         twice = [text for text in dict.fromkeys(texts) if texts.count(text) > 1]
         mistakes += [f"key 'labels': found {text!r} {texts.count(text)} times, accepted: once" for text in twice]
-    needs_loss = task_type in TaskType.__members__ and TaskType[str(task_type)] not in DEFAULT_LOSSES
-    if needs_loss and entry.get("loss") is None:
-        accepted = ", ".join(LossCriterion.__members__)
-        mistakes.append(f"key 'loss': missing, accepted (for {task_type}): {accepted}")
     return mistakes

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,17 +32,20 @@ __all__ = [
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """B examples of one task, padded on the right to T tokens.
+    """B examples of one task in R sequences, mostly one each, padded on the right to T tokens.
 
     Attributes:
-        input_ids: token ids, (B, T) int64.
-        attention_mask: 1 at real tokens and 0 at padding, (B, T) int64.
-        token_type_ids: 0 at the first sentence and 1 at the second, (B, T) int64.
-        labels: (B,), int64 for classification and float32 for regression; None where the file has no labels.
+        input_ids: token ids, (R, T) int64.
+        attention_mask: 1 at real tokens and 0 at padding, (R, T) int64.
+        token_type_ids: 0 at the first sentence and 1 at the second, (R, T) int64.
+        labels: as the task collates them: (B,) int64 for classification, float32 for regression; None where the file
+            has no labels.
         task_id: the number of the task's head.
         uids: the examples' ids, B of them.
-        positions: the examples' places in the run's training data, B of them; empty where they are not of it, or stand
-            in.
+        groups: how many sequences each example has, B of them; empty where each has one.
+        soft_labels: a teacher's scores, (R, n_class) float32; None where the file has none.
+        positions: the sequences' places in the run's training data, R of them; empty where they are not of it, or
+            stand in.
         stands_in: the batch is there to keep a process in step that has no share of it, and counts nothing.
     """
 
@@ -51,11 +55,20 @@ class Batch:
     labels: Tensor | None
     task_id: int
     uids: tuple[str, ...]
+    groups: tuple[int, ...] = ()
+    soft_labels: Tensor | None = None
     positions: tuple[int, ...] = ()
     stands_in: bool = False
 
     def __len__(self) -> int:
         return len(self.uids)
+
+    @property
+    def row_uids(self) -> Sequence[str]:
+        """An id for each sequence."""
+        if not self.groups:
+            return self.uids
+        return [f"{uid}/{row}" for uid, count in zip(self.uids, self.groups, strict=True) for row in range(count)]
 
     @property
     def counted(self) -> int:
@@ -71,13 +84,10 @@ class Batch:
         return self._with_tensors(lambda tensor: tensor.pin_memory())
 
     def _with_tensors(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        return replace(
-            self,
-            input_ids=function(self.input_ids),
-            attention_mask=function(self.attention_mask),
-            token_type_ids=function(self.token_type_ids),
-            labels=None if self.labels is None else function(self.labels),
-        )
+        changed: dict[str, Any] = {
+            name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **changed)
 
 
 class Collater:
@@ -96,24 +106,32 @@ class Collater:
         self.shortest = max_seq_len if do_padding else 0
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
-        width = max(self.shortest, *(len(example["token_id"]) for example in examples))
-        shape = (len(examples), width)
+        lengths = [length for example in examples for length in example["lengths"]]
+        width = max(self.shortest, *lengths)
+        shape = (len(lengths), width)
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         token_type_ids = np.full(shape, self.type_pad, dtype=np.int64)
         attention_mask = np.zeros(shape, dtype=np.int64)
-        for row, example in enumerate(examples):
-            length = len(example["token_id"])
-            input_ids[row, :length] = example["token_id"]
-            token_type_ids[row, :length] = example["type_id"]
-            attention_mask[row, :length] = 1
+        row = 0
+        for example in examples:
+            start = 0
+            for length in example["lengths"]:
+                input_ids[row, :length] = example["token_id"][start : start + length]
+                token_type_ids[row, :length] = example["type_id"][start : start + length]
+                attention_mask[row, :length] = 1
+                row, start = row + 1, start + length
+        task = examples[0]["task"]
         labels = [example["label"] for example in examples]
+        soft = [own for example in examples if (own := example["softlabel"]) is not None]
         return Batch(
             input_ids=torch.from_numpy(input_ids),
             attention_mask=torch.from_numpy(attention_mask),
             token_type_ids=torch.from_numpy(token_type_ids),
-            labels=None if labels[0] is None else torch.from_numpy(np.array(labels)),
+            labels=None if labels[0] is None else task.collate_labels(labels, width),
             task_id=examples[0]["task_id"],
             uids=tuple(example["uid"] for example in examples),
-            positions=tuple(example["position"] for example in examples if "position" in example),
+            groups=tuple(len(example["lengths"]) for example in examples) if task.many_rows else (),
+            soft_labels=torch.from_numpy(np.concatenate(soft)).view(shape[0], -1) if soft else None,
+            positions=tuple(place for example in examples for place in example.get("positions", ())),
             stands_in=examples[0].get("stands_in", False),
         )

@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from accelerate.utils import gather_object
 from tqdm import tqdm
 
-from data_utils.metrics import Metric, calc_metrics
+from data_utils.metrics import Metric
 from mt_dnn.batcher import Collater, SingleTaskDataset, evaluation_batches
 from mt_dnn.model import MTDNNModel
-
-
-class Evaluation(NamedTuple):
-    """A dataset's results in the dataset's order.
-
-    metrics: by name, in percent (empty without labels); predictions: (examples,); scores: (examples, n_class);
-    golds: labels (examples,) or None; uids.
-    """
-
-    metrics: dict[str, float]
-    predictions: np.ndarray
-    scores: np.ndarray
-    golds: np.ndarray | None
-    uids: Sequence[str]
+from tasks import Evaluation, Values
 
 
 def eval_model(
@@ -44,17 +30,23 @@ def eval_model(
     """
     accelerator = model.accelerator
     batches = evaluation_batches(dataset, batch_size)
-    mine = dealt_out(batches, dataset.lengths, accelerator.num_processes)[accelerator.process_index]
+    mine = dealt_out(batches, dataset.tokens, accelerator.num_processes)[accelerator.process_index]
     bar = tqdm(mine, desc=dataset.name, leave=False, disable=None if accelerator.is_main_process else True)
     results = [(indices, *model.predict(collater([dataset[index] for index in indices]))) for indices in bar]
     if accelerator.num_processes > 1:
         results = gather_object(results)
     order = np.concatenate([indices for indices, _, _ in results]).argsort()
-    scores = np.concatenate([scores for _, scores, _ in results])[order]
-    predictions = np.concatenate([predictions for _, _, predictions in results])[order]
-    golds = dataset.labels if with_label else None
-    metrics = {} if golds is None else calc_metrics(metric_meta, golds, predictions, scores)
-    return Evaluation(metrics, predictions, scores, golds, dataset.uids)
+    scores = _in_order([scores for _, scores, _ in results], order)
+    predictions = _in_order([predictions for _, _, predictions in results], order)
+    return dataset.task.evaluate(dataset, metric_meta, scores, predictions, with_label)
+
+
+def _in_order(parts: Sequence[Values], order: np.ndarray) -> Values:
+    """What batches gave for their examples, in the order of the examples."""
+    if all(isinstance(part, np.ndarray) for part in parts):
+        return np.concatenate(parts)[order]
+    together = [item for part in parts for item in part]
+    return [together[index] for index in order]
 
 
 def dealt_out(batches: Sequence[list[int]], lengths: np.ndarray, processes: int) -> list[list[list[int]]]:

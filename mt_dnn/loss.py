@@ -69,6 +69,10 @@ class CeCriterion(Criterion):
         return F.cross_entropy(_single(input), target, ignore_index=ignore_index, reduction="none")
 
 
+class SeqCeCriterion(CeCriterion):
+    """Cross-entropy of tokens' logits (tokens, C) against labels (tokens,); those of `ignore_index` do not count."""
+
+
 class MseCriterion(Criterion):
     """Mean over B·C of (input − target)²; a column of outputs (B, 1) is compared with labels (B,)."""
 
@@ -160,6 +164,7 @@ def _stable_log_odds(p: Tensor) -> Tensor:
 LOSS_REGISTRY: dict[LossCriterion, Callable[..., Criterion]] = {
     LossCriterion.CeCriterion: CeCriterion,
     LossCriterion.MseCriterion: MseCriterion,
+    LossCriterion.SeqCeCriterion: SeqCeCriterion,
     LossCriterion.KlCriterion: KlCriterion,
     LossCriterion.SymKlCriterion: SymKlCriterion,
     LossCriterion.NsKlCriterion: NsKlCriterion,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from module.encoder import encoder_from_config
-from tasks import get_task
+from tasks import ModelInputs, get_task
+
+if TYPE_CHECKING:
+    from mt_dnn.batcher import Batch
 
 
 class SANBertNetwork(nn.Module):
@@ -40,13 +43,25 @@ class SANBertNetwork(nn.Module):
         premise_mask: Tensor | None = None,
         hyp_mask: Tensor | None = None,
         task_id: int = 0,
-    ) -> Tensor:
-        """Logits of one task: (batch, tokens) → (batch, n_class).
+        y_input_ids: Tensor | None = None,
+    ) -> Any:
+        """Logits of one task, as its type has them: (batch, tokens) → (batch, n_class) for classification.
 
-        The premise and hypothesis masks belong to MT-DNN's call; pooled heads have no use for them.
+        The order of the arguments is that of MT-DNN's call; premise and hypothesis masks and the tokens to generate,
+        `y_input_ids`, are there for the tasks that use them.
         """
-        hidden_states = self.encode(input_ids, token_type_ids, attention_mask)
-        return self.tasks[task_id].logits(self.scoring_list[task_id], hidden_states)
+        inputs = ModelInputs(input_ids, token_type_ids, attention_mask, premise_mask, hyp_mask, y_input_ids)
+        return self.tasks[task_id].forward(self, self.scoring_list[task_id], inputs)
+
+    def run(self, batch: Batch) -> Any:
+        """Logits of a batch."""
+        return self(
+            batch.input_ids,
+            batch.token_type_ids,
+            batch.attention_mask,
+            task_id=batch.task_id,
+            y_input_ids=self.tasks[batch.task_id].y_input_ids(batch),
+        )
 
     def encode(
         self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None

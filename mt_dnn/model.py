@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -29,6 +28,7 @@ from mt_dnn.optim import build_optimizer, build_schedule, clip_gradients, load_o
 from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnReleasePerturbation, SiftPerturbation
 from mt_dnn.processes import build_accelerator
 from mt_dnn.word_gradient import WordGradient
+from tasks import Values
 
 
 class UpdateReport(NamedTuple):
@@ -188,10 +188,11 @@ class MTDNNModel:
         device, seed = self.accelerator.device, self.config.training.seed
         unlabeled_seeds: list[int] = []
         if unlabeled is not None:
-            unlabeled_seeds = example_seeds(seed, self.updates, [f"unlabeled/{uid}" for uid in unlabeled.uids])
+            unlabeled_seeds = example_seeds(seed, self.updates, [f"unlabeled/{uid}" for uid in unlabeled.row_uids])
+        seeds = example_seeds(seed, self.updates, batch.row_uids)
         return self.objective(
-            batch.to(device),
-            example_seeds(seed, self.updates, batch.uids),
+            self.network.tasks[batch.task_id].prepare(batch, seeds).to(device),
+            seeds,
             None if unlabeled is None else unlabeled.to(device),
             unlabeled_seeds,
             regularized=self.regularized,
@@ -209,15 +210,13 @@ class MTDNNModel:
         has_unlabeled = torch.tensor([extra is not None for extra in beside], device=own.device)
         return Shares(examples, tokens, unlabeled, (total[0] * has_unlabeled).sum() / total[0].sum())
 
-    def predict(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        """Scores (examples, n_class) and predictions (examples,) of one batch, in evaluation mode."""
+    def predict(self, batch: Batch) -> tuple[Values, Values]:
+        """Scores and predictions of a batch's examples, as its task has them, in evaluation mode."""
         self.network.eval()
         batch = batch.to(self.accelerator.device)
         with torch.inference_mode(), self.accelerator.autocast():
-            logits = self.network(
-                batch.input_ids, batch.token_type_ids, batch.attention_mask, None, None, task_id=batch.task_id
-            )
-        return self.network.tasks[batch.task_id].predict(logits)
+            logits = self.network.run(batch)
+            return self.network.tasks[batch.task_id].predict(logits, batch)
 
     def encode(self, batch: Batch) -> Tensor:
         """The encoder's last hidden states, (examples, tokens, hidden), in evaluation mode."""
@@ -279,7 +278,7 @@ def _report(value: ObjectiveValue, batch: Batch) -> UpdateReport:
         emb_val=found.emb_val,
         eff_perturb=found.eff_perturb,
         delta_size=found.delta_size,
-        skipped=found.skipped / len(batch),
+        skipped=found.skipped / len(batch.attention_mask),
         ascent_rise=found.ascent_rise,
         chance_rise=found.chance_rise,
     )
@@ -321,10 +320,7 @@ def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
 def build_objective(config: Config, network: SANBertNetwork, total_updates: int = 1) -> TrainingObjective:
     """Task losses, and the regularizer and the proximal term that the configuration asks for."""
     adversarial = config.adversarial
-    criteria = [
-        _criterion(task.task_def.loss if task.task_def.loss is not None else task.default_loss)
-        for task in network.tasks
-    ]
+    criteria = [_criterion(task.task_def.loss) for task in network.tasks]
     bregman = None
     if adversarial.bregman_mu > 0:
         bregman = BregmanTerm(network, adversarial.bregman_mu, adversarial.betas, total_updates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.loss import Criterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.perturbation import AdversarialPerturbation, Regularization
+from tasks import Task
 
 CLEAN_PASS = -1  # its number in the dropout streams of unlabeled batches
 
@@ -42,7 +43,7 @@ class CleanPass(NamedTuple):
     that repeat its masks: None where the run has no regularizer.
     """
 
-    logits: Tensor
+    logits: Any
     h: Tensor | None = None
     dropout_state: Tensor | None = None
 
@@ -92,7 +93,7 @@ class TrainingObjective(nn.Module):
 
         Args:
             batch: examples of one task, with labels.
-            noise_seeds: one seed an example (`module.noise.example_seeds`).
+            noise_seeds: one seed a row (`module.noise.example_seeds`).
             unlabeled, unlabeled_seeds: likewise, examples of the same task without labels.
             regularized: add R; false in the plain part of a curriculum.
             measure_gain: let the search measure its ascent gain.
@@ -113,9 +114,9 @@ class TrainingObjective(nn.Module):
         if self.bregman is not None and clean is not None:
             term = self.bregman(
                 clean.logits,
-                lambda teacher: _logits(teacher, batch),
+                lambda teacher: cast(SANBertNetwork, teacher).run(batch),
                 batch.attention_mask,
-                task_type=self._task_type(batch),
+                **self._view(batch),
             )
             value = value._replace(loss=value.loss + term, bregman=term.detach())
         if unlabeled is not None and method is not None:
@@ -128,10 +129,10 @@ class TrainingObjective(nn.Module):
 
     def _clean(self, batch: Batch) -> CleanPass:
         if self.injection is None:
-            return CleanPass(_logits(self.network, batch))
+            return CleanPass(self.network.run(batch))
         state = default_generator(batch.input_ids.device).get_state()
         with self.injection.clean() as seen:
-            logits = _logits(self.network, batch)
+            logits = self.network.run(batch)
         return CleanPass(logits, seen[0], state)
 
     def _regularize(
@@ -147,12 +148,12 @@ class TrainingObjective(nn.Module):
         if self.kept is not None and batch.positions:
             kept = self.kept.of(batch.positions, batch.attention_mask)
         return method.regularize(
-            lambda: _logits(self.network, batch),
+            lambda: self.network.run(batch),
             self.injection,
             None if clean is None else clean.logits,
             batch.attention_mask,
             task_id=batch.task_id,
-            task_type=self._task_type(batch),
+            **self._view(batch),
             noise_seeds=noise_seeds,
             dropout_state=None if clean is None else clean.dropout_state,
             task_loss=lambda perturbed: self._task_loss(perturbed, batch),
@@ -161,12 +162,13 @@ class TrainingObjective(nn.Module):
             measure_gain=measure_gain,
         )
 
-    def _task_type(self, batch: Batch) -> Any:
-        return self.network.tasks[batch.task_id].task_def.task_type
+    def _task(self, batch: Batch) -> Task:
+        return self.network.tasks[batch.task_id]
 
-    def _task_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        return self.criteria[batch.task_id](logits, batch.labels)
+    def _view(self, batch: Batch) -> dict[str, Any]:
+        """How the batch's logits are compared as distributions, see `Comparison`."""
+        task = self._task(batch)
+        return {"task_type": task.view, "pairwise": batch.groups or 1, "counted": task.counted(batch)}
 
-
-def _logits(network: nn.Module, batch: Batch) -> Tensor:
-    return network(batch.input_ids, batch.token_type_ids, batch.attention_mask, None, None, task_id=batch.task_id)
+    def _task_loss(self, logits: Any, batch: Batch) -> Tensor:
+        return self._task(batch).loss(cast(Criterion, self.criteria[batch.task_id]), logits, batch)

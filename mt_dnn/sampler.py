@@ -119,7 +119,7 @@ class MultiTaskBatchSampler(Sampler[tuple[int, list[int]]]):
         for index, dataset in enumerate(self.datasets):
             part = main if self._is_main[index] else others
             if self.max_tokens:
-                batches = self._cut_by_tokens(dataset.lengths, generator)
+                batches = self._cut_by_tokens(dataset.tokens, generator)
             else:
                 batches = self._cut_by_size(dataset.lengths, self._sizes[index], generator)
             part += [(index, batch) for batch in batches]
@@ -153,7 +153,7 @@ class MultiTaskBatchSampler(Sampler[tuple[int, list[int]]]):
 
 
 def _check_fits(dataset: SingleTaskDataset, max_tokens: int) -> None:
-    longest = int(dataset.lengths.max())
+    longest = int(dataset.tokens.max())
     if longest > max_tokens:
         raise FlagError(
             f"--max_tokens_per_batch: found {max_tokens}, but {dataset.path} holds an example of {longest} tokens; "
@@ -191,7 +191,7 @@ def evaluation_batches(dataset: SingleTaskDataset, batch_size: int | None = None
     Args:
         batch_size: examples a batch; by default as many as make up `EVALUATION_TOKENS`, one at least.
     """
-    return batches_by_length(dataset.lengths, batch_size)
+    return batches_by_length(dataset.tokens, batch_size)
 
 
 def batches_by_length(lengths: np.ndarray, batch_size: int | None = None) -> list[list[int]]:

@@ -8,10 +8,11 @@ cannot be written, the arrays stay in memory.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,28 +21,31 @@ import numpy as np
 
 from data_utils.array_file import map_arrays, write_arrays
 from data_utils.errors import DataError
-from data_utils.readers import read_token_json
-from data_utils.task_def import TaskType
+from data_utils.readers import MASK, SHORT_MASK, read_token_json
 
 if TYPE_CHECKING:
-    from experiments.exp_def import TaskDef
+    from tasks import Task
 
 logger = logging.getLogger(__name__)
 
-READER_VERSION = 1  # to be raised when what is read from a line, or what is checked in it, changes
+READER_VERSION = 2  # to be raised when what is read from a line, or what is checked in it, changes
+SHOWN = 60  # characters of a label in a message
 SETTLED_NS = 2_000_000_000  # a file changed later than that ago may change again within the same time stamp
-LARGEST_LABEL = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, eq=False)
 class TokenArrays:
-    """N examples of T tokens together.
+    """N examples, R sequences and T tokens together; most task types have one sequence an example.
 
     Attributes:
-        tokens: token ids of all examples one after the other, (T,) uint32; padding that the file has is left out.
+        tokens: token ids of all sequences one after the other, (T,) uint32; padding that the file has is left out.
         types: token type ids likewise, (T,) uint8.
-        offsets: example i is `tokens[offsets[i]:offsets[i + 1]]`, (N + 1,) int64.
-        labels: (N,), int64 for classification and float32 for regression; (0,) where the file has none.
+        offsets: sequence r is `tokens[offsets[r]:offsets[r + 1]]`, (R + 1,) int64.
+        rows: example i has the sequences `rows[i]` to `rows[i + 1]`, (N + 1,) int64.
+        labels: of all examples one after the other, of the task's type; (0,) where the file has none.
+        label_offsets: example i has `labels[label_offsets[i]:label_offsets[i + 1]]`, (N + 1,) int64; (0,) where
+            each has one.
+        soft_labels: a teacher's scores, n_class a sequence, (R · n_class,) float32; (0,) where the file has none.
         uid_bytes: the examples' ids one after the other in UTF-8, uint8.
         uid_offsets: likewise, (N + 1,) int64.
         largest_token: (1,) uint32, so that a check of all tokens need not read them.
@@ -51,18 +55,27 @@ class TokenArrays:
     tokens: np.ndarray
     types: np.ndarray
     offsets: np.ndarray
+    rows: np.ndarray
     labels: np.ndarray
+    label_offsets: np.ndarray
+    soft_labels: np.ndarray
     uid_bytes: np.ndarray
     uid_offsets: np.ndarray
     largest_token: np.ndarray
     cache: tuple[Path, Mapping[str, Any]] | None = None
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.rows) - 1
 
     def uid(self, index: int) -> str:
         text = self.uid_bytes[self.uid_offsets[index] : self.uid_offsets[index + 1]].tobytes()
         return text.decode("utf-8", "surrogatepass")  # JSON may hold half a surrogate pair
+
+    def label(self, index: int) -> Any:
+        """A number, or an array where the task's examples have several labels."""
+        if not len(self.label_offsets):
+            return self.labels[index]
+        return self.labels[self.label_offsets[index] : self.label_offsets[index + 1]]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Mapped arrays go to another process by the name of their file, not by their values."""
@@ -74,25 +87,25 @@ class TokenArrays:
 ARRAYS = tuple(name for name in TokenArrays.__dataclass_fields__ if name != "cache")
 
 
-def open_token_arrays(path: Path, task_def: TaskDef, labeled: bool = True, needs_labels: bool = False) -> TokenArrays:
+def open_token_arrays(path: Path, task: Task, labeled: bool = True, needs_labels: bool = False) -> TokenArrays:
     """The examples of a file of token JSON lines, from its cache where that holds them.
 
     Args:
         path: the file.
-        task_def: its type and number of classes say what a label may be.
+        task: says what a label may be, and how many sequences an example has.
         labeled: false where labels that the file has are not to be read.
         needs_labels: every example needs one; else all or none may have one.
 
     Raises:
         DataError: a line that cannot be used, with its number; a file without an example.
     """
-    made_from = _made_from(path, task_def, labeled)
+    made_from = _made_from(path, task, labeled)
     cache = path.with_name(f".{path.stem}.cache")
     arrays = map_arrays(cache, made_from)
     if arrays is None:
         started = time.time_ns()
-        found = read_token_arrays(path, task_def, labeled, needs_labels)
-        if made_from != _made_from(path, task_def, labeled) or started - made_from["mtime_ns"] < SETTLED_NS:
+        found = read_token_arrays(path, task, labeled, needs_labels)
+        if made_from != _made_from(path, task, labeled) or started - made_from["mtime_ns"] < SETTLED_NS:
             return found
         try:
             write_arrays(cache, made_from, {name: getattr(found, name) for name in ARRAYS})
@@ -107,7 +120,7 @@ def open_token_arrays(path: Path, task_def: TaskDef, labeled: bool = True, needs
     return TokenArrays(**arrays, cache=(cache, made_from))
 
 
-def _made_from(path: Path, task_def: TaskDef, labeled: bool) -> dict[str, Any]:
+def _made_from(path: Path, task: Task, labeled: bool) -> dict[str, Any]:
     """What the arrays depend on."""
     try:
         status = os.stat(path)
@@ -117,8 +130,8 @@ def _made_from(path: Path, task_def: TaskDef, labeled: bool) -> dict[str, Any]:
         "reader": READER_VERSION,
         "size": status.st_size,
         "mtime_ns": status.st_mtime_ns,
-        "task_type": task_def.task_type.name,
-        "n_class": task_def.n_class,
+        "task_type": task.task_def.task_type.name,
+        "n_class": task.task_def.n_class,
         "labeled": labeled,
     }
 
@@ -130,72 +143,98 @@ def _mapped_again(path: Path, made_from: Mapping[str, Any]) -> TokenArrays:
     return TokenArrays(**arrays, cache=(path, made_from))
 
 
-def read_token_arrays(path: Path, task_def: TaskDef, labeled: bool = True, needs_labels: bool = False) -> TokenArrays:
+def read_token_arrays(path: Path, task: Task, labeled: bool = True, needs_labels: bool = False) -> TokenArrays:
     """The examples of a file, read and checked line by line; arguments and errors of `open_token_arrays`."""
-    tokens, types, offsets = array("I"), array("B"), array("q", [0])
-    labels: array[Any] = array("q") if task_def.task_type == TaskType.Classification else array("f")
+    tokens, types, offsets, rows = array("I"), array("B"), array("q", [0]), array("q", [0])
+    labels: array[Any] = array("q" if task.label_type is np.int64 else "f")
+    label_offsets, soft_labels = array("q", [0]), array("f")
     uid_bytes, uid_offsets = bytearray(), array("q", [0])
-    unlabelled = 0  # number of the first line without a label
-    for line, sample in read_token_json(path):
-        token_ids, type_ids = _real_tokens(sample, path, line)
-        label = _label(sample, task_def, path, line) if labeled else None
+    unlabelled = softless = 0  # number of the first line without
+    for line, sample in read_token_json(path, task.many_rows):
+        sequences = _sequences(sample, task.many_rows, path, line)
+        lengths = [len(token_ids) for token_ids, _ in sequences]
+        label = _label(sample, task, lengths, path, line) if labeled else None
         if label is None:
             if needs_labels:
                 raise DataError("found no label; a training example needs one", path, line)
             unlabelled = unlabelled or line
+        elif task.many_labels:
+            labels.extend(label)
         else:
             labels.append(label)
+        label_offsets.append(len(labels))
+        soft = _soft_label(sample, task, len(sequences), path, line)
+        soft_labels.extend(soft)
+        softless = softless or (0 if soft else line)
         try:
-            tokens.fromlist(token_ids)
-            types.fromlist(type_ids)
+            for token_ids, type_ids in sequences:
+                tokens.fromlist(token_ids)
+                types.fromlist(type_ids)
+                offsets.append(len(tokens))
         except OverflowError as error:
             found = f"token_id or type_id is out of range ({error})"
             raise DataError(f"{found}; accepted are 0 to {2**32 - 1} and 0 to 255", path, line) from error
-        offsets.append(len(tokens))
+        rows.append(len(offsets) - 1)
         uid_bytes += str(sample["uid"]).encode("utf-8", "surrogatepass")
         uid_offsets.append(len(uid_bytes))
-    if len(offsets) == 1:
+    if len(rows) == 1:
         raise DataError("found no examples; at least one is needed", path)
-    if unlabelled and labels:
-        raise DataError("found no label, but other lines have one; all or none may", path, unlabelled)
+    for first, some, name in ((unlabelled, labels, "label"), (softless, soft_labels, "softlabel")):
+        if first and some:
+            raise DataError(f"found no {name}, but other lines have one; all or none may", path, first)
     all_tokens = np.frombuffer(tokens, np.uint32)
     return TokenArrays(
         tokens=all_tokens,
         types=np.frombuffer(types, np.uint8),
         offsets=np.frombuffer(offsets, np.int64),
-        labels=np.frombuffer(labels, np.int64 if labels.typecode == "q" else np.float32),
+        rows=np.frombuffer(rows, np.int64),
+        labels=np.frombuffer(labels, task.label_type),
+        label_offsets=np.frombuffer(label_offsets, np.int64) if task.many_labels else np.zeros(0, np.int64),
+        soft_labels=np.frombuffer(soft_labels, np.float32),
         uid_bytes=np.frombuffer(uid_bytes, np.uint8),
         uid_offsets=np.frombuffer(uid_offsets, np.int64),
         largest_token=all_tokens.max(keepdims=True),
     )
 
 
-def _real_tokens(sample: dict[str, Any], path: Path, line: int) -> tuple[list[int], list[int]]:
-    """Token and type ids without the padding that `prepro_std.py --do_padding` leaves in a file."""
+def _sequences(sample: dict[str, Any], many: bool, path: Path, line: int) -> list[tuple[list[int], list[int]]]:
+    """Token and type ids of each sequence, without the padding that `prepro_std.py --do_padding` leaves in a file."""
     if "uid" not in sample:
         raise DataError("found no uid; every example needs one", path, line)
-    tokens = sample["token_id"]
-    types = sample.get("type_id") or [0] * len(tokens)
-    mask = sample.get("attention_mask")
-    if mask is not None:
-        length = mask.count(1)
-        if length == 0 or 0 in mask[:length] or length + mask.count(0) != len(mask):
-            raise DataError("attention_mask must be ones, then zeros where there is padding", path, line)
-        tokens, types = tokens[:length], types[:length]
-    return tokens, types
+    tokens = sample["token_id"] if many else [sample["token_id"]]
+    found = []
+    for number, own in enumerate(tokens):
+        types, mask = (
+            None if (value := sample.get(key)) is None else value[number] if many else value
+            for key in ("type_id", MASK if MASK in sample else SHORT_MASK)
+        )
+        types = types or [0] * len(own)
+        if mask is not None:
+            length = mask.count(1)
+            if length == 0 or 0 in mask[:length] or length + mask.count(0) != len(mask):
+                raise DataError("attention_mask must be ones, then zeros where there is padding", path, line)
+            own, types = own[:length], types[:length]
+        found.append((own, types))
+    return found
 
 
-def _label(sample: dict[str, Any], task_def: TaskDef, path: Path, line: int) -> int | float | None:
-    """The label, checked against the task's definition; None where there is none."""
+def _label(sample: dict[str, Any], task: Task, lengths: Sequence[int], path: Path, line: int) -> Any:
+    """The label, checked by the task; None where there is none."""
     label = sample.get("label")
-    if label is None:
-        return None
-    if task_def.task_type == TaskType.Classification:
-        accepted = f"the integers 0 to {task_def.n_class - 1}"
-        usable = type(label) is int and 0 <= label < task_def.n_class
-    else:
-        accepted = "finite numbers"
-        usable = type(label) in (int, float) and abs(label) <= LARGEST_LABEL  # false for NaN too
-    if not usable:
-        raise DataError(f"label is {label!r}; accepted are {accepted}", path, line)
+    if label is not None and not task.accepts_label(label, lengths):
+        shown = str(label) if len(str(label)) <= SHOWN else f"{str(label)[:SHOWN]}…"
+        shown = repr(label) if isinstance(label, str) else shown
+        raise DataError(f"label is {shown}; accepted are {task.accepted_labels}", path, line)
     return label
+
+
+def _soft_label(sample: dict[str, Any], task: Task, rows: int, path: Path, line: int) -> list[float]:
+    """A teacher's scores; none where the line has none."""
+    soft = sample.get("softlabel")
+    if soft is None:
+        return []
+    count = task.task_def.n_class * rows
+    numbers = isinstance(soft, list) and all(type(value) in (int, float) and math.isfinite(value) for value in soft)
+    if not numbers or len(soft) != count:
+        raise DataError(f"softlabel must be a list of {count} finite numbers", path, line)
+    return soft

@@ -140,7 +140,7 @@ class Trainer:
     def _keep_deltas(self) -> KeptDeltas:
         """The file of `--adv_free`, made by the main process and mapped by all."""
         adversarial, path = self.config.adversarial, self.output_dir / KEPT_DELTAS
-        lengths = np.concatenate([dataset.lengths for dataset in self.data.train])
+        lengths = np.concatenate([dataset.row_lengths for dataset in self.data.train])
         hidden = NoiseInjection(self.model.network.bert, adversarial.adv_norm_level).size
         gigabytes = KeptDeltas.bytes_of(lengths, hidden) / 1e9
         if gigabytes > adversarial.adv_free_budget:

@@ -1,33 +1,177 @@
-"""What a task type has to say: its head, its task loss's default, its labels and its predictions."""
+"""What a task type has to say, from its text to its metrics; a type is one file that overrides what differs.
+
+    @register_task("Classification")
+    class ClassificationTask(Task): ...
+
+The methods stand in the order in which they are used: definition, text, token file, batch, network, loss, evaluation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
-from data_utils.errors import TaskDefError
-from data_utils.task_def import TaskType
-from experiments.exp_def import TaskDef
+from data_utils.errors import DataError, TaskDefError, UserError, nearest
+from data_utils.metrics import Metric, calc_metrics
+from data_utils.prepro import Line, Split, Tokenization
+from data_utils.task_def import DataFormat, TaskType, new_task_type
 from module.pooler import Pooler
 from mt_dnn.loss import LossCriterion
 
+if TYPE_CHECKING:
+    from experiments.exp_def import TaskDef
+    from mt_dnn.batcher import Batch
+    from mt_dnn.dataset import SingleTaskDataset
+    from mt_dnn.loss import Criterion
+    from mt_dnn.matcher import SANBertNetwork
+
 TASK_REGISTRY: dict[str, type[Task]] = {}
+
+Values = np.ndarray | Sequence[Any]  # one of each example
+
+
+class ModelInputs(NamedTuple):
+    """What the network is called with, (rows, tokens) each; see `SANBertNetwork.forward`."""
+
+    input_ids: Tensor
+    token_type_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    premise_mask: Tensor | None = None
+    hyp_mask: Tensor | None = None
+    y_input_ids: Tensor | None = None
+
+
+class Evaluation(NamedTuple):
+    """A dataset's results in the dataset's order.
+
+    metrics: by name, in percent (empty without labels); predictions, scores: one an id, as a score file holds them
+    (of classification arrays (examples,) and (examples, n_class)); golds: labels, or None; uids.
+    """
+
+    metrics: dict[str, float]
+    predictions: Values
+    scores: Values
+    golds: Values | None
+    uids: Sequence[str]
 
 
 class Task:
-    """A task type over a pooled sequence; subclasses override what differs.
+    """A task type over a pooled sequence; this base is a classifier's in all but its predictions.
 
     Args:
         task_def: the task's definition.
+
+    Attributes:
+        default_loss: criterion of the gold labels where the definition names none.
+        default_adv_loss: the divergence, likewise.
+        data_formats: the canonical TSVs that the type can be read from.
+        label_type: of a label in a token file, as numpy names it.
+        many_labels: an example has a list of labels: one a token, or a start and an end.
+        many_rows: an example has several sequences, such as a question with each of its answers.
+        view: how logits are compared as distributions: a task type that `mt_dnn/perturbation/outputs.py` knows.
     """
 
-    default_loss = LossCriterion.CeCriterion
+    default_loss: LossCriterion = LossCriterion.CeCriterion
+    default_adv_loss: LossCriterion = LossCriterion.SymKlCriterion
+    data_formats: tuple[DataFormat, ...] = (DataFormat.PremiseOnly, DataFormat.PremiseAndOneHypothesis)
+    label_type: type[np.generic] = np.int64
+    many_labels = False
+    many_rows = False
+    view = TaskType.Classification
 
     def __init__(self, task_def: TaskDef):
         self.task_def = task_def
+
+    # definition
+
+    @classmethod
+    def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
+        """What does not fit this type in the YAML's mapping, a line each: key, what was found, what is accepted."""
+        return []
+
+    # text
+
+    def check_text(self, where: str, do_padding: bool) -> None:
+        """See that text of this task can be tokenized.
+
+        Args:
+            where: file and task, for the message.
+            do_padding: examples are to be padded.
+
+        Raises:
+            UserError: it cannot.
+        """
+        found = self.task_def.data_type
+        if found not in self.data_formats:
+            accepted = ", ".join(known.name for known in self.data_formats)
+            kind = self.task_def.task_type.name
+            raise UserError(f"{where}: data_format {found.name} does not go with {kind}; accepted: {accepted}")
+
+    def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
+        """Lines of a canonical TSV → examples of a token file, one or several a line.
+
+        Raises:
+            DataError: a label that is not accepted; names file and line.
+        """
+        texts: list[Any] = [fields["premise"] for _, fields in lines]
+        if "hypothesis" in lines[0][1]:
+            texts = [(premise, fields["hypothesis"]) for premise, (_, fields) in zip(texts, lines, strict=True)]
+        for (number, fields), encoded in zip(lines, text.encode(texts), strict=True):
+            label = {} if _unlabeled(split, fields) else {"label": self.parse_label(split, number, fields["label"])}
+            yield {"uid": fields["uid"], **label, **encoded}
+
+    def parse_label(self, split: Split, number: int, text: str) -> Any:
+        """The label of a line, as a token file holds it: here a class's index.
+
+        Raises:
+            DataError: it is not accepted.
+        """
+        return class_index(self.task_def, split, number, text)
+
+    # token file
+
+    @property
+    def accepted_labels(self) -> str:
+        """In words."""
+        return f"the integers 0 to {self.task_def.n_class - 1}"
+
+    def accepts_label(self, label: Any, lengths: Sequence[int]) -> bool:
+        """Whether an example may have this label.
+
+        Args:
+            label: as the token file holds it.
+            lengths: tokens of each of the example's sequences.
+        """
+        return type(label) is int and 0 <= label < self.task_def.n_class
+
+    # batch
+
+    def collate_labels(self, labels: Sequence[Any], width: int) -> Tensor:
+        """Labels of a batch's examples as one tensor, here (examples,).
+
+        Args:
+            labels: numbers, or arrays where an example has several.
+            width: tokens of the batch, padding included.
+        """
+        return torch.from_numpy(np.array(labels))
+
+    def prepare(self, batch: Batch, seeds: Sequence[int]) -> Batch:
+        """The batch that the network meets in this update, for types that draw something anew, such as masks.
+
+        Args:
+            seeds: one a row.
+        """
+        return batch
+
+    def y_input_ids(self, batch: Batch) -> Tensor | None:
+        """The tokens that are to be generated, (examples, tokens), for types that have such."""
+        return None
+
+    # network
 
     def build_head(self, hidden_size: int, dropout_p: float) -> nn.Module:
         """The head of this task; its keys in a checkpoint are `0.dense.*` (pooler) and `1.*` (projection)."""
@@ -37,39 +181,108 @@ class Task:
         dropout_p = dropout_p if task_def.dropout_p is None else task_def.dropout_p
         return nn.Sequential(Pooler(hidden_size, dropout_p, task_def.actf), nn.Linear(hidden_size, task_def.n_class))
 
-    def logits(self, head: nn.Module, hidden_states: Tensor) -> Tensor:
-        """Encoder output (batch, tokens, hidden) → logits (batch, n_class)."""
-        return head(hidden_states)
+    def forward(self, network: SANBertNetwork, head: nn.Module, inputs: ModelInputs) -> Any:
+        """Logits of a batch: here the head on the encoder's output, (rows, tokens, hidden) → (rows, n_class)."""
+        return head(network.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask))
 
-    def predict(self, logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Logits (batch, n_class) → scores (batch, n_class) and predictions (batch,), as a score file holds them."""
+    # loss
+
+    def loss(self, criterion: Criterion, logits: Any, batch: Batch) -> Tensor:
+        """The task loss, a mean over examples."""
+        assert batch.labels is not None
+        return criterion(logits, batch.labels)
+
+    def counted(self, batch: Batch) -> Tensor | None:
+        """(rows, tokens): the tokens whose distributions are compared, where each has one; None: all real ones."""
+        return None
+
+    # evaluation
+
+    def predict(self, logits: Any, batch: Batch) -> tuple[Values, Values]:
+        """Scores and predictions of each example: here (examples, n_class) and (examples,)."""
         raise TypeError(f"{type(self).__name__} gives no predictions")
 
-    def answers(self, scores: np.ndarray, predictions: np.ndarray) -> list[str | int | float]:
+    def evaluate(
+        self,
+        dataset: SingleTaskDataset,
+        metrics: Sequence[Metric],
+        scores: Values,
+        predictions: Values,
+        with_label: bool = True,
+    ) -> Evaluation:
+        """What a dataset's predictions, in its order, come to.
+
+        Args:
+            metrics: those to compute where the dataset has labels and `with_label` is set.
+        """
+        golds = dataset.labels if with_label else None
+        found = {} if golds is None else calc_metrics(metrics, golds, predictions, scores)
+        return Evaluation(found, predictions, scores, golds, dataset.uids)
+
+    def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """What GLUE's submission table holds for each example: the predicted class, as text where it has a name."""
         labels = self.task_def.label_vocab
         return [int(index) if labels is None else labels.ind2tok[int(index)] for index in predictions]
+
+
+def _unlabeled(split: Split, fields: Mapping[str, Any]) -> bool:
+    """An empty field is an example without a label, but in a training file, where it is a mistake."""
+    return not fields["label"] and not split.is_train
+
+
+def class_index(task_def: TaskDef, split: Split, number: int, text: object) -> int:
+    """The index of a class that a TSV names, or gives as a number where the definition has no names.
+
+    Raises:
+        DataError: no such class.
+    """
+    labels = task_def.label_vocab
+    if labels is not None:
+        if text in labels:
+            return labels[str(text)]
+        known = list(labels.tok2ind)
+        hint = nearest(str(text), known)
+        raise DataError(f"found the label {text!r}{hint}; accepted: {', '.join(known)}", split.path, number)
+    try:
+        index = int(str(text))
+    except ValueError:
+        index = -1
+    if not 0 <= index < task_def.n_class:
+        accepted = f"a whole number from 0 to {task_def.n_class - 1}"
+        raise DataError(f"found the label {text!r}; accepted: {accepted}", split.path, number)
+    return index
 
 
 TaskClass = TypeVar("TaskClass", bound=type[Task])
 
 
 def register_task(name: str) -> Callable[[TaskClass], TaskClass]:
-    """Class decorator: this class serves the task type of that name.
+    """Class decorator: this class serves the task type of that name, which is a new one where MT-DNN has none.
 
     Raises:
-        ValueError: the name is taken, or no task type has it.
+        ValueError: the name is taken, or is none.
     """
 
     def register(task_class: TaskClass) -> TaskClass:
         if name in TASK_REGISTRY:
             raise ValueError(f"task type {name!r} is registered already")
         if name not in TaskType.__members__:
-            raise ValueError(f"{name!r} is no task type; accepted: {', '.join(TaskType.__members__)}")
+            new_task_type(name)
         TASK_REGISTRY[name] = task_class
         return task_class
 
     return register
+
+
+def task_class(task_type: TaskType) -> type[Task]:
+    """The class that serves a task type.
+
+    Raises:
+        TaskDefError: the task type has no class yet.
+    """
+    if task_type.name not in TASK_REGISTRY:
+        raise TaskDefError(f"task_type {task_type.name} is not built yet; accepted: {', '.join(TASK_REGISTRY)}")
+    return TASK_REGISTRY[task_type.name]
 
 
 def get_task(task_def: TaskDef) -> Task:
@@ -78,7 +291,4 @@ def get_task(task_def: TaskDef) -> Task:
     Raises:
         TaskDefError: the task type has no class yet.
     """
-    name = task_def.task_type.name
-    if name not in TASK_REGISTRY:
-        raise TaskDefError(f"task_type {name} is not built yet; accepted: {', '.join(TASK_REGISTRY)}")
-    return TASK_REGISTRY[name](task_def)
+    return task_class(task_def.task_type)(task_def)

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor
 
-from tasks.base import Task, register_task
+from tasks.base import Task, Values, register_task
+
+if TYPE_CHECKING:
+    from mt_dnn.batcher import Batch
 
 
 @register_task("Classification")
 class ClassificationTask(Task):
     """One of `n_class` classes; scores are probabilities."""
 
-    def predict(self, logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    @classmethod
+    def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
+        labels, n_class = entry.get("labels"), entry.get("n_class")
+        if isinstance(labels, list) and type(n_class) is int and len(labels) != n_class:
+            return [f"key 'labels': found {len(labels)} labels, accepted: as many as n_class ({n_class})"]
+        return []
+
+    def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
         scores = logits.float().softmax(-1).cpu().numpy()
         return scores, scores.argmax(-1)

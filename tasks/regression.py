@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from torch import Tensor
 
+from data_utils.errors import DataError
+from data_utils.prepro import Split
+from data_utils.task_def import TaskType
 from mt_dnn.loss import LossCriterion
-from tasks.base import Task, register_task
+from tasks.base import Task, Values, register_task
+
+if TYPE_CHECKING:
+    from mt_dnn.batcher import Batch
+
+LARGEST_LABEL = float(np.finfo(np.float32).max)
 
 
 @register_task("Regression")
@@ -14,11 +26,36 @@ class RegressionTask(Task):
     """One output; it is the score, and the predictions of a score file are all 0, as MT-DNN's are."""
 
     default_loss = LossCriterion.MseCriterion
+    default_adv_loss = LossCriterion.MseCriterion
+    label_type = np.float32
+    view = TaskType.Regression
 
-    def predict(self, logits: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    @classmethod
+    def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
+        n_class = entry.get("n_class")
+        wrong = type(n_class) is int and n_class != 1
+        return [f"key 'n_class': found {n_class}, accepted: 1 for Regression"] if wrong else []
+
+    def parse_label(self, split: Split, number: int, text: str) -> float:
+        try:
+            label = float(text)
+        except ValueError:
+            label = math.nan
+        if not math.isfinite(label):
+            raise DataError(f"found the label {text!r}; accepted: a finite number", split.path, number)
+        return label
+
+    @property
+    def accepted_labels(self) -> str:
+        return "finite numbers"
+
+    def accepts_label(self, label: Any, lengths: Sequence[int]) -> bool:
+        return type(label) in (int, float) and abs(label) <= LARGEST_LABEL  # false for NaN too
+
+    def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
         scores = logits.float().cpu().numpy()
         return scores, scores.argmax(-1)
 
-    def answers(self, scores: np.ndarray, predictions: np.ndarray) -> list[str | int | float]:
+    def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """The outputs themselves."""
-        return scores.reshape(-1).tolist()
+        return np.asarray(scores).reshape(-1).tolist()

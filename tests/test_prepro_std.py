@@ -169,12 +169,11 @@ def test_a_flag_that_cannot_be_used_is_told(root: Path, flag: str, value: str):
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("task_type: Regression", "task_type: Ranking\n  adv_loss: MseCriterion", "Ranking is not there yet"),
         ("data_format: Seqence", "data_format: PremiseOnly", "does not go with SeqenceLabeling"),
         ("X, CLS, SEP", "Y, CLS, SEP", "labels lack X"),
     ],
 )
-def test_a_task_of_a_kind_not_there_yet_is_told_before_work_starts(root: Path, old: str, new: str, words: str):
+def test_a_task_that_cannot_be_read_is_told_before_work_starts(root: Path, old: str, new: str, words: str):
     text = (root / "task_def.yml").read_text()
     assert old in text
     (root / "task_def.yml").write_text(text.replace(old, new))

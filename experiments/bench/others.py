@@ -207,7 +207,7 @@ def embedded_forward(network: SANBertNetwork, batch: Batch) -> Callable[[Tensor]
     def evaluate(embeddings: Tensor) -> Tensor:
         options = _types(network.bert, batch)
         output = network.bert(inputs_embeds=embeddings, attention_mask=batch.attention_mask, **options)
-        return network.tasks[0].logits(network.scoring_list[0], output.last_hidden_state)
+        return network.scoring_list[0](output.last_hidden_state)
 
     return evaluate
 

@@ -5,7 +5,6 @@ A study's `robustness` says what is measured; it is the same for every model of 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,7 +13,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
 from data_utils.errors import DataError, UserError, nearest
-from data_utils.prepro import Converter, SplitSpec, TokenizerSpec
+from data_utils.prepro import Tokenization, TokenizerSpec
 from data_utils.readers import read_canonical_tsv
 from data_utils.task_def import DataFormat, TaskType
 from experiments.sift.characters import attack_texts
@@ -25,6 +24,7 @@ from mt_dnn.config import Config
 from mt_dnn.model import MTDNNModel, restore_network
 from mt_dnn.run_data import check_fits_encoder
 from mt_dnn.sampler import batches_by_length
+from tasks import Task
 
 SEED = 0  # of both attacks: every model meets the same starts and the same edits
 SHOWN = 5  # changed texts that are kept to look at
@@ -152,7 +152,7 @@ def measure_robustness(
     if wanted.pgd is not None:
         found["pgd"] = {dataset.name: _measure_pgd(model, dataset, collater, wanted.pgd) for dataset in datasets}
     if wanted.characters is not None:
-        tokenize = Tokenize(encoder, task_id)
+        tokenize = Tokenize(encoder, datasets[0].task, task_id)
         found["characters"] = {
             dataset.name: _measure_characters(model, dataset, collater, tokenize, wanted.characters)
             for dataset in datasets
@@ -218,19 +218,28 @@ class Tokenize:
 
     Args:
         encoder: whose tokenizer it is.
+        task: whose examples they become.
         task_id: the head that will score them.
     """
 
-    def __init__(self, encoder: str, task_id: int):
+    def __init__(self, encoder: str, task: Task, task_id: int):
         self.encoder = encoder
+        self.task = task
         self.task_id = task_id
-        self._convert = Converter(TokenizerSpec(encoder))
-        self._split = SplitSpec(Path("changed"), DataFormat.PremiseOnly, TaskType.Classification, 1, None, False)
+        self._text = Tokenization(TokenizerSpec(encoder))
 
     def __call__(self, texts: Sequence[str]) -> list[Example]:
-        rows = [(number, {"uid": str(number), "label": "", "premise": text}) for number, text in enumerate(texts)]
-        return [self._example(json.loads(line)) for line in self._convert((self._split, rows))]
+        return [self._example(str(number), encoded) for number, encoded in enumerate(self._text.encode(texts))]
 
-    def _example(self, sample: Mapping[str, Any]) -> Example:
-        tokens, types = np.array(sample["token_id"]), np.array(sample["type_id"])
-        return Example(uid=sample["uid"], label=None, token_id=tokens, type_id=types, task_id=self.task_id)
+    def _example(self, uid: str, encoded: Mapping[str, list[int]]) -> Example:
+        tokens, types = np.array(encoded["token_id"]), np.array(encoded["type_id"])
+        return Example(
+            uid=uid,
+            label=None,
+            token_id=tokens,
+            type_id=types,
+            lengths=(len(tokens),),
+            softlabel=None,
+            task_id=self.task_id,
+            task=self.task,
+        )

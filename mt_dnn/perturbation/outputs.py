@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_utils.task_def import TaskType
 
@@ -41,6 +41,18 @@ def logits_of(output: Any) -> tuple[Tensor, ...]:
     return (output.logits,)
 
 
+def grouped(scores: Tensor, sizes: int | Sequence[int]) -> Tensor:
+    """Scores of rows, (rows,) or (rows, 1), group by group: (groups, rows of the largest), others without probability.
+
+    Args:
+        sizes: rows a group, or of each group.
+    """
+    if isinstance(sizes, int):
+        return scores.view(-1, sizes)
+    parts = scores.flatten().split(list(sizes))
+    return nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=PADDING_LOGIT)
+
+
 class Comparison:
     """What the perturbed outputs of one batch are held against.
 
@@ -49,7 +61,8 @@ class Comparison:
         mask: (batch, tokens), 1 at real tokens.
         divergence: D of the task, called as D(perturbed, clean) on logits (rows, classes), mean over rows.
         task_loss: ℓ(·, y) of an output, a mean over examples; None where the batch has no labels.
-        task_type, pairwise: how logits are viewed as distributions; ranking has `pairwise` rows a group.
+        task_type, pairwise: how logits are viewed as distributions; ranking has `pairwise` rows a group, or as many as
+            it says for each.
         counted: (batch, tokens), true at the tokens that count where each token has a distribution; None: real ones.
 
     Raises:
@@ -64,7 +77,7 @@ class Comparison:
         task_loss: TaskLoss | None = None,
         *,
         task_type: TaskType = TaskType.Classification,
-        pairwise: int = 1,
+        pairwise: int | Sequence[int] = 1,
         counted: Tensor | None = None,
     ):
         if task_type not in ACCEPTED:
@@ -85,7 +98,7 @@ class Comparison:
         """
         logits = logits_of(output)
         if self.task_type == TaskType.Ranking:
-            return tuple(part.view(-1, self.pairwise) for part in logits)
+            return tuple(grouped(part, self.pairwise) for part in logits)
         if self.task_type in SPANS:
             return tuple(part.masked_fill(self.mask == 0, PADDING_LOGIT) for part in logits)
         if self.task_type in TOKENS:

@@ -59,7 +59,7 @@ class ModelRegularizer:
         model: nn.Module,
         *,
         task_type: TaskType | None = None,
-        pairwise: int = 1,
+        pairwise: int | Sequence[int] = 1,
         forward: Forward | None = None,
         task_loss: TaskLoss | None = None,
     ):

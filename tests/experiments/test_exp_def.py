@@ -148,12 +148,6 @@ def test_a_key_that_stands_twice_is_told(tmp_path: Path):
     ]
 
 
-def test_a_type_without_a_loss_of_its_own_needs_one(tmp_path: Path):
-    text = SHORTEST.replace("Classification", "SeqenceGeneration")
-    assert mistakes(tmp_path, text)[0].startswith("task 'cola', key 'loss': missing")
-    assert read(tmp_path, text + "  loss: SeqCeCriterion\n").get_task_def("cola").loss is LossCriterion.SeqCeCriterion
-
-
 @pytest.mark.parametrize("text", ["", "cola", "[cola]", "{}", "cola: {", "cola: !!python/object:os.system {}", "7: {}"])
 def test_what_is_no_task_definition_is_told(tmp_path: Path, text: str):
     assert mistakes(tmp_path, text)

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from data_utils.errors import DataError
-from experiments.exp_def import TaskDef, TaskDefs
+from experiments.exp_def import TaskDefs
 from mt_dnn import token_arrays
 from mt_dnn.batcher import SingleTaskDataset
 from mt_dnn.token_arrays import ARRAYS, TokenArrays, open_token_arrays, read_token_arrays
+from tasks import Task, get_task
 from tests.mt_dnn.conftest import TASKS, example
 
 LINES = [example(uid, label=uid % 3, length=3 + uid) for uid in range(20)]
@@ -32,8 +33,8 @@ def task_defs(tmp_path: Path) -> TaskDefs:
 
 
 @pytest.fixture
-def mnli(task_defs: TaskDefs) -> TaskDef:
-    return task_defs.get_task_def("mnli")
+def mnli(task_defs: TaskDefs) -> Task:
+    return get_task(task_defs.get_task_def("mnli"))
 
 
 def write(folder: Path, lines: Sequence[dict[str, Any]] = LINES, changed: int = LONG_AGO) -> Path:
@@ -68,7 +69,7 @@ def assert_same(first: TokenArrays, second: TokenArrays) -> None:
         np.testing.assert_array_equal(one, other, err_msg=name)
 
 
-def test_the_cache_holds_what_the_file_holds(tmp_path: Path, mnli: TaskDef, reads: list[Path]) -> None:
+def test_the_cache_holds_what_the_file_holds(tmp_path: Path, mnli: Task, reads: list[Path]) -> None:
     path = write(tmp_path)
     first, second = (open_token_arrays(path, mnli, needs_labels=True) for _ in range(2))
     assert reads == [path]
@@ -80,29 +81,27 @@ def test_the_cache_holds_what_the_file_holds(tmp_path: Path, mnli: TaskDef, read
 
 
 @pytest.mark.parametrize("uid", ["é€😀", "half \ud83d a pair", "", 12, None])
-def test_ids_of_any_kind_come_back_as_text(tmp_path: Path, mnli: TaskDef, uid: object) -> None:
+def test_ids_of_any_kind_come_back_as_text(tmp_path: Path, mnli: Task, uid: object) -> None:
     path = write(tmp_path, [example(0), {**example(1), "uid": uid}, example(2)])
     for _ in range(2):
-        data = SingleTaskDataset(path, True, 0, mnli)
+        data = SingleTaskDataset(path, True, 0, mnli.task_def)
         assert list(data.uids) == ["0", str(uid), "2"] == [data[index]["uid"] for index in range(3)]
     assert cache_of(path).is_file()
 
 
-def test_one_cache_serves_every_length_training_and_evaluation(
-    tmp_path: Path, mnli: TaskDef, reads: list[Path]
-) -> None:
+def test_one_cache_serves_every_length_training_and_evaluation(tmp_path: Path, mnli: Task, reads: list[Path]) -> None:
     path = write(tmp_path)
     for longest, is_train, expected in ((512, True, 20), (10, True, 8), (10, False, 20), (12, True, 10)):
-        data = SingleTaskDataset(path, is_train, 0, mnli, longest)
+        data = SingleTaskDataset(path, is_train, 0, mnli.task_def, longest)
         assert list(data.uids) == [str(uid) for uid in range(expected)]
         assert data.labels is not None and data.labels.tolist() == [uid % 3 for uid in range(expected)]
         assert data[expected - 1]["token_id"].tolist() == LINES[expected - 1]["token_id"]
     assert reads == [path]
     with pytest.raises(DataError, match="all 20 examples are longer than 2 tokens"):
-        SingleTaskDataset(path, True, 0, mnli, 2)
+        SingleTaskDataset(path, True, 0, mnli.task_def, 2)
 
 
-def test_a_changed_file_is_read_anew(tmp_path: Path, mnli: TaskDef, reads: list[Path]) -> None:
+def test_a_changed_file_is_read_anew(tmp_path: Path, mnli: Task, reads: list[Path]) -> None:
     open_token_arrays(write(tmp_path), mnli)
     other = [{**line, "label": 2} for line in LINES]  # as many bytes
     path = write(tmp_path, other, LONG_AGO + 1)
@@ -111,7 +110,7 @@ def test_a_changed_file_is_read_anew(tmp_path: Path, mnli: TaskDef, reads: list[
     assert len(reads) == 3
 
 
-def test_a_file_just_written_is_not_kept_for_it_may_change_within_its_time_stamp(tmp_path: Path, mnli: TaskDef) -> None:
+def test_a_file_just_written_is_not_kept_for_it_may_change_within_its_time_stamp(tmp_path: Path, mnli: Task) -> None:
     path = write(tmp_path)
     os.utime(path)
     assert open_token_arrays(path, mnli).cache is None
@@ -119,7 +118,7 @@ def test_a_file_just_written_is_not_kept_for_it_may_change_within_its_time_stamp
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_kept(
-    tmp_path: Path, mnli: TaskDef, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, mnli: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path)
 
@@ -135,7 +134,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_kept(
 
 def test_another_kind_of_task_is_another_check(tmp_path: Path, task_defs: TaskDefs, reads: list[Path]) -> None:
     path = write(tmp_path)
-    mnli, stsb = (task_defs.get_task_def(name) for name in ("mnli", "stsb"))
+    mnli, stsb = (get_task(task_defs.get_task_def(name)) for name in ("mnli", "stsb"))
     assert open_token_arrays(path, mnli).labels.dtype == np.int64
     assert open_token_arrays(path, stsb).labels.dtype == np.float32
     assert not len(open_token_arrays(path, mnli, labeled=False).labels)
@@ -143,15 +142,15 @@ def test_another_kind_of_task_is_another_check(tmp_path: Path, task_defs: TaskDe
     assert len(reads) == 4
 
 
-def test_a_training_set_needs_labels_from_the_cache_too(tmp_path: Path, mnli: TaskDef, reads: list[Path]) -> None:
+def test_a_training_set_needs_labels_from_the_cache_too(tmp_path: Path, mnli: Task, reads: list[Path]) -> None:
     path = write(tmp_path, [{**line, "label": None} for line in LINES])
-    assert SingleTaskDataset(path, False, 0, mnli).labels is None
+    assert SingleTaskDataset(path, False, 0, mnli.task_def).labels is None
     with pytest.raises(DataError, match="mnli_train.json, line 1: found no label; a training example needs one"):
-        SingleTaskDataset(path, True, 0, mnli)
+        SingleTaskDataset(path, True, 0, mnli.task_def)
     assert len(reads) == 1
 
 
-def test_a_damaged_cache_is_made_anew(tmp_path: Path, mnli: TaskDef, reads: list[Path]) -> None:
+def test_a_damaged_cache_is_made_anew(tmp_path: Path, mnli: Task, reads: list[Path]) -> None:
     path = write(tmp_path)
     open_token_arrays(path, mnli)
     expected = read_token_arrays(path, mnli)  # not mapped: a map of a file cut short cannot be read
@@ -163,17 +162,17 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, mnli: TaskDef, reads: list
     assert len(reads) == 6
 
 
-def test_a_folder_that_cannot_be_written_is_read_every_time(tmp_path: Path, mnli: TaskDef, reads: list[Path]) -> None:
+def test_a_folder_that_cannot_be_written_is_read_every_time(tmp_path: Path, mnli: Task, reads: list[Path]) -> None:
     path = write(tmp_path)
     (cache_of(path) / "in the way").mkdir(parents=True)
     for _ in range(2):
-        data = SingleTaskDataset(path, True, 0, mnli)
+        data = SingleTaskDataset(path, True, 0, mnli.task_def)
         assert len(data) == 20 and data[3]["token_id"].tolist() == LINES[3]["token_id"]
     assert len(reads) == 2
     assert sorted(file.name for file in tmp_path.iterdir()) == [".mnli_train.cache", "mnli_train.json", "tasks.yml"]
 
 
-def test_a_line_that_cannot_be_used_leaves_no_cache(tmp_path: Path, mnli: TaskDef) -> None:
+def test_a_line_that_cannot_be_used_leaves_no_cache(tmp_path: Path, mnli: Task) -> None:
     path = write(tmp_path, [*LINES, {**example(99), "label": 7}])
     with pytest.raises(DataError, match="line 21: label is 7"):
         open_token_arrays(path, mnli)
@@ -187,9 +186,9 @@ def _sum(data: SingleTaskDataset) -> tuple[int, list[str], int]:
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
-def test_another_process_gets_the_file_not_its_values(tmp_path: Path, mnli: TaskDef, method: str) -> None:
+def test_another_process_gets_the_file_not_its_values(tmp_path: Path, mnli: Task, method: str) -> None:
     lines = [example(uid, label=0, length=400) for uid in range(500)]
-    data = SingleTaskDataset(write(tmp_path, lines), True, 0, mnli)
+    data = SingleTaskDataset(write(tmp_path, lines), True, 0, mnli.task_def)
     assert len(pickle.dumps(data)) < 3000 < data._arrays.tokens.nbytes
     with ProcessPoolExecutor(1, multiprocessing.get_context(method)) as pool:
         assert pool.submit(_sum, data).result() == _sum(data)
@@ -197,14 +196,14 @@ def test_another_process_gets_the_file_not_its_values(tmp_path: Path, mnli: Task
     with pytest.raises(DataError, match="was removed or replaced"):
         pickle.loads(pickle.dumps(data))
     os.utime(data.path)
-    in_memory = SingleTaskDataset(data.path, True, 0, mnli, 512)
+    in_memory = SingleTaskDataset(data.path, True, 0, mnli.task_def, 512)
     assert _sum(pickle.loads(pickle.dumps(in_memory))) == _sum(data)
 
 
-def test_two_processes_may_make_it_at_once(tmp_path: Path, mnli: TaskDef) -> None:
+def test_two_processes_may_make_it_at_once(tmp_path: Path, mnli: Task) -> None:
     path = write(tmp_path, [example(uid, length=30) for uid in range(2000)])
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
-        found = list(pool.map(_sum, [*pool.map(SingleTaskDataset, [path] * 2, [True] * 2, [0] * 2, [mnli] * 2)]))
+        found = list(pool.map(_sum, [*pool.map(SingleTaskDataset, [path] * 2, [True] * 2, [0] * 2, [mnli.task_def] * 2)]))
     assert found[0] == found[1]
     assert open_token_arrays(path, mnli).cache is not None
     assert sorted(file.name for file in tmp_path.iterdir()) == [".mnli_train.cache", "mnli_train.json", "tasks.yml"]

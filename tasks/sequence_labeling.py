@@ -1,0 +1,120 @@
+"""A label for each word of a sentence, such as the names in it."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_utils.errors import DataError, UserError
+from data_utils.prepro import Line, Split, Tokenization
+from data_utils.task_def import DataFormat, TaskType
+from module.token_head import TokenHead
+from mt_dnn.loss import LossCriterion
+from tasks.base import Task, Values, class_index, register_task
+
+if TYPE_CHECKING:
+    from mt_dnn.batcher import Batch
+    from mt_dnn.loss import Criterion
+
+LATER_PIECE, FIRST, LAST = "X", "CLS", "SEP"  # labels of a word's later pieces, and of the two special tokens
+NOT_COUNTED = -1  # the label of padding
+
+
+@register_task("SeqenceLabeling")
+class SequenceLabelingTask(Task):
+    """One of `n_class` labels a token: a word's first piece has the word's, its other pieces `X`."""
+
+    default_loss = LossCriterion.SeqCeCriterion
+    data_formats = (DataFormat.Seqence,)
+    many_labels = True
+    view = TaskType.SeqenceLabeling
+
+    @classmethod
+    def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
+        labels, n_class = entry.get("labels"), entry.get("n_class")
+        if isinstance(labels, list) and type(n_class) is int and len(labels) > n_class:
+            return [f"key 'labels': found {len(labels)} labels, accepted: at most n_class ({n_class})"]
+        return []
+
+    def check_text(self, where: str, do_padding: bool) -> None:
+        super().check_text(where, do_padding)
+        labels = self.task_def.label_vocab
+        missing = [label for label in (LATER_PIECE, FIRST, LAST) if labels is None or label not in labels]
+        if missing:
+            raise UserError(f"{where}: labels lack {', '.join(missing)}; a SeqenceLabeling task needs X, CLS and SEP")
+        if do_padding:
+            raise UserError(f"{where}: --do_padding is not there yet for SeqenceLabeling; leave it out")
+
+    def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
+        labels, tokenizer = self.task_def.label_vocab, text.tokenizer
+        assert labels is not None  # `check_text` has seen to it
+        for number, fields in lines:
+            words, texts = (parse_list(split, number, column, fields[column]) for column in ("premise", "label"))
+            if len(words) != len(texts):
+                found = f"{len(words)} words and {len(texts)} labels"
+                raise DataError(f"expected one label a word, found {found}", split.path, number)
+            ids = tokenizer(words, add_special_tokens=False)["input_ids"] if words else []
+            token_id, label = [], []
+            for word, name in zip(ids, texts, strict=True):
+                token_id += word
+                index = class_index(self.task_def, split, number, name)
+                label += [index, *[labels[LATER_PIECE]] * (len(word) - 1)][: len(word)]
+            room = text.spec.max_seq_len - 2
+            token_id = [tokenizer.cls_token_id, *token_id[:room], tokenizer.sep_token_id]
+            label = [labels[FIRST], *label[:room], labels[LAST]]
+            yield {"uid": fields["uid"], "label": label, "token_id": token_id, "type_id": [0] * len(token_id)}
+
+    @property
+    def accepted_labels(self) -> str:
+        return f"a list of integers from 0 to {self.task_def.n_class - 1}, one a token"
+
+    def accepts_label(self, label: Any, lengths: Sequence[int]) -> bool:
+        if not isinstance(label, list) or len(label) != lengths[0]:
+            return False
+        return all(type(index) is int and 0 <= index < self.task_def.n_class for index in label)
+
+    def collate_labels(self, labels: Sequence[Any], width: int) -> Tensor:
+        """(examples, width); padding has -1."""
+        padded = np.full((len(labels), width), NOT_COUNTED, dtype=np.int64)
+        for row, own in enumerate(labels):
+            padded[row, : len(own)] = own
+        return torch.from_numpy(padded)
+
+    def build_head(self, hidden_size: int, dropout_p: float) -> nn.Module:
+        """A projection of each token; its keys in a checkpoint are `weight` and `bias`."""
+        own = self.task_def.dropout_p
+        return TokenHead(hidden_size, self.task_def.n_class, dropout_p if own is None else own)
+
+    def loss(self, criterion: Criterion, logits: Tensor, batch: Batch) -> Tensor:
+        """The mean over all real tokens of the batch."""
+        assert batch.labels is not None
+        return criterion(logits.flatten(0, 1), batch.labels.flatten())
+
+    def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
+        """Of each example probabilities (tokens, n_class) and label indices (tokens,), without padding."""
+        lengths = batch.attention_mask.sum(1).tolist()
+        scores = logits.float().softmax(-1).cpu().numpy()
+        kept = [row[:length] for row, length in zip(scores, lengths, strict=True)]
+        return kept, [row.argmax(-1) for row in kept]
+
+
+def parse_list(split: Split, number: int, column: str, text: str) -> list[str]:
+    """A list of texts written in Python's or JSON's way, read as data.
+
+    Raises:
+        DataError: it is none; names file and line.
+    """
+    for parse in (ast.literal_eval, json.loads):
+        try:
+            parsed = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(parsed, list) and all(isinstance(item, str) for item in parsed):
+            return parsed
+    raise DataError(f"{column}: found {text[:60]!r}; accepted: a list of texts such as ['a', 'b']", split.path, number)
