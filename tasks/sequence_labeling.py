@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.errors import DataError, UserError
+from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import DataFormat, TaskType
 from module.token_head import TokenHead
 from mt_dnn.loss import LossCriterion
-from tasks.base import Task, Values, class_index, register_task
+from tasks.base import Evaluation, Task, Values, class_index, register_task
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
+    from mt_dnn.dataset import SingleTaskDataset
     from mt_dnn.loss import Criterion
 
 LATER_PIECE, FIRST, LAST = "X", "CLS", "SEP"  # labels of a word's later pieces, and of the two special tokens
@@ -102,6 +104,33 @@ class SequenceLabelingTask(Task):
         scores = logits.float().softmax(-1).cpu().numpy()
         kept = [row[:length] for row, length in zip(scores, lengths, strict=True)]
         return kept, [row.argmax(-1) for row in kept]
+
+    def evaluate(
+        self,
+        dataset: SingleTaskDataset,
+        metrics: Sequence[Metric],
+        scores: Values,
+        predictions: Values,
+        with_label: bool = True,
+    ) -> Evaluation:
+        """Metrics over words: pieces labelled X and the special tokens do not count."""
+        golds = dataset.labels if with_label else None
+        found = {}
+        if golds is not None:
+            counted = [self._is_word(np.asarray(own)) for own in golds]
+            parts = [
+                np.concatenate([own[words] for own, words in zip(values, counted, strict=True)])
+                for values in (golds, predictions, scores)
+            ]
+            found = calc_metrics(metrics, *parts)
+        return Evaluation(found, predictions, scores, golds, dataset.uids)
+
+    def _is_word(self, labels: np.ndarray) -> np.ndarray:
+        vocabulary = self.task_def.label_vocab
+        if vocabulary is None:
+            return np.ones(len(labels), bool)
+        special = [vocabulary[name] for name in (LATER_PIECE, FIRST, LAST) if name in vocabulary]
+        return ~np.isin(labels, special)
 
 
 def parse_list(split: Split, number: int, column: str, text: str) -> list[str]:

@@ -203,7 +203,9 @@ def test_another_process_gets_the_file_not_its_values(tmp_path: Path, mnli: Task
 def test_two_processes_may_make_it_at_once(tmp_path: Path, mnli: Task) -> None:
     path = write(tmp_path, [example(uid, length=30) for uid in range(2000)])
     with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
-        found = list(pool.map(_sum, [*pool.map(SingleTaskDataset, [path] * 2, [True] * 2, [0] * 2, [mnli.task_def] * 2)]))
+        found = list(
+            pool.map(_sum, [*pool.map(SingleTaskDataset, [path] * 2, [True] * 2, [0] * 2, [mnli.task_def] * 2)])
+        )
     assert found[0] == found[1]
     assert open_token_arrays(path, mnli).cache is not None
     assert sorted(file.name for file in tmp_path.iterdir()) == [".mnli_train.cache", "mnli_train.json", "tasks.yml"]

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.exp_def import TaskDefs
+from mt_dnn.batcher import Collater, SingleTaskDataset
+from tasks import get_task
+from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
+
+DEFINITION = """
+toy:
+  data_format: Seqence
+  task_type: SeqenceLabeling
+  n_class: 5
+  metric_meta: [ACC]
+  labels: [same, other, X, CLS, SEP]
+"""
+
+
+def lines(count: int, seed: int) -> Iterator[str]:
+    """A word's label says whether it is of the kind of the first word, a colour or a number."""
+    draw = random.Random(seed)
+    for number in range(count):
+        words = draw.choices(WORDS, k=draw.randint(3, 9))
+        kinds = [WORDS.index(word) < 4 for word in words]
+        labels = ["same" if kind == kinds[0] else "other" for kind in kinds]
+        yield f"{number}\t{labels}\t{words}"
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_small_encoder(tmp_path_factory.mktemp("encoder") / "small")
+
+
+@pytest.fixture(scope="module")
+def data(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    splits = {"toy_train": lines(800, 1), "toy_dev": lines(100, 2)}
+    return write_task(tmp_path_factory.mktemp("labels"), DEFINITION, splits, encoder)
+
+
+@pytest.fixture
+def dev(data: Path) -> SingleTaskDataset:
+    task_def = TaskDefs(data.parent / "tasks.yml").get_task_def("toy")
+    return SingleTaskDataset(data / "toy_dev.json", False, 0, task_def)
+
+
+def test_a_linear_probe_does_not_learn_it(data: Path, encoder: Path, tmp_path: Path):
+    assert learned(data, encoder, tmp_path, "toy", "ACC", *PROBE) < 85
+
+
+@pytest.mark.parametrize("method", [(), SMART, SIFT])
+def test_it_learns_what_words_say_together(data: Path, encoder: Path, tmp_path: Path, method: tuple[str, ...]):
+    assert learned(data, encoder, tmp_path, "toy", "ACC", *method) > 95
+
+
+def test_padding_has_no_label_and_no_part_in_the_loss(dev: SingleTaskDataset):
+    batch = Collater(0)([dev[0], dev[1], dev[2]])
+    assert batch.labels is not None
+    assert torch.equal(batch.labels == -1, batch.attention_mask == 0) and (batch.attention_mask == 0).any()
+    logits = torch.randn(*batch.labels.shape, 5)
+    task = get_task(dev.task_def)
+    from mt_dnn.loss import SeqCeCriterion
+
+    loss = task.loss(SeqCeCriterion(), logits, batch)
+    real = batch.attention_mask.bool()
+    expected = -logits.log_softmax(-1)[real, batch.labels[real]].mean()
+    torch.testing.assert_close(loss, expected)
+    logits[~real] = 100.0
+    torch.testing.assert_close(task.loss(SeqCeCriterion(), logits, batch), expected)
