@@ -20,6 +20,10 @@ class TaskType(IntEnum):
     EncSeqenceGeneration = 11
     ClozeChoice = 12
 
+    @classmethod
+    def _missing_(cls, value: object) -> None:
+        raise ValueError(f"no task type has the number {value}; one of your own needs its file in tasks/")
+
 
 def new_task_type(name: str) -> TaskType:
     """A further member of `TaskType`, for a task type that MT-DNN does not have.

@@ -1,0 +1,103 @@
+"""docs/task_types.md, followed as it stands: its file, its YAML, its lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from data_utils.readers import write_lines
+from tests.tasks.learning import write_small_encoder
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "task_types.md").read_text(encoding="utf-8")
+SIGNS = {"joy": ["lovely", "present"], "anger": ["never", "called"], "surprise": ["what", "suddenly"]}
+OTHERS = ["the", "train", "leaves", "at", "noon"]
+
+
+def block(language: str) -> str:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)[0]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project with one file more."""
+    folder = tmp_path_factory.mktemp("own") / "project"
+    kept = ("tasks", "data_utils", "module", "mt_dnn", "experiments", "train.py", "prepro_std.py", "predict.py")
+    for name in kept:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, folder / name)
+    (folder / "tasks" / "multi_label.py").write_text(block("python"))
+    (folder / "emotions.yml").write_text(block("yaml"))
+    return folder
+
+
+def lines(count: int, seed: int) -> Iterator[str]:
+    """A sentence has a label where both of its signs stand in it."""
+    draw = random.Random(seed)
+    for number in range(count):
+        labels = [label for label in SIGNS if draw.random() < 0.5]
+        words = [word for label in SIGNS for word in SIGNS[label][: 2 if label in labels else draw.randint(0, 1)]]
+        words += draw.choices(OTHERS, k=2)
+        draw.shuffle(words)
+        yield f"{number}\t{','.join(labels) or 'none'}\t{' '.join(words)}"
+
+
+def run(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *words], cwd=checkout, env=environment, capture_output=True, text=True, timeout=300
+    )
+
+
+def test_a_new_type_is_a_file_and_a_yaml(checkout: Path):
+    data = checkout / "data" / "emotions"
+    encoder = write_small_encoder(checkout / "small", [word for signs in SIGNS.values() for word in signs] + OTHERS)
+    write_lines(data / "emotion_train.tsv", lines(600, 1))
+    write_lines(data / "emotion_dev.tsv", lines(100, 2))
+    prepared = run(
+        checkout, "prepro_std.py", "--model", str(encoder), "--task_def", "emotions.yml", "--root_dir", str(data)
+    )
+    assert prepared.returncode == 0, prepared.stderr
+    first = json.loads((data / "small" / "emotion_train.json").read_text().split("\n")[0])
+    assert len(first["label"]) == 3 and set(first["label"]) <= {0, 1}
+    flags = (
+        f"--task_def emotions.yml --data_dir {data / 'small'} --init_checkpoint {encoder} --train_datasets emotion "
+        "--test_datasets emotion --adv_train --adv_norm_level post_ln --epochs 6 --batch_size 16 --optimizer adamw "
+        "--learning_rate 3e-3 --dataloader_num_workers 0 --bert_dropout_p 0 --dropout_p 0 --output_dir out"
+    )
+    trained = run(checkout, "train.py", *flags.split())
+    assert trained.returncode == 0, trained.stderr
+    history = json.loads((checkout / "out" / "results.json").read_text())["history"]
+    assert history[-1]["metrics"]["emotion_dev"]["F1MIC"] > 95
+
+    scored = run(
+        checkout, "predict.py", "--task_def", "emotions.yml", "--task", "emotion", "--with_label", "--prep_input",
+        str(data / "small" / "emotion_dev.json"), "--checkpoint", "out/model_5.pt", "--score", "scores.json",
+    )  # fmt: skip
+    assert scored.returncode == 0, scored.stderr
+    found = json.loads((checkout / "scores.json").read_text())
+    assert found["metrics"] == pytest.approx(history[-1]["metrics"]["emotion_dev"], abs=1e-6)
+    assert len(found["predictions"]) == 100 and len(found["scores"]) == 300
+
+    (data / "emotion_dev.tsv").write_text("0\tjoi\twhat a present\n")
+    wrong = run(
+        checkout, "prepro_std.py", "--model", str(encoder), "--task_def", "emotions.yml", "--root_dir", str(data)
+    )
+    assert wrong.returncode == 2 and "emotion_dev.tsv, line 1: found the label 'joi'" in wrong.stderr
+
+
+def test_a_checkpoint_of_a_type_that_is_not_there_is_told_in_a_line(checkout: Path):
+    scored = run(ROOT, "predict.py", "--prep_input", "none.json", "--checkpoint", str(checkout / "out" / "model_5.pt"))
+    assert scored.returncode == 2
+    assert len(scored.stderr.strip().splitlines()) == 1 and "one of your own needs its file in tasks/" in scored.stderr
