@@ -110,6 +110,14 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path: 
     assert path.read_text() == "old\n" and list(tmp_path.iterdir()) == [path]
 
 
+def test_scores_of_tokens_are_flattened_and_predictions_stay_with_their_example(tmp_path: Path):
+    path = tmp_path / "scores.json"
+    scores = [np.array([[0.25, 0.75], [1, 0]]), np.array([[0.5, 0.5]])]
+    write_score_file(path, {"ACC": 50.0}, [np.array([1, 0]), np.array([0])], ["a", "b"], scores)
+    found = read_score_file(path)
+    assert found["predictions"] == [[1, 0], [0]] and found["scores"] == [0.25, 0.75, 1.0, 0.0, 0.5, 0.5]
+
+
 def test_score_file_has_the_bytes_of_mt_dnn(tmp_path: Path):
     golden = FIXTURES / "mtdnn_run" / "cola_dev_scores_epoch_0.json"
     content = read_score_file(golden)

@@ -120,3 +120,12 @@ def test_logits_are_found_in_every_kind_of_output() -> None:
     spans = SimpleNamespace(start_logits=first, end_logits=second)
     assert logits_of(spans) == (first, second)
     assert logits_of(LabeledOutput(spans, torch.zeros(()))) == (first, second)
+
+
+def test_groups_of_unequal_size_are_distributions_of_their_own() -> None:
+    """The absent candidates of a smaller group have no probability and no part in R."""
+    perturbed, clean = two(5, 1)
+    loss, ascent = compare(perturbed, clean, TaskType.Ranking, pairwise=(3, 2))
+    values = [symmetric(perturbed[:3, 0], clean[:3, 0]), symmetric(perturbed[3:, 0], clean[3:, 0])]
+    torch.testing.assert_close(loss, torch.stack(values).mean())
+    torch.testing.assert_close(ascent, torch.stack(values).sum())
