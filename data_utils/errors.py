@@ -28,6 +28,18 @@ class TaskDefError(UserError):
     """One or more mistakes in a task definition."""
 
 
+class Stopped(Exception):
+    """A run that a signal stopped after it had saved; the message is one line: where, and how to go on.
+
+    Attributes:
+        exit_code: 128 and the signal's number, as a shell has it.
+    """
+
+    def __init__(self, message: str, number: int):
+        super().__init__(message)
+        self.exit_code = 128 + number
+
+
 def nearest(name: str, accepted: Iterable[str]) -> str:
     """A hint " (did you mean 'cola'?)" for a misspelt name, or the empty string."""
     match = difflib.get_close_matches(name, list(accepted), n=1)
@@ -35,12 +47,15 @@ def nearest(name: str, accepted: Iterable[str]) -> str:
 
 
 def run_command_line(main: Callable[[], None]) -> None:
-    """Call `main`; a `UserError` becomes one line on standard error and exit code 2."""
+    """Call `main`; a `UserError` becomes one line on standard error and exit code 2, a signal 128 and its number."""
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from data_utils.errors import DataError
+from data_utils.errors import DataError, FlagError
+
+LOCK = ".lock"  # in a folder that a run writes to; holds the number of its process
 
 
 @contextmanager
@@ -79,6 +82,42 @@ def writable_folder(path: Path | str) -> Path:
             return path
     except OSError as error:
         raise DataError(f"cannot be written to: {error.strerror or error}", path) from error
+
+
+@contextmanager
+def held_folder(path: Path, flag: str) -> Iterator[None]:
+    """Keep other processes out of a folder while the block runs; a process that dies lets go of it.
+
+    Raises:
+        FlagError: another process holds it; names its number.
+    """
+    try:
+        file = (path / LOCK).open("a+")
+    except OSError as error:
+        raise DataError(f"cannot be written to: {error.strerror or error}", path) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "unknown"
+            raise FlagError(
+                f"--{flag}: {path} is in use by another run (process {holder}); accepted: a folder of its own"
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Let one process after the other through, by a lock on a file that is there; without one where the file system
+    has none."""
+    with path.open("rb") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _umask() -> int:

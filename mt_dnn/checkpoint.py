@@ -5,8 +5,9 @@ Nothing is unpickled but through torch's weights-only loader and the classes tha
 
 from __future__ import annotations
 
+import hashlib
 import pickle
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,62 @@ from data_utils.errors import DataError
 from data_utils.files import atomic_write
 from experiments.exp_def import TaskDef, checkpoint_globals
 
+CHECKSUM = ".sha256"
+READ_BYTES = 1 << 20
 REQUIRED_KEYS = ("state", "config")
 
 
 def save_checkpoint(path: Path | str, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint to a temporary file beside `path`, then rename it.
+    """Write a checkpoint to a temporary file beside `path`, then rename it; then its checksum, `PATH.sha256`.
 
     Raises:
         DataError: the file cannot be written; an older file of that name is untouched.
     """
+    path = Path(path)
     with atomic_write(path, "wb") as file:
         try:
             torch.save(dict(content), file)
         except RuntimeError as error:
             # torch's writer reports a failed write of the file below it as a RuntimeError
             raise OSError(0, f"the checkpoint could not be written ({str(error).splitlines()[0]})") from error
+        # Who is killed before the new checksum is there leaves a checkpoint without one, not with a wrong one.
+        checksum_of(path).unlink(missing_ok=True)
+    with atomic_write(checksum_of(path)) as file:
+        file.write(f"{_sha256(path)}  {path.name}\n")
+
+
+def checksum_of(path: Path) -> Path:
+    """The file beside a checkpoint that `sha256sum --check` reads."""
+    return path.with_name(path.name + CHECKSUM)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(READ_BYTES):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def check_intact(path: Path) -> None:
+    """See that a checkpoint is what was written, by its checksum; where it has none, that it can be read.
+
+    Raises:
+        DataError: it is not.
+    """
+    try:
+        expected = checksum_of(path).read_text(encoding="utf-8", errors="replace").split()[:1]
+    except FileNotFoundError:
+        load_checkpoint(path)
+        return
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", checksum_of(path)) from error
+    try:
+        found = _sha256(path)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", path) from error
+    if expected != [found]:
+        raise DataError(f"is damaged: its checksum is not that in {checksum_of(path).name}", path)
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
@@ -93,13 +135,26 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path | str
     network.load_state_dict(dict(state), strict=not encoder_only)
 
 
-def newest_checkpoint(folder: Path | str) -> Path:
-    """The checkpoint of a folder that was written last.
+def checkpoints_in(folder: Path | str) -> list[Path]:
+    """The checkpoints of a folder, the one that was written last first."""
+    found = Path(folder).glob("model_*.pt")
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+
+def newest_checkpoint(folder: Path | str, tell: Callable[[str], None] = print) -> Path:
+    """The checkpoint of a folder that was written last and is intact.
+
+    Args:
+        tell: is told in a line of each that is damaged and passed over.
 
     Raises:
         DataError: there is none.
     """
-    found = sorted(Path(folder).glob("model_*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
-    if not found:
-        raise DataError("holds no checkpoint model_*.pt to resume from; start without --resume", folder)
-    return found[-1]
+    for path in checkpoints_in(folder):
+        try:
+            check_intact(path)
+        except DataError as error:
+            tell(f"{error}; passed over")
+        else:
+            return path
+    raise DataError("holds no intact checkpoint model_*.pt to resume from; start without --resume", folder)

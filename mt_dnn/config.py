@@ -149,6 +149,10 @@ class TrainingConfig:
     log_per_updates: int = flag(500, "updates between log lines", at_least=1)
     save_per_updates: int = flag(10000, "updates between checkpoints with --save_per_updates_on", at_least=1)
     save_per_updates_on: bool = flag(False, "checkpoints within an epoch too")
+    keep_last: int = flag(0, "keep the N newest checkpoints, and the best epoch's; 0: all", at_least=0)
+    max_skipped: int = flag(
+        10, "stop after N updates in a row whose loss or gradient is not finite; such updates are skipped", at_least=1
+    )
     output_dir: str = flag("checkpoint", "folder of checkpoints and score files")
     save_hf: str | None = flag(
         None, "new folder for the best epoch's model, loaded by transformers; of several tasks, DIR/TASK each"

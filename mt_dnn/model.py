@@ -38,7 +38,8 @@ class UpdateReport(NamedTuple):
     each has its share, and the mean over processes is that mean.
 
     task_loss: ℓ; adv_loss: R; emb_val, eff_perturb, delta_size, ascent_rise, chance_rise: as in `Regularization`;
-    skipped: share of examples; unlabeled: R of the unlabeled examples; bregman: μ times the proximal term.
+    skipped: share of examples whose search met a number that is not finite; unlabeled: R of the unlabeled examples;
+    bregman: μ times the proximal term.
     """
 
     task_loss: Tensor
@@ -115,6 +116,7 @@ class MTDNNModel:
         self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
         self.updates = 0
         self.skipped_steps = 0
+        self.last_finite = True  # whether the last update had a finite loss and gradient, and so a step
 
     def keep_deltas(self, kept: KeptDeltas) -> None:
         """Keep δ of the training examples between epochs (`--adv_free`)."""
@@ -155,34 +157,45 @@ class MTDNNModel:
                 self.accelerator.backward(loss)
             parts = zip(_report(value, batch), shares.of_report(position), strict=True)
             reports.append([part if part is None else part.float() * weight for part, weight in parts])
-        self._step()
         columns = [[value for value in column if value is not None] for column in zip(*reports, strict=True)]
-        return UpdateReport(*(torch.stack(column).sum() if column else None for column in columns))  # type: ignore[arg-type]
+        report = UpdateReport(*(torch.stack(column).sum() if column else None for column in columns))  # type: ignore[arg-type]
+        self._step(report)
+        return report
 
-    def _step(self) -> None:
+    def _step(self, report: UpdateReport) -> None:
         """Move the parameters, and what follows them: schedule and teacher stay where a step is skipped.
 
-        The scaler of `--fp16` skips a step whose gradients are not finite, in all processes alike, and lowers its
-        scale.
+        A step is skipped where the loss or the gradient is not finite, in all processes alike. With the scaler of
+        `--fp16` the gradient is the scaler's matter, which then lowers its scale.
         """
         scaler = self.accelerator.scaler
         if self.word_gradient is not None:
             self.word_gradient.finish()
         self.accelerator.unscale_gradients(self.wrapped_optimizer)
-        clip_gradients(self.network, self.config.training)
+        norm = clip_gradients(self.network, self.config.training)
         scale = None if scaler is None else scaler.get_scale()
-        self.wrapped_optimizer.step()
+        self.last_finite = self._all_finite(report, None if scaler is not None else norm)
+        if self.last_finite or scaler is not None:
+            self.wrapped_optimizer.step()
         self.wrapped_optimizer.zero_grad(set_to_none=True)
         if self.word_gradient is not None:
             self.word_gradient.clear()
         self.updates += 1
         # Accelerate's step_was_skipped sees no skip of a fused optimizer, which is called and skips by itself.
-        if scaler is not None and scaler.get_scale() < scale:
+        if not self.last_finite or (scaler is not None and scaler.get_scale() < scale):
             self.skipped_steps += 1
             return
         self.schedule.step()
         if self.bregman is not None:
             self.bregman.update(self.network)
+
+    def _all_finite(self, report: UpdateReport, norm: Tensor | None) -> bool:
+        """Whether losses and gradient are finite numbers, in every process."""
+        losses = [report.task_loss, report.adv_loss, report.unlabeled, report.bregman, norm]
+        finite = torch.stack([part.isfinite() for part in losses if part is not None]).all()
+        if self.accelerator.num_processes > 1:
+            finite = self.accelerator.reduce(finite.float(), "sum") == self.accelerator.num_processes
+        return bool(finite)
 
     def _objective(self, batch: Batch, unlabeled: Batch | None, measure_gain: bool) -> ObjectiveValue:
         device, seed = self.accelerator.device, self.config.training.seed

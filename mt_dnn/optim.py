@@ -203,7 +203,8 @@ def _clip(parameters: Sequence[nn.Parameter], bound: float) -> Tensor:
     """Scale gradients whose common norm is above `bound` (0: none is) down to it; returns the norm before."""
     norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     # torch multiplies by 1 where nothing is to be scaled. To ask first saves that pass; a GPU's host would wait for it.
-    if bound > 0 and not (norm.is_cpu and bound / (norm + 1e-6) >= 1):
+    # A norm that is no number is left alone too: the step is skipped, and its zeros stay zeros.
+    if bound > 0 and not (norm.is_cpu and (bound / (norm + 1e-6) >= 1 or not norm.isfinite())):
         clip_grads_with_norm_(parameters, bound, norm)
     return norm
 

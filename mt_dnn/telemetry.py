@@ -31,7 +31,7 @@ class Telemetry:
     Args:
         config: says where the files are written, and whether TensorBoard is.
         enabled: write files in this process.
-        accelerator: what is reported is the mean over its processes, each of which calls `flush` and `finite`.
+        accelerator: what is reported is the mean over its processes, each of which calls `flush`.
         updates, epoch: of a resumed run, the updates done and the epoch it goes on with: what `metrics.jsonl` holds of
             later updates, and of evaluations that come again, is dropped.
     """
@@ -57,7 +57,6 @@ class Telemetry:
                 file.writelines(kept)
         self._losses: dict[str, list[Tensor]] = {name: [] for name in LOSSES}
         self._figures: dict[str, float] = {}
-        self._sum = torch.zeros(())
 
     def __enter__(self) -> Telemetry:
         return self
@@ -73,11 +72,6 @@ class Telemetry:
             value = getattr(report, name)
             if value is not None:
                 losses.append(value)
-                self._sum = self._sum.to(value.device) + value
-
-    def finite(self) -> bool:
-        """Whether every loss so far was a finite number, in every process."""
-        return math.isfinite(self._over_processes({"sum": float(self._sum)})["sum"])
 
     def recent(self) -> str:
         """For the bar: losses as means since the last report, and the figures of the last report."""

@@ -21,6 +21,7 @@ import numpy as np
 
 from data_utils.array_file import map_arrays, write_arrays
 from data_utils.errors import DataError
+from data_utils.files import one_at_a_time
 from data_utils.readers import MASK, SHORT_MASK, read_token_json
 
 if TYPE_CHECKING:
@@ -103,21 +104,31 @@ def open_token_arrays(path: Path, task: Task, labeled: bool = True, needs_labels
     cache = path.with_name(f".{path.stem}.cache")
     arrays = map_arrays(cache, made_from)
     if arrays is None:
-        started = time.time_ns()
-        found = read_token_arrays(path, task, labeled, needs_labels)
-        if made_from != _made_from(path, task, labeled) or started - made_from["mtime_ns"] < SETTLED_NS:
-            return found
-        try:
-            write_arrays(cache, made_from, {name: getattr(found, name) for name in ARRAYS})
-        except DataError as error:
-            logger.info("%s; read anew by every run", error)
-            return found
-        arrays = map_arrays(cache, made_from)
-        if arrays is None:
-            return found
+        # Of several processes one reads the file, the others wait and map what it wrote.
+        with one_at_a_time(path):
+            arrays = map_arrays(cache, made_from)
+            if arrays is None:
+                return _read_and_keep(path, cache, made_from, task, labeled, needs_labels)
     if needs_labels and not len(arrays["labels"]):
         raise DataError("found no label; a training example needs one", path, 1)
     return TokenArrays(**arrays, cache=(cache, made_from))
+
+
+def _read_and_keep(
+    path: Path, cache: Path, made_from: dict[str, Any], task: Task, labeled: bool, needs_labels: bool
+) -> TokenArrays:
+    """The file read, and mapped from the cache that this writes where it can."""
+    started = time.time_ns()
+    found = read_token_arrays(path, task, labeled, needs_labels)
+    if made_from != _made_from(path, task, labeled) or started - made_from["mtime_ns"] < SETTLED_NS:
+        return found
+    try:
+        write_arrays(cache, made_from, {name: getattr(found, name) for name in ARRAYS})
+    except DataError as error:
+        logger.info("%s; read anew by every run", error)
+        return found
+    arrays = map_arrays(cache, made_from)
+    return found if arrays is None else TokenArrays(**arrays, cache=(cache, made_from))
 
 
 def _made_from(path: Path, task: Task, labeled: bool) -> dict[str, Any]:

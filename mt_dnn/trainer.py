@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -20,13 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from data_utils.errors import DataError, FlagError, UserError
-from data_utils.files import atomic_write, writable_folder
+from data_utils.errors import DataError, FlagError, Stopped, UserError
+from data_utils.files import atomic_write, held_folder, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.readers import write_glue_submission, write_score_file
 from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
-from mt_dnn.checkpoint import load_checkpoint, load_state, newest_checkpoint
+from mt_dnn.checkpoint import checkpoints_in, checksum_of, load_checkpoint, load_state, newest_checkpoint
 from mt_dnn.config import Config
 from mt_dnn.hf_export import HfExport
 from mt_dnn.inference import eval_model
@@ -36,10 +38,12 @@ from mt_dnn.processes import build_accelerator
 from mt_dnn.random_state import random_state, set_random_state
 from mt_dnn.run_data import RunData, check_fits_encoder
 from mt_dnn.selection import Selection
+from mt_dnn.stop_signals import StopSignals
 from mt_dnn.telemetry import Telemetry
 from mt_dnn.unlabeled import UnlabeledBatches
 
 KEPT_DELTAS = "kept_deltas.bin"  # δ of the run as it goes
+SHOWN_UIDS = 8  # of a skipped update
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar
 
 # Flags that decide which examples meet which update; a resumed run that changes one is another run.
@@ -76,19 +80,48 @@ def train(config: Config) -> RunResult:
     """Train as the configuration says; the whole of `train.py` but for the flags.
 
     Raises:
-        UserError: a mistake in flags, files or definitions; a loss that is not finite; a file that cannot be written.
+        UserError: a mistake in flags, files or definitions; losses that are not finite; a file that cannot be written;
+            too little memory; an output folder that another run writes to.
+        Stopped: by a signal, after it was saved.
     """
-    return Trainer(config).run()
+    with ExitStack() as held, told_in_a_line():
+        return Trainer(config, held).run()
+
+
+@contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """What befalls a run from outside, as `UserError`s that say what helps."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error)
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
+            raise UserError(
+                "out of memory; what helps: a smaller --batch_size with --grad_accumulation_step, "
+                f"--max_tokens_per_batch, --grad_checkpointing, --bf16 ({reason.splitlines()[0][:200]})"
+            ) from error
+        if "DataLoader worker" in reason:
+            raise UserError(
+                f"a process that collates batches died ({reason.splitlines()[0][:200]}); what helps: more memory, or "
+                "--dataloader_num_workers 0"
+            ) from error
+        raise
 
 
 class Trainer:
-    """One run; see `train`."""
+    """One run; see `train`.
 
-    def __init__(self, config: Config):
+    Args:
+        held: what is held while the run lasts, the lock of the output folder among it; by default nothing is.
+    """
+
+    def __init__(self, config: Config, held: ExitStack | None = None):
         self.config = config
         self.output_dir = writable_folder(config.training.output_dir)
         self.accelerator = build_accelerator(config)
         self.main = self.accelerator.is_main_process
+        if held is not None and self.main:
+            held.enter_context(held_folder(self.output_dir, "output_dir"))
         self.log = create_logger(config.data.log_file, quiet=not self.main)
         for notice in config.notices:
             self.log.info(notice)
@@ -136,6 +169,8 @@ class Trainer:
         self.result = RunResult(str(self.output_dir))
         self.seconds: list[float] = []
         self.searched: UpdateReport | None = None  # the last update that had the regularizer
+        self.skipped_in_a_row = 0
+        self.stop = StopSignals(self.accelerator)
 
     def _keep_deltas(self) -> KeptDeltas:
         """The file of `--adv_free`, made by the main process and mapped by all."""
@@ -164,6 +199,7 @@ class Trainer:
         self._announce()
         total = self.model.total_updates
         with (
+            self.stop,
             Telemetry(
                 self.config, self.main, self.accelerator, updates=self.model.updates, epoch=first_epoch
             ) as self.telemetry,
@@ -178,6 +214,8 @@ class Trainer:
                 batches_done = 0
                 self._evaluate(epoch)
                 self._save(f"model_{epoch}.pt", epoch + 1, 0)
+                if epoch + 1 < training.epochs and self.stop.asked():
+                    self._end(f"model_{epoch}.pt")
         self.result.seconds_per_update = median(self.seconds) if self.seconds else None
         self._write_result()
         self.log.info("best epoch: %d (%s)", self.result.best_epoch, self._best_text())
@@ -204,21 +242,56 @@ class Trainer:
             # Of the updates before the next regularized one, the first that is logged shows this one's figures.
             measured = any(map(self._is_logged, range(update, update + self.config.adversarial.adv_every)))
             report = self.model.update(*batches, unlabeled=beside, measure_gain=measured)
-            if report.emb_val is not None:
-                self.searched = report
             batches_done += len(batches)
-            self.telemetry.add(report)
+            if self.model.last_finite:
+                self.skipped_in_a_row = 0
+                self.searched = self.searched if report.emb_val is None else report
+                self.telemetry.add(report)
+            else:
+                self._tell_skipped(epoch, batches)
             self.bar.update()
             if not self.bar.disable and self.model.updates % BAR_UPDATES == 1:
                 self.bar.set_postfix_str(self.telemetry.recent())
             if self._is_logged(update):
                 self._log_update(epoch, batches[0])
             self.seconds.append(time.perf_counter() - start)
-            if training.save_per_updates_on and self.model.updates % training.save_per_updates == 0:
-                self._check_finite()
-                self._save(f"model_{epoch}_{self.model.updates}.pt", epoch, batches_done)
+            inside = f"model_{epoch}_{self.model.updates}.pt"
+            wanted = training.save_per_updates_on and self.model.updates % training.save_per_updates == 0
+            asked = self.stop.asked(self.model.updates)
+            if wanted or asked:
+                self._save(inside, epoch, batches_done)
+            if asked:
+                self._end(inside)
             start = time.perf_counter()
-        self._check_finite()
+
+    def _end(self, saved: str) -> None:
+        """Stop because a signal asked for it, with the checkpoint of that name just written."""
+        number = self.stop.received
+        assert number is not None
+        raise Stopped(
+            f"stopped by {signal.Signals(number).name} after update {self.model.updates}; {self.output_dir / saved} "
+            "holds the run: --resume goes on with it",
+            number,
+        )
+
+    def _tell_skipped(self, epoch: int, batches: Sequence[Batch]) -> None:
+        """Name an update whose step was skipped; stop where there were too many in a row.
+
+        Raises:
+            UserError: there were.
+        """
+        self.skipped_in_a_row += 1
+        uids = [uid for batch in batches for uid in batch.uids]
+        shown = ", ".join(uids[:SHOWN_UIDS]) + (", …" if len(uids) > SHOWN_UIDS else "")
+        tasks = ", ".join(dict.fromkeys(self.data.tasks[batch.task_id] for batch in batches))
+        which = f"update {self.model.updates}, task {tasks}, examples {shown}"
+        self.log.info("epoch %d, %s: the loss or its gradient is not finite; skipped", epoch, which)
+        if self.skipped_in_a_row >= self.config.training.max_skipped:
+            raise UserError(
+                f"{self.skipped_in_a_row} updates in a row had a loss or a gradient that is not finite (the last: "
+                f"{which}); the last checkpoint in {self.output_dir} is kept. Try a smaller --learning_rate, "
+                "--adv_radius or --adv_alpha"
+            )
 
     def _is_logged(self, update: int) -> bool:
         return update == 1 or update % self.config.training.log_per_updates == 0
@@ -241,19 +314,22 @@ class Trainer:
         learning_rate = float(self.model.schedule.get_last_lr()[0])
         line = self.telemetry.flush(epoch, self.model.updates, task, self.searched, learning_rate)
         self.log.info("epoch %d, update %d of %d, task %s: %s", epoch, self.model.updates, self.bar.total, task, line)
-        self._check_finite()
 
     def _check_finite(self) -> None:
-        """Stop before parameters that are not numbers are saved over good ones."""
-        if not self.telemetry.finite():
+        """Stop before parameters that are not numbers are saved beside good ones."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.network.parameters()):
             raise UserError(
-                f"the loss is not finite (seen by update {self.model.updates}); the last checkpoint in "
+                f"parameters are not finite after update {self.model.updates}; the last checkpoint in "
                 f"{self.output_dir} is kept. Try a smaller --learning_rate, --adv_radius or --adv_alpha"
             )
 
     def _evaluate(self, epoch: int) -> None:
         metrics: dict[str, dict[str, float]] = {}
         for dataset in self.data.evaluation.values():
+            if self.stop.asked():
+                inside = f"model_{epoch}_{self.model.updates}.pt"
+                self._save(inside, epoch, len(self.sampler))
+                self._end(inside)
             found = eval_model(
                 self.model, dataset, dataset.task_def.metric_meta, self.collater, self.config.training.batch_size_eval
             )
@@ -288,6 +364,7 @@ class Trainer:
 
     def _save(self, name: str, epoch: int, batches_done: int) -> None:
         """A checkpoint from which training goes on at that epoch, after that many of its batches."""
+        self._check_finite()
         state = random_state()
         states = gather_object([state]) if self.accelerator.num_processes > 1 else [state]
         if self.main:
@@ -310,7 +387,17 @@ class Trainer:
                 self.model.save(str(path), progress)
                 for older in set(self.output_dir.glob("model_*.deltas")) - {deltas_of(path)}:
                     older.unlink()
+            self._forget_older()
         self.accelerator.wait_for_everyone()
+
+    def _forget_older(self) -> None:
+        """Remove the checkpoints that `--keep_last` does not keep."""
+        best = self.output_dir / f"model_{self.result.best_epoch}.pt"
+        count = self.config.training.keep_last
+        for path in checkpoints_in(self.output_dir)[count:] if count else []:
+            if path != best:
+                checksum_of(path).unlink(missing_ok=True)
+                path.unlink()
 
     def _save_hf(self) -> None:
         """Write the best epoch's model for transformers, which the network then holds.
@@ -329,7 +416,7 @@ class Trainer:
 
     def _resume(self) -> tuple[int, int]:
         """Take over a checkpoint; the epoch to go on with, and how many of its batches are done."""
-        path = self.config.training.model_ckpt or str(newest_checkpoint(self.output_dir))
+        path = self.config.training.model_ckpt or str(newest_checkpoint(self.output_dir, self.log.info))
         progress, optimizer_taken = self.model.load(path)
         self.log.info("resumed from %s", path)
         if not optimizer_taken:
