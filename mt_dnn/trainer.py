@@ -7,8 +7,8 @@ import math
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -33,6 +33,7 @@ from mt_dnn.config import Config
 from mt_dnn.hf_export import HfExport
 from mt_dnn.inference import eval_model
 from mt_dnn.kept_deltas import KeptDeltas
+from mt_dnn.mishaps import WHAT_HELPS, SkippedUpdates, told_in_a_line
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.processes import build_accelerator
 from mt_dnn.random_state import random_state, set_random_state
@@ -43,7 +44,6 @@ from mt_dnn.telemetry import Telemetry
 from mt_dnn.unlabeled import UnlabeledBatches
 
 KEPT_DELTAS = "kept_deltas.bin"  # δ of the run as it goes
-SHOWN_UIDS = 8  # of a skipped update
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar
 
 # Flags that decide which examples meet which update; a resumed run that changes one is another run.
@@ -86,26 +86,6 @@ def train(config: Config) -> RunResult:
     """
     with ExitStack() as held, told_in_a_line():
         return Trainer(config, held).run()
-
-
-@contextmanager
-def told_in_a_line() -> Iterator[None]:
-    """What befalls a run from outside, as `UserError`s that say what helps."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = str(error)
-        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
-            raise UserError(
-                "out of memory; what helps: a smaller --batch_size with --grad_accumulation_step, "
-                f"--max_tokens_per_batch, --grad_checkpointing, --bf16 ({reason.splitlines()[0][:200]})"
-            ) from error
-        if "DataLoader worker" in reason:
-            raise UserError(
-                f"a process that collates batches died ({reason.splitlines()[0][:200]}); what helps: more memory, or "
-                "--dataloader_num_workers 0"
-            ) from error
-        raise
 
 
 class Trainer:
@@ -169,7 +149,7 @@ class Trainer:
         self.result = RunResult(str(self.output_dir))
         self.seconds: list[float] = []
         self.searched: UpdateReport | None = None  # the last update that had the regularizer
-        self.skipped_in_a_row = 0
+        self.skipped = SkippedUpdates(training.max_skipped, self.data.tasks, self.output_dir)
         self.stop = StopSignals(self.accelerator)
 
     def _keep_deltas(self) -> KeptDeltas:
@@ -244,11 +224,11 @@ class Trainer:
             report = self.model.update(*batches, unlabeled=beside, measure_gain=measured)
             batches_done += len(batches)
             if self.model.last_finite:
-                self.skipped_in_a_row = 0
+                self.skipped.none()
                 self.searched = self.searched if report.emb_val is None else report
                 self.telemetry.add(report)
             else:
-                self._tell_skipped(epoch, batches)
+                self.skipped.add(epoch, self.model.updates, batches)
             self.bar.update()
             if not self.bar.disable and self.model.updates % BAR_UPDATES == 1:
                 self.bar.set_postfix_str(self.telemetry.recent())
@@ -273,25 +253,6 @@ class Trainer:
             "holds the run: --resume goes on with it",
             number,
         )
-
-    def _tell_skipped(self, epoch: int, batches: Sequence[Batch]) -> None:
-        """Name an update whose step was skipped; stop where there were too many in a row.
-
-        Raises:
-            UserError: there were.
-        """
-        self.skipped_in_a_row += 1
-        uids = [uid for batch in batches for uid in batch.uids]
-        shown = ", ".join(uids[:SHOWN_UIDS]) + (", …" if len(uids) > SHOWN_UIDS else "")
-        tasks = ", ".join(dict.fromkeys(self.data.tasks[batch.task_id] for batch in batches))
-        which = f"update {self.model.updates}, task {tasks}, examples {shown}"
-        self.log.info("epoch %d, %s: the loss or its gradient is not finite; skipped", epoch, which)
-        if self.skipped_in_a_row >= self.config.training.max_skipped:
-            raise UserError(
-                f"{self.skipped_in_a_row} updates in a row had a loss or a gradient that is not finite (the last: "
-                f"{which}); the last checkpoint in {self.output_dir} is kept. Try a smaller --learning_rate, "
-                "--adv_radius or --adv_alpha"
-            )
 
     def _is_logged(self, update: int) -> bool:
         return update == 1 or update % self.config.training.log_per_updates == 0
@@ -320,7 +281,7 @@ class Trainer:
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.network.parameters()):
             raise UserError(
                 f"parameters are not finite after update {self.model.updates}; the last checkpoint in "
-                f"{self.output_dir} is kept. Try a smaller --learning_rate, --adv_radius or --adv_alpha"
+                f"{self.output_dir} is kept. {WHAT_HELPS}"
             )
 
     def _evaluate(self, epoch: int) -> None:

@@ -23,7 +23,9 @@ from data_utils.files import LOCK, held_folder
 from mt_dnn import token_arrays
 from mt_dnn.batcher import Batch
 from mt_dnn.checkpoint import checksum_of, newest_checkpoint
-from mt_dnn.trainer import Trainer, told_in_a_line
+from mt_dnn.mishaps import told_in_a_line
+from mt_dnn.selection import Selection
+from mt_dnn.trainer import Trainer
 from tests.mt_dnn.runs import RUN, SIFT, assert_same, parameters, tiny_config, tiny_run
 from tests.mt_dnn.test_token_arrays import mnli, task_defs, write  # noqa: F401
 
@@ -196,11 +198,10 @@ def test_without_a_checksum_a_checkpoint_has_to_be_readable(tmp_path: Path) -> N
         newest_checkpoint(tmp_path, told.append)
 
 
-def test_the_newest_are_kept_and_the_best_epochs(tmp_path: Path) -> None:
-    trainer = Trainer(tiny_config(tmp_path, "--epochs", "4", "--keep_last", "2"))
-    trainer.selection.value = lambda metrics: -float(len(trainer.result.history))  # type: ignore[method-assign]
-    trainer.run()
-    assert trainer.result.best_epoch == 0
+def test_the_newest_are_kept_and_the_best_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    falling = iter([4.0, 3.0, 2.0, 1.0])
+    monkeypatch.setattr(Selection, "value", lambda self, metrics: next(falling))
+    assert tiny_run(tmp_path, "--epochs", "4", "--keep_last", "2").best_epoch == 0
     found = {path.name for path in tmp_path.glob("model_*")}
     assert found == {f"model_{epoch}.pt{end}" for epoch in (0, 2, 3) for end in ("", ".sha256")}
 

@@ -1,0 +1,73 @@
+"""What befalls a run: updates that are not finite, too little memory, processes that die; each told in a line."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+
+from data_utils.errors import UserError
+from mt_dnn.batcher import Batch
+
+logger = logging.getLogger(__name__)
+
+SHOWN_UIDS = 8  # of a skipped update
+WHAT_HELPS = "Try a smaller --learning_rate, --adv_radius or --adv_alpha"
+
+
+class SkippedUpdates:
+    """Counts updates whose step was skipped, for their loss or gradient was not finite.
+
+    Args:
+        most: stop after so many in a row.
+        tasks: names by task id.
+        output_dir: of the run, for the message.
+    """
+
+    def __init__(self, most: int, tasks: Sequence[str], output_dir: object):
+        self.most, self.tasks, self.output_dir = most, tasks, output_dir
+        self.in_a_row = 0
+
+    def none(self) -> None:
+        """An update had its step."""
+        self.in_a_row = 0
+
+    def add(self, epoch: int, update: int, batches: Sequence[Batch]) -> None:
+        """Name an update that had none.
+
+        Raises:
+            UserError: there were too many in a row.
+        """
+        self.in_a_row += 1
+        uids = [uid for batch in batches for uid in batch.uids]
+        shown = ", ".join(uids[:SHOWN_UIDS]) + (", …" if len(uids) > SHOWN_UIDS else "")
+        tasks = ", ".join(dict.fromkeys(self.tasks[batch.task_id] for batch in batches))
+        which = f"update {update}, task {tasks}, examples {shown}"
+        logger.info("epoch %d, %s: the loss or its gradient is not finite; skipped", epoch, which)
+        if self.in_a_row >= self.most:
+            raise UserError(
+                f"{self.in_a_row} updates in a row had a loss or a gradient that is not finite (the last: {which}); "
+                f"the last checkpoint in {self.output_dir} is kept. {WHAT_HELPS}"
+            )
+
+
+@contextmanager
+def told_in_a_line() -> Iterator[None]:
+    """Errors from outside, as `UserError`s that say what helps."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = (str(error).splitlines() or [""])[0][:200]
+        if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in reason:
+            raise UserError(
+                "out of memory; what helps: a smaller --batch_size with --grad_accumulation_step, "
+                f"--max_tokens_per_batch, --grad_checkpointing, --bf16 ({reason})"
+            ) from error
+        if "DataLoader worker" in reason:
+            raise UserError(
+                f"a process that collates batches died ({reason}); what helps: more memory, or "
+                "--dataloader_num_workers 0"
+            ) from error
+        raise
