@@ -3,8 +3,8 @@
     python -m tests.soak --kills 200
 
 A run of `train.py` is killed (SIGKILL) at a random moment of its life, gone on with, killed again, until it ends; then
-the next run begins. Each has to end with the parameters, the optimizer's state, the scores and the log of updates of the
-run that nobody killed, bit for bit. Prints the counts; exit code 1 where anything differs.
+the next run begins. Each has to end with the parameters, the optimizer's state and the scores of the run that nobody
+killed, bit for bit, and with its updates told once each. Prints the counts; exit code 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def command(folder: Path, processes: int) -> list[str]:
         launcher += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes), "--master_port", "0"]
     flags = (
         f"--task_def {RUN / 'task_def.yml'} --data_dir {RUN / 'tinydata'} --train_datasets cola,mnli,stsb "
-        f"--test_datasets {DATASETS} --init_checkpoint {RUN / 'tiny'} --output_dir {folder} --log_file {folder / 'log.txt'} "
+        f"--test_datasets {DATASETS} --init_checkpoint {RUN / 'tiny'} --output_dir {folder} "
+        f"--log_file {folder / 'log.txt'} "
         "--epochs 3 --optimizer adamw --learning_rate 1e-3 --dataloader_num_workers 0 --log_per_updates 1 "
         "--adv_train --adv_norm_level post_ln --bregman_mu 1 --save_per_updates_on --save_per_updates 4 --keep_last 3"
     )
