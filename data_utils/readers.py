@@ -232,8 +232,9 @@ def read_score_file(path: Path | str) -> Scores:
     if not isinstance(content, dict) or not set(expected) <= content.keys():
         raise DataError(f"is no score file; expected a JSON object with the keys {', '.join(expected)}", path)
     uids, predictions, scores = content["uids"], content["predictions"], content["scores"]
-    by_token = any(isinstance(prediction, list) for prediction in predictions)
-    uneven = not by_token and len(scores) % max(len(uids), 1) != 0
+    # a sequence has scores by token, a chosen text those of its choices
+    own_counts = any(isinstance(prediction, list | str) for prediction in predictions)
+    uneven = not own_counts and len(scores) % max(len(uids), 1) != 0
     if len(predictions) != len(uids) or uneven or len(scores) < len(uids):
         raise DataError(
             f"found {len(uids)} uids, {len(predictions)} predictions and {len(scores)} scores; "
