@@ -112,10 +112,13 @@ def read_examples(path: Path, examples_of: Callable[[Row], Iterable[Example]]) -
     """
     for number, row in read_json_lines(path) if path.suffix == ".jsonl" else read_table(path):
         try:
-            yield from examples_of(row)
+            for example in examples_of(row):
+                if not all(isinstance(part, str) for part in example):
+                    raise TypeError(f"found {example} where texts are expected")
+                yield example
         except KeyError as error:
             raise DataError(f"found no {error}; the row has {', '.join(row)}", path, number) from error
-        except (TypeError, ValueError, IndexError) as error:
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise DataError(f"cannot be read as it is published: {error}", path, number) from error
 
 
