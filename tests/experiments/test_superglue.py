@@ -9,6 +9,8 @@ import pytest
 from data_utils.errors import DataError, FlagError
 from experiments.exp_def import TaskDefs
 from experiments.superglue.superglue_prepro import TASKS, main
+from mt_dnn.config import parse_args
+from mt_dnn.run_data import RunData
 from tests.experiments.publish import converted, trained, write_json
 from tests.experiments.scripts import EXPERIMENTS, calls_of, run_script
 
@@ -177,6 +179,15 @@ def test_what_is_not_there_is_told(tmp_path: Path):
         main(["--root_dir", str(tmp_path)])
     with pytest.raises(FlagError, match=r"'recrd' \(did you mean 'record'\?\)"):
         main(["--root_dir", str(tmp_path), "--tasks", "recrd"])
+
+
+def test_a_missing_set_names_both_commands(tmp_path: Path):
+    words = f"--task_def {TASK_DEF} --data_dir {tmp_path / 'x'} --train_datasets copa --test_datasets copa"
+    with pytest.raises(DataError, match="make it with: python .*superglue_prepro.py, then python prepro_std.py"):
+        RunData(parse_args(words.split()))
+    (tmp_path / "copa_train.tsv").touch()
+    with pytest.raises(DataError, match="make it with: python prepro_std.py"):
+        RunData(parse_args(words.split()))
 
 
 def test_from_the_release_to_the_scores(tmp_path: Path):

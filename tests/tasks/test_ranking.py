@@ -124,6 +124,16 @@ def test_relevances_may_be_named(encoder: Path, tmp_path: Path):
     assert (example["label"], example["olabel"]) == (0, [1.0, 0.0])
 
 
+def test_padding_that_a_file_has_is_left_out(data: Path, encoder: Path, dev: SingleTaskDataset, tmp_path: Path):
+    folder = write_task(tmp_path, DEFINITION, {"toy_dev": lines(100, 2)}, encoder, "--do_padding", "--max_seq_len", "9")
+    first = json.loads((folder / "toy_dev.json").read_text().splitlines()[0])
+    assert {len(row) for row in first["token_id"]} == {9} and 0 in first["attention_mask"][0]
+    padded = SingleTaskDataset(folder / "toy_dev.json", False, 0, dev.task_def)
+    for one, other in zip(padded, dev, strict=True):
+        assert one["lengths"] == other["lengths"] and one["label"] == other["label"]
+        assert np.array_equal(one["token_id"], other["token_id"])
+
+
 def test_an_example_may_lack_a_label_outside_training_sets(encoder: Path, tmp_path: Path):
     example = converted(tmp_path, encoder, "7\ta,b\t\tred\tblue\ttwo", split="test")
     assert list(example) == ["uid", "token_id", "type_id", "attention_mask", "ruid"]
