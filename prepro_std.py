@@ -16,6 +16,7 @@ from data_utils.prepro import (
     convert_split,
     find_splits,
     is_train_split,
+    prepro_command,
 )
 from data_utils.pretrained import folder_name
 from data_utils.readers import write_lines
@@ -65,10 +66,9 @@ def find_files(args: argparse.Namespace) -> list[Split]:
     if unused:
         print(f"ignored, no such task and split in {args.task_def}: {', '.join(unused)}")
     if not files:
+        command = prepro_command(args.task_def) or "python experiments/glue/glue_prepro.py"
         raise DataError(
-            f"found no TASK_SPLIT.tsv of the tasks {', '.join(absent)}; make them with: "
-            "python experiments/glue/glue_prepro.py",
-            args.root_dir,
+            f"found no TASK_SPLIT.tsv of the tasks {', '.join(absent)}; make them with: {command}", args.root_dir
         )
     if absent:
         print(f"skipped, no TSV in {args.root_dir}: {', '.join(absent)}")

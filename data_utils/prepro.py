@@ -140,6 +140,12 @@ def find_splits(root: Path, task_name: str, split_names: Sequence[str]) -> list[
     return sorted(suffix for suffix in suffixes if suffix in own or any(suffix.endswith(f"_{name}") for name in known))
 
 
+def prepro_command(task_def: Path | str) -> str | None:
+    """What makes the TSVs of a YAML's tasks: the prepro command that stands beside it, None where there is none."""
+    beside = sorted(Path(task_def).parent.glob("*prepro.py"))
+    return f"python {beside[0]}" if beside else None
+
+
 def is_train_split(name: str) -> bool:
     """Whether a split such as `train` or `001_train` is one to train on."""
     return name == "train" or name.endswith("_train")

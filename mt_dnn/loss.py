@@ -8,12 +8,14 @@ and "detached" says through which argument no gradient flows. `weight` (B,) mult
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+PADDING_LOGIT = -1e4  # no probability, and finite in half precision
 
 
 class LossCriterion(IntEnum):
@@ -67,6 +69,10 @@ class CeCriterion(Criterion):
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         return F.cross_entropy(_single(input), target, ignore_index=ignore_index, reduction="none")
+
+
+class RankCeCriterion(CeCriterion):
+    """Cross-entropy of groups' scores (groups, candidates), as `grouped` gives them, against the golds' places."""
 
 
 class SeqCeCriterion(CeCriterion):
@@ -136,6 +142,18 @@ class HLCriterion(Criterion):
         return (root_p - root_q).square().mean(1)
 
 
+def grouped(scores: Tensor, sizes: int | Sequence[int]) -> Tensor:
+    """Scores of rows, (rows,) or (rows, 1), group by group: (groups, rows of the largest), others without probability.
+
+    Args:
+        sizes: rows a group, or of each group.
+    """
+    if isinstance(sizes, int):
+        return scores.view(-1, sizes)
+    parts = scores.flatten().split(list(sizes))
+    return nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=PADDING_LOGIT)
+
+
 def _single(x: Tensor) -> Tensor:
     """`x` in single precision, or in its own where that is finer."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -164,6 +182,7 @@ def _stable_log_odds(p: Tensor) -> Tensor:
 LOSS_REGISTRY: dict[LossCriterion, Callable[..., Criterion]] = {
     LossCriterion.CeCriterion: CeCriterion,
     LossCriterion.MseCriterion: MseCriterion,
+    LossCriterion.RankCeCriterion: RankCeCriterion,
     LossCriterion.SeqCeCriterion: SeqCeCriterion,
     LossCriterion.KlCriterion: KlCriterion,
     LossCriterion.SymKlCriterion: SymKlCriterion,

@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from data_utils.errors import DataError, FlagError, nearest
+from data_utils.prepro import prepro_command
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
 from mt_dnn.config import CANONICAL_DATA, Config
@@ -86,8 +87,9 @@ class RunData:
         command = f"python prepro_std.py --model {self.config.encoder} --task_def {self.config.data.task_def}"
         if str(root) != CANONICAL_DATA:
             command += f" --root_dir {root}"
-        if not (root / f"{path.stem}.tsv").is_file() and "glue" in self.config.data.task_def:
-            command = f"python experiments/glue/glue_prepro.py, then {command}"
+        before = prepro_command(self.config.data.task_def)
+        if before is not None and not (root / f"{path.stem}.tsv").is_file():
+            command = f"{before}, then {command}"
         return command
 
 
