@@ -63,7 +63,7 @@ def calc_metrics(
         Where a metric has no value (a constant's correlation, AUC with one class, F1 without positives) it is 0.
 
     Raises:
-        UserError: no examples; sizes that differ; a metric that does not fit the labels or is not built yet.
+        UserError: no examples; sizes that differ; a metric that does not fit the labels.
     """
     golds, predictions, scores = np.asarray(golds), np.asarray(predictions), np.asarray(scores, dtype=np.float64)
     if not len(golds):
@@ -103,7 +103,7 @@ def _value(metric: Metric, golds: np.ndarray, predictions: np.ndarray, scores: n
         case Metric.Spearman:
             return _correlation(spearmanr, golds, scores)
     accepted = ", ".join(built.name for built in BUILT_METRICS)
-    raise UserError(f"metric {metric.name} is not built yet; accepted: {accepted}")
+    raise UserError(f"metric {metric.name} is not for such labels; accepted: {accepted}")
 
 
 def _correlation(correlate: Callable[..., Any], golds: np.ndarray, scores: np.ndarray) -> float:

@@ -76,7 +76,7 @@ def test_scores_that_are_not_finite_give_no_correlation():
 @pytest.mark.parametrize(
     ("metric", "golds", "scores", "words"),
     [
-        (Metric.SeqEval, [0, 1], np.zeros((2, 2)), "SeqEval is not built yet"),
+        (Metric.SeqEval, [0, 1], np.zeros((2, 2)), "SeqEval is not for such labels"),
         (Metric.F1, [0, 2], np.zeros((2, 3)), "F1MAC"),
         (Metric.AUC, [0, 1], np.zeros((2, 3)), "AUC"),
         (Metric.ACC, [], np.zeros((0, 2)), "no examples"),
