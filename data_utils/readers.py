@@ -21,6 +21,7 @@ CANONICAL_COLUMNS = {
     DataFormat.PremiseOnly: ("uid", "label", "premise"),
     DataFormat.PremiseAndOneHypothesis: ("uid", "label", "premise", "hypothesis"),
     DataFormat.Seqence: ("uid", "label", "premise"),
+    DataFormat.CLUE_SPAN: ("uid", "answers", "starts", "context", "question"),
 }
 
 
