@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data_utils.errors import DataError, FlagError, UserError
 from data_utils.metrics import Metric
 from data_utils.prepro import Line, Split, Tokenization, TokenizerSpec
-from data_utils.spans import Span, best_spans, text_of, tokens_of
+from data_utils.spans import Offsets, Span, best_spans, text_of, tokens_of
 from data_utils.squad_metrics import squad_v1, squad_v2
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion
@@ -47,6 +47,22 @@ class Chosen(NamedTuple):
     scores: np.ndarray
     texts: list[str]
     null_scores: Sequence[float] | np.ndarray = ()
+
+
+class Window(NamedTuple):
+    """A question with a part of its context.
+
+    number: of the line; answers: of the question, None without labels; spans: of each answer its first and last token,
+    counted in the whole context; first: the context's token with which the window begins; places: where the window has
+    its tokens of the context; example: as a token file holds it, without answers and labels.
+    """
+
+    number: int
+    answers: Answers | None
+    spans: list[tuple[int, int]]
+    first: int
+    places: list[int]
+    example: dict[str, Any]
 
 
 @dataclass
@@ -105,61 +121,15 @@ class SpanClassificationTask(Task):
             raise UserError(f"{where}: --do_padding is not there for spans; leave it out, train.py pads batches")
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
-        """Each question with each window of its context, the question first."""
-        spec, special = text.spec, text.tokenizer.num_special_tokens_to_add(pair=True)
-        _check_room(spec, special)
-        questions = text.pieces([fields["question"] for _, fields in lines])
-        contexts = text.pieces([fields["context"] for _, fields in lines])
-        for (number, fields), question, context in zip(lines, questions, contexts, strict=True):
-            answers = self._parse_answers(split, number, fields)
-            question.truncate(spec.max_query_len)
-            offsets = context.offsets
-            if not offsets:
-                raise DataError("found no token in the context; a question needs a text", split.path, number)
-            answer = tokens_of(offsets, *_characters(answers)) if answers and answers.texts else None
-            room = spec.max_seq_len - len(question) - special
-            context.truncate(room, stride=spec.doc_stride)
-            for window, part in enumerate((context, *context.overflowing)):
-                encoded = text.pair(question, part)
-                size, first = len(encoded["token_id"]), window * (room - spec.doc_stride)
-                places = [place for place, own in enumerate(encoded["is_special"]) if not own][len(question) :]
-                mapping: list[tuple[int, int] | None] = [None] * size
-                for place, own in zip(places, offsets[first : first + len(places)], strict=True):
-                    mapping[place] = own
-                example = {
-                    "uid": fields["uid"],
-                    "token_id": encoded["token_id"],
-                    "mask": [1] * size,
-                    "type_id": encoded["type_id"],
-                    "offset_mapping": mapping,
-                    "null_ans_index": NULL_ANSWER,
-                    "context": fields["context"],
-                }
-                if answers is not None:
-                    inside = answer is not None and first <= answer[0] and answer[1] < first + len(places)
-                    ends = [places[token - first] for token in answer] if answer and inside else [NULL_ANSWER] * 2
-                    example |= {"answer": self._answer_field(answers), "label": self._label(ends, inside)}
-                yield example
-
-    def _parse_answers(self, split: Split, number: int, fields: Mapping[str, str]) -> Answers | None:
-        """The columns `answers` and `starts`; None for an example without labels.
-
-        Raises:
-            DataError: no lists, or an answer that does not stand where it is said to; names file and line.
-        """
-        if not fields["answers"] and not split.is_train:
-            return None
-        texts = parse_list(split, number, "answers", fields["answers"])
-        starts = parse_list(split, number, "starts", fields["starts"], int)
-        if len(texts) != len(starts):
-            found = f"{len(texts)} answers and {len(starts)} starts"
-            raise DataError(f"expected the character at which each answer starts, found {found}", split.path, number)
-        for answer, start in zip(texts, starts, strict=True):
-            if not answer or start < 0 or fields["context"][start : start + len(answer)] != answer:
-                found = f"the answer {answer!r} is not at character {start} of the context, counted from 0"
-                raise DataError(found, split.path, number)
-        self._check_answers(texts, split, number)
-        return Answers(texts, starts)
+        for window in read_windows(split, lines, text):
+            example, answers = window.example, window.answers
+            if answers is not None:
+                self._check_answers(answers.texts, split, window.number)
+                first, last = window.spans[0] if window.spans else (-1, -1)  # the first answer is the one to learn
+                inside = window.first <= first and last < window.first + len(window.places)
+                ends = [window.places[token - window.first] if inside else NULL_ANSWER for token in (first, last)]
+                example |= {"answer": self._answer_field(answers), "label": self._label(ends, inside)}
+            yield example
 
     def _check_answers(self, texts: Sequence[str], split: Split, number: int) -> None:
         if not texts:
@@ -297,6 +267,75 @@ class SpanClassificationYNTask(SpanClassificationTask):
         return Chosen(predictions, scores, answered.texts, null_scores)
 
 
+def read_windows(split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[Window]:
+    """Each question of a TSV's lines with each window of its context, the question first.
+
+    Raises:
+        DataError: answers that cannot be used, or no text; names file and line.
+        FlagError: a window has no room for a token of its own.
+    """
+    spec, special = text.spec, text.tokenizer.num_special_tokens_to_add(pair=True)
+    _check_room(spec, special)
+    questions = text.pieces([fields["question"] for _, fields in lines])
+    contexts = text.pieces([fields["context"] for _, fields in lines])
+    for (number, fields), question, context in zip(lines, questions, contexts, strict=True):
+        answers = parse_answers(split, number, fields)
+        question.truncate(spec.max_query_len)
+        offsets = context.offsets
+        if not offsets:
+            raise DataError("found no token in the context; a question needs a text", split.path, number)
+        spans = [] if answers is None else _token_spans(offsets, answers, split, number)
+        room = spec.max_seq_len - len(question) - special
+        context.truncate(room, stride=spec.doc_stride)
+        for window, part in enumerate((context, *context.overflowing)):
+            encoded = text.pair(question, part)
+            size, first = len(encoded["token_id"]), window * (room - spec.doc_stride)
+            places = [place for place, own in enumerate(encoded["is_special"]) if not own][len(question) :]
+            mapping: list[tuple[int, int] | None] = [None] * size
+            for place, own in zip(places, offsets[first : first + len(places)], strict=True):
+                mapping[place] = own
+            example = {
+                "uid": fields["uid"],
+                "token_id": encoded["token_id"],
+                "mask": [1] * size,
+                "type_id": encoded["type_id"],
+                "offset_mapping": mapping,
+                "null_ans_index": NULL_ANSWER,
+                "context": fields["context"],
+            }
+            yield Window(number, answers, spans, first, places, example)
+
+
+def parse_answers(split: Split, number: int, fields: Mapping[str, str]) -> Answers | None:
+    """The columns `answers` and `starts`; None for an example without labels.
+
+    Raises:
+        DataError: no lists, or an answer that does not stand where it is said to; names file and line.
+    """
+    if not fields["answers"] and not split.is_train:
+        return None
+    texts = parse_list(split, number, "answers", fields["answers"])
+    starts = parse_list(split, number, "starts", fields["starts"], int)
+    if len(texts) != len(starts):
+        found = f"{len(texts)} answers and {len(starts)} starts"
+        raise DataError(f"expected the character at which each answer starts, found {found}", split.path, number)
+    for answer, start in zip(texts, starts, strict=True):
+        if not answer or start < 0 or fields["context"][start : start + len(answer)] != answer:
+            found = f"the answer {answer!r} is not at character {start} of the context, counted from 0"
+            raise DataError(found, split.path, number)
+    return Answers(texts, starts)
+
+
+def _token_spans(offsets: Offsets, answers: Answers, split: Split, number: int) -> list[tuple[int, int]]:
+    spans = []
+    for answer, start in zip(answers.texts, answers.starts, strict=True):
+        span = tokens_of(offsets, start, start + len(answer))
+        if span is None:
+            raise DataError(f"the answer {answer!r} is in no token of the context", split.path, number)
+        spans.append(span)
+    return spans
+
+
 def _check_room(spec: TokenizerSpec, special: int) -> None:
     needed = spec.max_query_len + special + spec.doc_stride + 1
     if spec.max_seq_len < needed:
@@ -304,11 +343,6 @@ def _check_room(spec: TokenizerSpec, special: int) -> None:
             f"--max_seq_len: found {spec.max_seq_len}, accepted: at least {needed}: --max_query_len "
             f"{spec.max_query_len}, {special} special tokens, --doc_stride {spec.doc_stride}, and one more"
         )
-
-
-def _characters(answers: Answers) -> tuple[int, int]:
-    """Of the first answer, the one to learn."""
-    return answers.starts[0], answers.starts[0] + len(answers.texts[0])
 
 
 def _is_span(label: Sequence[Any], length: int) -> bool:

@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tokenizers
 import torch
-import transformers
 
 import prepro_std
 from data_utils.errors import DataError, FlagError, TaskDefError, UserError
@@ -22,6 +20,7 @@ from mt_dnn.batcher import Collater, SingleTaskDataset
 from mt_dnn.loss import SpanCeCriterion
 from tasks import ModelInputs, Task, get_task
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
+from tests.tasks.long_texts import byte_tokenizer, long_text
 
 DEFINITION = """
 toy:
@@ -134,10 +133,6 @@ def test_padding_has_no_part_in_the_loss(data: Path):
 
 # Long texts
 
-WORDS_OF_MANY_KINDS = [
-    "Jürgen", "sells", "naïve", "cafe\u0301", "paintings,", "“quoted”", "日本語", "12,345", "😀", "straße", "Ελλάδα",
-    "नमस्ते", "don't", "e.g.", "unaffordableness", "(1895-1943).", "U.S.A.", "Москва", "ﬁnal", "x²",
-]  # fmt: skip
 LONG = """
 long:
   data_format: CLUE_SPAN
@@ -147,27 +142,9 @@ long:
 """
 
 
-def byte_tokenizer(folder: Path) -> str:
-    """A tokenizer of single bytes that puts its special tokens around and trims offsets as RoBERTa's does."""
-    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *alphabet])}
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, []))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    names = {"unk_token": "<unk>", "pad_token": "<pad>", "cls_token": "<s>", "sep_token": "</s>"}
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
-    return str(folder)
-
-
 def long_questions() -> Iterator[tuple[str, str, list[str], list[int]]]:
     """Id, text, answers and starts: each word of a long text is asked for, pairs and triples of words, and nothing."""
-    draw = random.Random(0)
-    words = [draw.choice(WORDS_OF_MANY_KINDS) for _ in range(60)]
-    context, starts = "", []
-    for word in words:
-        context += draw.choice([" ", "  "])
-        starts.append(len(context))
-        context += word
+    context, words, starts = long_text()
     for size in (1, 2, 3):
         for first in range(0, len(words) - size + 1, size):
             begin, end = starts[first], starts[first + size - 1] + len(words[first + size - 1])
