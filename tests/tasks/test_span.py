@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import predict
 import prepro_std
 from data_utils.errors import DataError, FlagError, TaskDefError, UserError
 from data_utils.metrics import Metric
@@ -99,6 +100,11 @@ def test_a_score_file_has_an_answer_a_question_and_the_run_s_flags_hold(data: Pa
         assert found["uids"] == [str(number) for number in range(100)]
         assert found["predictions"].count("") == none
         assert len(found["scores"]) == 200
+    words = ["--task", "perhaps", "--task_def", str(data.parent / "tasks.yml"), "--with_label"]
+    words += ["--prep_input", str(data / "perhaps_dev.json"), "--score", str(tmp_path / "again.json")]
+    predict.main([*words, "--checkpoint", str(tmp_path / "model_0.pt")])
+    again = read_score_file(tmp_path / "again.json")
+    assert (again["predictions"], again["metrics"]) == (found["predictions"], pytest.approx(found["metrics"]))
 
 
 def test_padding_has_no_part_in_the_loss(data: Path):
