@@ -215,9 +215,15 @@ class SpanClassificationTask(Task):
             question = questions.setdefault(uid, Question(context, golds))
             if question.context != context:
                 raise DataError(f"{uid}: two questions have this uid; accepted: one", dataset.path)
-            question.spans += best_spans(start, end, offsets[: len(start)], longest, N_BEST)
             null = int(sample.get("null_ans_index", NULL_ANSWER))
+            if offsets[null] is not None:
+                # MT-DNN's own files count the question's characters too, which cannot be told from the context's
+                raise DataError(f"{uid}: offset_mapping has to be null outside the context", dataset.path)
+            question.spans += best_spans(start, end, offsets[: len(start)], longest, N_BEST)
             question.null_score = min(question.null_score, float(start[null]) + float(end[null]))
+        for uid, question in questions.items():
+            if not question.spans:
+                raise DataError(f"{uid}: no token of the context has a finite score", dataset.path)
         return questions
 
     def _choose(self, questions: Sequence[Question]) -> Chosen:

@@ -357,6 +357,14 @@ def test_a_token_file_that_lacks_what_evaluation_needs_is_told(data: Path, tmp_p
     scores = [np.zeros((2, int(length))) for length in dataset.lengths]
     with pytest.raises(DataError, match="toy_dev.json: 0: found no context or no offset_mapping"):
         task_of(dataset).evaluate(dataset, [], scores, [])
+    samples[1]["offset_mapping"] = [(0, 0) if own is None else own for own in samples[0]["offset_mapping"]]
+    write_lines(tmp_path / "toy_dev.json", map(json.dumps, samples))
+    with pytest.raises(DataError, match="toy_dev.json: 0: offset_mapping has to be null outside the context"):
+        task_of(dataset).evaluate(dataset, [], scores, [])
+    samples[1]["offset_mapping"] = samples[0]["offset_mapping"]
+    write_lines(tmp_path / "toy_dev.json", map(json.dumps, samples))
+    with pytest.raises(DataError, match="toy_dev.json: 0: no token of the context has a finite score"):
+        task_of(dataset).evaluate(dataset, [], [np.full_like(own, np.nan) for own in scores], [])
     with pytest.raises(UserError, match="metric ACC is not one of SpanClassification's; accepted: EmF1, EmF12"):
         task_of(dataset).evaluate(dataset, [Metric.ACC], scores, [])
 
