@@ -35,7 +35,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--transformer_cache", default=".cache", help="folder for downloads")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--max_seq_len", type=int, default=512, help="longer examples are cut to so many tokens")
+    parser.add_argument("--doc_stride", type=int, default=128, help="spans: tokens that neighbouring windows share")
+    parser.add_argument("--max_query_len", type=int, default=64, help="spans: questions are cut to so many tokens")
     args = parser.parse_args(argv)
+    for name, least in (("doc_stride", 0), ("max_query_len", 1)):
+        if getattr(args, name) < least:
+            raise FlagError(f"--{name}: found {getattr(args, name)}, accepted: a whole number from {least}")
     if args.workers < 1:
         raise FlagError(f"--workers: found {args.workers}, accepted: a whole number from 1")
     return args
@@ -85,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         cache_dir=args.transformer_cache,
         max_seq_len=args.max_seq_len,
         do_padding=args.do_padding,
+        doc_stride=args.doc_stride,
+        max_query_len=args.max_query_len,
     )
     folder = args.root_dir / folder_name(args.model)
     with chunk_mapper(tokenizer, args.workers) as chunk_map:

@@ -25,6 +25,7 @@ CANONICAL_COLUMNS = {
     DataFormat.PremiseAndMultiHypothesis: ("uid", "ruid", "label", "premise", HYPOTHESES),
     DataFormat.Seqence: ("uid", "label", "premise"),
     DataFormat.ClozeChoice: ("uid", "choice", "answer", "label", "premise", HYPOTHESES),
+    DataFormat.CLUE_SPAN: ("uid", "answers", "starts", "context", "question"),
 }
 
 

@@ -97,7 +97,10 @@ class ModelConfig:
     answer_dropout_p: float = flag(0.1, "dropout of the answer network", at_least=0, below=1, notice=NO_SAN)
     answer_weight_norm_on: bool = flag(False, "weight normalization", notice=NO_SAN)
     mem_cum_type: str = flag("simple", "memory of the answer network", notice=NO_SAN)
-    max_answer_len: int = flag(10, "longest span", at_least=1, notice="span tasks are not built yet")
+    max_answer_len: int = flag(10, "spans: longest answer in tokens", at_least=1)
+    null_score_diff_threshold: float = flag(
+        0.0, "spans: a question has no answer where the score of none exceeds the best answer's by more than this"
+    )
     masked_lm_prob: float = flag(0.15, "share of masked tokens", at_least=0, below=1, notice=NO_MLM)
     short_seq_prob: float = flag(0.2, "share of short sequences", at_least=0, below=1, notice=NO_MLM)
     max_predictions_per_seq: int = flag(128, "most masked tokens", at_least=1, notice=NO_MLM)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from enum import IntEnum
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,24 @@ class CeCriterion(Criterion):
 
 class RankCeCriterion(CeCriterion):
     """Cross-entropy of groups' scores (groups, candidates), as `grouped` gives them, against the golds' places."""
+
+
+class SpanCeCriterion(Criterion):
+    """½ (cross-entropy of the start + of the end), each a mean over the rows whose target is not `ignore_index`.
+
+    Logits are a tuple: start and end (B, tokens), targets (B, 2). With a third part, log-odds (B,) that the row has an
+    answer, and a third column of targets, 0 or 1, the binary cross-entropy is added.
+    """
+
+    def forward(self, input: Any, target: Tensor, weight: Tensor | None = None, ignore_index: int = -1) -> Tensor:
+        start, end, *answerable = input
+        by_token = CeCriterion()
+        ends = [by_token(part, target[:, column], weight, ignore_index) for column, part in enumerate((start, end))]
+        loss = sum(ends) / 2
+        for log_odds in answerable:
+            rows = F.binary_cross_entropy_with_logits(_single(log_odds), target[:, 2].to(torch.float32), weight)
+            loss = loss + rows
+        return self.alpha * loss
 
 
 class SeqCeCriterion(CeCriterion):
@@ -183,6 +202,7 @@ LOSS_REGISTRY: dict[LossCriterion, Callable[..., Criterion]] = {
     LossCriterion.CeCriterion: CeCriterion,
     LossCriterion.MseCriterion: MseCriterion,
     LossCriterion.RankCeCriterion: RankCeCriterion,
+    LossCriterion.SpanCeCriterion: SpanCeCriterion,
     LossCriterion.SeqCeCriterion: SeqCeCriterion,
     LossCriterion.KlCriterion: KlCriterion,
     LossCriterion.SymKlCriterion: SymKlCriterion,

@@ -64,6 +64,7 @@ class Task:
 
     Args:
         task_def: the task's definition.
+        opt: the run's flags by name, as a checkpoint's `config` has them; None where only data is read.
 
     Attributes:
         default_loss: criterion of the gold labels where the definition names none.
@@ -83,8 +84,9 @@ class Task:
     many_rows = False
     view = TaskType.Classification
 
-    def __init__(self, task_def: TaskDef):
+    def __init__(self, task_def: TaskDef, opt: Mapping[str, Any] | None = None):
         self.task_def = task_def
+        self.opt: Mapping[str, Any] = opt or {}
 
     # definition
 
@@ -285,10 +287,10 @@ def task_class(task_type: TaskType) -> type[Task]:
     return TASK_REGISTRY[task_type.name]
 
 
-def get_task(task_def: TaskDef) -> Task:
-    """The task object of a definition.
+def get_task(task_def: TaskDef, opt: Mapping[str, Any] | None = None) -> Task:
+    """The task object of a definition; arguments of `Task`.
 
     Raises:
         TaskDefError: the task type has no class yet.
     """
-    return task_class(task_def.task_type)(task_def)
+    return task_class(task_def.task_type)(task_def, opt)

@@ -151,17 +151,18 @@ class SequenceLabelingTask(Task):
         return ~np.isin(labels, special)
 
 
-def parse_list(split: Split, number: int, column: str, text: str) -> list[str]:
-    """A list of texts written in Python's or JSON's way, read as data.
+def parse_list(split: Split, number: int, column: str, text: str, kind: type[Any] = str) -> list[Any]:
+    """A list of texts (or of another kind) written in JSON's or Python's way, read as data.
 
     Raises:
         DataError: it is none; names file and line.
     """
-    for parse in (ast.literal_eval, json.loads):
+    for parse in (json.loads, ast.literal_eval):  # JSON first: Python reads its escapes of rarer characters otherwise
         try:
             parsed = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        if isinstance(parsed, list) and all(isinstance(item, str) for item in parsed):
+        if isinstance(parsed, list) and all(type(item) is kind for item in parsed):
             return parsed
-    raise DataError(f"{column}: found {text[:60]!r}; accepted: a list of texts such as ['a', 'b']", split.path, number)
+    accepted = "texts such as ['a', 'b']" if kind is str else "whole numbers such as [3, 14]"
+    raise DataError(f"{column}: found {text[:60]!r}; accepted: a list of {accepted}", split.path, number)

@@ -83,7 +83,7 @@ class Comparison:
 
         Spans give two: where they start and where they end, over the tokens of an example.
         """
-        logits = logits_of(output)
+        logits = self._compared(output)
         if self.task_type == TaskType.Ranking:
             return tuple(grouped(part, self.pairwise) for part in logits)
         if self.task_type in SPANS:
@@ -91,6 +91,11 @@ class Comparison:
         if self.task_type in TOKENS:
             return tuple(part[self.counted] for part in logits)
         return logits
+
+    def _compared(self, output: Any) -> tuple[Tensor, ...]:
+        """The logits that count; of spans not those that say whether there is an answer."""
+        logits = logits_of(output)
+        return logits[:2] if self.task_type in SPANS else logits
 
     def pairs(self, output: Any) -> list[tuple[Tensor, Tensor]]:
         """Perturbed and clean rows, part by part."""
@@ -109,7 +114,7 @@ class Comparison:
     def finite(self, output: Any) -> Tensor:
         """Whether an example's logits are finite, (batch,); of tokens' logits, those that count."""
         finite = torch.ones(len(self.mask), dtype=torch.bool, device=self.mask.device)
-        for part in logits_of(output):
+        for part in self._compared(output):
             usable = part.detach().isfinite()
             if self.task_type in SPANS:
                 usable = usable | (self.mask == 0)
