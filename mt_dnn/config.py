@@ -17,7 +17,8 @@ from mt_dnn.flags import FlagParser, add_flags, build, check_flags, flag, flags_
 
 CANONICAL_DATA = "data/canonical_data"
 
-NO_SAN = "the stochastic answer network is not built yet"
+SAN_ATTENTIONS = ("bilinear", "simple", "flatsim", "default", "defualt")  # the last as MT-DNN's help spells it
+SAN_CELLS = ("gru", "lstm", "rnn")
 NO_MLM = "masked language modeling is not built yet"
 LENGTH_GROUPS = "no use any more: batches are grouped by length, --no_group_by_length switches that off"
 LAUNCHER = "no use any more: torchrun or `accelerate launch` starts the processes and tells them this"
@@ -85,18 +86,28 @@ class ModelConfig:
     master_addr: str = flag("localhost", "address of the first process", notice=LAUNCHER)
     master_port: str = flag("6600", "port of the first process", notice=LAUNCHER)
     backend: str = flag("nccl", "backend of torch.distributed", notice=LAUNCHER)
-    answer_opt: int = flag(1, "use the answer network", notice=NO_SAN)
-    answer_num_turn: int = flag(5, "turns of the answer network", at_least=1, notice=NO_SAN)
-    answer_mem_drop_p: float = flag(0.1, "dropout of turns", at_least=0, below=1, notice=NO_SAN)
-    answer_mem_type: int = flag(1, "1: average over turns", notice=NO_SAN)
-    answer_merge_opt: int = flag(1, "1: merge difference and product too", notice=NO_SAN)
-    answer_att_hidden_size: int = flag(128, "hidden size of the attention", at_least=1, notice=NO_SAN)
-    answer_att_type: str = flag("bilinear", "attention of the answer network", notice=NO_SAN)
-    answer_sum_att_type: str = flag("bilinear", "attention of the summary", notice=NO_SAN)
-    answer_rnn_type: str = flag("gru", "cell of the answer network", notice=NO_SAN)
-    answer_dropout_p: float = flag(0.1, "dropout of the answer network", at_least=0, below=1, notice=NO_SAN)
-    answer_weight_norm_on: bool = flag(False, "weight normalization", notice=NO_SAN)
-    mem_cum_type: str = flag("simple", "memory of the answer network", notice=NO_SAN)
+    answer_opt: int = flag(1, "0: tasks with enable_san have the pooled head all the same", choices=(0, 1))
+    answer_num_turn: int = flag(5, "turns of the answer network", at_least=1)
+    answer_mem_type: int = flag(1, "1: mean probabilities of all turns, 0: the last turn", choices=(0, 1))
+    answer_mem_drop_p: float = flag(0.1, "share of turns left out in training, one is kept", at_least=0, below=1)
+    answer_merge_opt: int = flag(1, "1: the classifier sees [x; h; |x - h|; x * h], 0: [x; h]", choices=(0, 1))
+    answer_att_type: str = flag("bilinear", "how a turn scores the premise's tokens", choices=SAN_ATTENTIONS)
+    answer_att_hidden_size: int = flag(
+        128, "hidden size of the attention", at_least=1, notice="no use, in MT-DNN neither: the encoder's size is taken"
+    )
+    answer_sum_att_type: str = flag(
+        "bilinear",
+        "attention of the sum",
+        notice="no use, in MT-DNN neither: --mem_cum_type says how the hypothesis is summed up",
+    )
+    answer_rnn_type: str = flag("gru", "cell of the answer network", choices=SAN_CELLS)
+    answer_dropout_p: float = flag(
+        0.1, "dropout of answer networks whose task sets none by dropout_p", at_least=0, below=1
+    )
+    answer_weight_norm_on: bool = flag(False, "weight normalization of the answer network")
+    mem_cum_type: str = flag(
+        "simple", "score of the hypothesis's tokens: linear, or behind a hidden layer", choices=("simple", "mlp")
+    )
     max_answer_len: int = flag(10, "longest span", at_least=1, notice="span tasks are not built yet")
     masked_lm_prob: float = flag(0.15, "share of masked tokens", at_least=0, below=1, notice=NO_MLM)
     short_seq_prob: float = flag(0.2, "share of short sequences", at_least=0, below=1, notice=NO_MLM)
@@ -144,7 +155,9 @@ class TrainingConfig:
     dropout_w: float = flag(
         0.0, "dropout of weights", notice="no use any more: --dropout_p and --weight_decay regularize"
     )
-    vb_dropout: bool = flag(True, "variational dropout; the flag alone switches it off", notice=NO_SAN, const=False)
+    vb_dropout: bool = flag(
+        True, "heads drop the same entries of all tokens of an example; the flag alone switches it off", const=False
+    )
     seed: int = flag(2018, "seed of everything random", at_least=0)
     log_per_updates: int = flag(500, "updates between log lines", at_least=1)
     save_per_updates: int = flag(10000, "updates between checkpoints with --save_per_updates_on", at_least=1)

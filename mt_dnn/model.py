@@ -290,7 +290,7 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
     Of a checkpoint the encoder is taken; heads start anew, for their tasks may be others.
     """
     model, training = config.model, config.training
-    opt = {"task_def_list": list(task_defs), "dropout_p": training.dropout_p}
+    opt = {**config.to_flat(), "task_def_list": list(task_defs)}
     settings = {"dropout_p": training.bert_dropout_p, "num_hidden_layers": model.num_hidden_layers}
     if not is_checkpoint(config.encoder):
         encoder = load_encoder(config.encoder, cache_dir=training.transformer_cache, **settings)  # type: ignore[arg-type]
