@@ -12,6 +12,7 @@ from typing import Any
 
 from data_utils.errors import FlagError
 from data_utils.pretrained import folder_name
+from data_utils.task_def import EncoderModelType
 from mt_dnn.adversarial_config import AdversarialConfig, adversarial_notices, translate_numbers
 from mt_dnn.flags import FlagParser, add_flags, build, check_flags, flag, flags_of
 
@@ -67,7 +68,7 @@ class ModelConfig:
     )
     bert_model_type: str = flag("bert-base-uncased", "encoder where --init_checkpoint is left out")
     encoder_type: int = flag(
-        1, "kind of encoder", at_least=1, notice="no use any more: the encoder's own configuration tells its kind"
+        1, "4: LSTMs over the encoder's word embeddings; others: the encoder's own configuration tells", at_least=1
     )
     num_hidden_layers: int = flag(-1, "use the first N layers of the encoder; -1: all", at_least=-1)
     update_bert_opt: int = flag(0, "above 0: the encoder is frozen", at_least=0)
@@ -307,6 +308,8 @@ def _notices(given: Mapping[str, Any], config: Config) -> list[str]:
     """A line for each flag given without effect, in the order given."""
     flags = {name: spec for group in GROUPS.values() for name, spec in flags_of(group).items()}
     lines = [f"--{name}: {flags[name].notice}" for name in given if flags[name].notice]
+    if "encoder_type" in given and config.model.encoder_type != EncoderModelType.SAN:
+        lines.append("--encoder_type: no use any more but for 4: the encoder's own configuration tells its kind")
     if config.training.model_ckpt is not None and not config.training.resume:
         lines.append("--model_ckpt: no effect without --resume")
     if "batch_size" in given and config.training.max_tokens_per_batch:

@@ -11,8 +11,16 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from data_utils.errors import DataError, FlagError
+from data_utils.task_def import EncoderModelType
 from experiments.exp_def import TaskDef
-from module.encoder import checkpoint_activations, compile_layers, encoder_from_config, is_checkpoint, load_encoder
+from module.encoder import (
+    checkpoint_activations,
+    compile_layers,
+    encoder_from_config,
+    is_checkpoint,
+    load_encoder,
+    without_attention,
+)
 from module.linear import choose_linears
 from module.noise import example_seeds
 from module.noise_injection import UnsupportedLevelError
@@ -287,7 +295,8 @@ def _report(value: ObjectiveValue, batch: Batch) -> UpdateReport:
 def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwork:
     """The network over the configuration's encoder: by name, from a folder, or out of an MT-DNN checkpoint.
 
-    Of a checkpoint the encoder is taken; heads start anew, for their tasks may be others.
+    Of a checkpoint the encoder is taken; heads start anew, for their tasks may be others. With `--encoder_type 4` its
+    word embeddings alone are kept, under LSTMs.
     """
     model, training = config.model, config.training
     opt = {**config.to_flat(), "task_def_list": list(task_defs)}
@@ -299,6 +308,8 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
         content = load_checkpoint(config.encoder)
         network = SANBertNetwork(opt, encoder_from_config(content["config"], **settings))  # type: ignore[arg-type]
         load_state(network, content["state"], config.encoder, encoder_only=True)
+    if model.encoder_type == EncoderModelType.SAN:
+        network = SANBertNetwork(opt, without_attention(network.bert, training.bert_dropout_p))
     if training.grad_checkpointing:
         try:
             checkpoint_activations(network.bert)
