@@ -37,7 +37,9 @@ class DataConfig:
     test_datasets: tuple[str, ...] = flag(("mnli_matched", "mnli_mismatched"), "datasets to evaluate on")
     glue_format_on: bool = flag(False, "write GLUE's submission files too")
     mkd_opt: int = flag(
-        0, "knowledge distillation", at_least=0, notice="distillation is not built yet; labels alone are learned"
+        0,
+        "above 0: the task's kd_loss compares training examples with their softlabel, where they have one",
+        at_least=0,
     )
     do_padding: bool = flag(False, "pad every batch to --max_seq_len")
     tokenizer: str | None = flag(

@@ -29,7 +29,7 @@ from mt_dnn.bregman import BregmanTerm
 from mt_dnn.checkpoint import load_checkpoint, load_state, save_checkpoint
 from mt_dnn.config import Config
 from mt_dnn.kept_deltas import KeptDeltas
-from mt_dnn.loss import LOSS_REGISTRY, Criterion, LossCriterion
+from mt_dnn.loss import LOSS_REGISTRY, CeCriterion, Criterion, LossCriterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.objective import ObjectiveValue, TrainingObjective
 from mt_dnn.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
@@ -332,13 +332,16 @@ def build_objective(config: Config, network: SANBertNetwork, total_updates: int 
     """Task losses, and the regularizer and the proximal term that the configuration asks for."""
     adversarial = config.adversarial
     criteria = [_criterion(task.task_def.loss) for task in network.tasks]
+    kd_criteria = []
+    if config.data.mkd_opt > 0:
+        kd_criteria = [_criterion_of_scores(task.task_def.kd_loss) for task in network.tasks]
     bregman = None
     if adversarial.bregman_mu > 0:
         bregman = BregmanTerm(network, adversarial.bregman_mu, adversarial.betas, total_updates)
     try:
         perturbation = build_perturbation(config, network)
         alpha = adversarial.adv_alpha * adversarial.adv_every
-        return TrainingObjective(network, criteria, perturbation, alpha, bregman)
+        return TrainingObjective(network, criteria, perturbation, alpha, bregman, kd_criteria)
     except UnsupportedLevelError as error:
         raise FlagError(f"--adv_norm_level: {error}") from error
 
@@ -378,3 +381,13 @@ def _criterion(loss: LossCriterion) -> Criterion:
         accepted = ", ".join(known.name for known in LOSS_REGISTRY)
         raise FlagError(f"loss {loss.name} is not built yet; accepted: {accepted}")
     return LOSS_REGISTRY[loss]()
+
+
+def _criterion_of_scores(loss: LossCriterion) -> Criterion:
+    """A criterion that compares logits with logits, not with labels."""
+    criterion = _criterion(loss)
+    if isinstance(criterion, CeCriterion):
+        of_labels = [name for name, kind in LOSS_REGISTRY.items() if isinstance(kind(), CeCriterion)]
+        accepted = ", ".join(name.name for name in LOSS_REGISTRY if name not in of_labels)
+        raise FlagError(f"kd_loss {loss.name} compares with labels, not with a teacher's scores; accepted: {accepted}")
+    return criterion
