@@ -81,7 +81,6 @@ class SanModel(PreTrainedModel):
 
     config_class = SanConfig
     base_model_prefix = "san"
-    _no_split_modules = ("SanLayer",)
 
     def __init__(self, config: SanConfig):
         super().__init__(config)
@@ -95,7 +94,7 @@ class SanModel(PreTrainedModel):
 
         The LayerNorm of the embedding block is taken over too, where there is one of that size.
         """
-        words = encoder.get_input_embeddings()
+        words: Any = encoder.get_input_embeddings()
         size, vocabulary = words.weight.size(1), words.weight.size(0)
         config = encoder.config
         model = cls(
@@ -118,7 +117,7 @@ class SanModel(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.embeddings.word_embeddings
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.embeddings.word_embeddings = value
 
     def _init_weights(self, module: nn.Module) -> None:

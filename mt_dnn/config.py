@@ -43,7 +43,7 @@ class DataConfig:
     )
     do_padding: bool = flag(False, "pad every batch to --max_seq_len")
     tokenizer: str | None = flag(
-        None, "tokenizer that --save_hf writes: hub name, local folder or embedded-minilm", shown="the encoder's"
+        None, "tokenizer of --save_hf and --dropout_w: hub name, local folder, embedded-minilm", shown="the encoder's"
     )
     dataloader_num_workers: int = flag(2, "processes that collate batches", at_least=0)
     log_file: str = flag("mt-dnn-train.log", "file of the log")
@@ -156,7 +156,7 @@ class TrainingConfig:
     dropout_p: float = flag(0.1, "dropout of heads whose task sets none", at_least=0, below=1)
     bert_dropout_p: float = flag(0.1, "dropout of the encoder", at_least=0, below=1)
     dropout_w: float = flag(
-        0.0, "dropout of weights", notice="no use any more: --dropout_p and --weight_decay regularize"
+        0.0, "share of the words of training examples that become the unknown one", at_least=0, below=1
     )
     vb_dropout: bool = flag(
         True, "heads drop the same entries of all tokens of an example; the flag alone switches it off", const=False
@@ -195,7 +195,7 @@ class TrainingConfig:
     fp16_opt_level: str = flag("O1", "apex level", notice="no use any more: --fp16 is torch's own mixed precision")
     transformer_cache: str = flag(".cache", "folder of downloaded encoders")
     encode_mode: bool = flag(
-        False, "only encode", notice="no use here: features are experiments/dump_embedding's work, not built yet"
+        False, "train nothing: write the encoder's output for each test dataset to DATASET_encoding.pt"
     )
     debug: bool = flag(False, "debug", notice="no use any more: --log_per_updates 1 logs every update")
 
@@ -318,5 +318,7 @@ def _notices(given: Mapping[str, Any], config: Config) -> list[str]:
         lines.append("--batch_size: no effect with --max_tokens_per_batch, which bounds a batch by its tokens")
     if config.training.save_hf is None:
         of_text = [name for name in ("tokenizer", "do_lower_case") if name in given]
+        if config.training.dropout_w and "tokenizer" in of_text:
+            of_text.remove("tokenizer")  # it tells which token is the unknown one
         lines += [f"--{name}: no effect without --save_hf; prepro_std.py tokenizes the text" for name in of_text]
     return lines + adversarial_notices(given, config.adversarial)

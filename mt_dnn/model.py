@@ -35,6 +35,7 @@ from mt_dnn.objective import ObjectiveValue, TrainingObjective
 from mt_dnn.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
 from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnReleasePerturbation, SiftPerturbation
 from mt_dnn.processes import build_accelerator
+from mt_dnn.word_dropout import WordDropout
 from mt_dnn.word_gradient import WordGradient
 from tasks import Values
 
@@ -121,6 +122,7 @@ class MTDNNModel:
         self.perturbation, self.bregman = objective.perturbation, objective.bregman
         self.word_gradient = WordGradient.of(objective, self.network.bert.get_input_embeddings(), self.accelerator)
         self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
+        self.word_dropout = WordDropout.of(config)
         self.updates = 0
         self.skipped_steps = 0
 
@@ -197,9 +199,14 @@ class MTDNNModel:
         unlabeled_seeds: list[int] = []
         if unlabeled is not None:
             unlabeled_seeds = example_seeds(seed, self.updates, [f"unlabeled/{uid}" for uid in unlabeled.row_uids])
+            if self.word_dropout is not None:
+                unlabeled = self.word_dropout(unlabeled, unlabeled_seeds)
         seeds = example_seeds(seed, self.updates, batch.row_uids)
+        batch = self.network.tasks[batch.task_id].prepare(batch, seeds)
+        if self.word_dropout is not None:
+            batch = self.word_dropout(batch, seeds)
         return self.objective(
-            self.network.tasks[batch.task_id].prepare(batch, seeds).to(device),
+            batch.to(device),
             seeds,
             None if unlabeled is None else unlabeled.to(device),
             unlabeled_seeds,
