@@ -243,3 +243,34 @@ def read_score_file(path: Path | str) -> Scores:
             path,
         )
     return Scores(metrics=content["metrics"], predictions=predictions, uids=uids, scores=scores)
+
+
+def read_scores(path: Path | str, uids: Sequence[str], n_class: int) -> tuple[list[Any], list[np.ndarray]]:
+    """Predictions and scores of a score file, in the order of `uids`.
+
+    Args:
+        uids: ids of a dataset's examples; the file has to hold the same.
+        n_class: scores of an example, or of each of its labels where its prediction is a list.
+
+    Returns:
+        Of each example its prediction, and its scores: (n_class,), or (labels, n_class).
+
+    Raises:
+        DataError: as `read_score_file`; of other examples, or with another number of scores.
+    """
+    found = read_score_file(path)
+    places = {uid: place for place, uid in enumerate(found["uids"])}
+    lacking = [uid for uid in uids if uid not in places]
+    if lacking or len(found["uids"]) != len(uids):
+        what = f"; it has none for the id {lacking[0]!r}" if lacking else ""
+        count = len(found["uids"])
+        raise DataError(f"is of {count} examples, not of the {len(uids)} of the dataset{what}", path)
+    shapes = [(len(own), n_class) if isinstance(own, list) else (n_class,) for own in found["predictions"]]
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    values = np.asarray(found["scores"], dtype=np.float64)
+    if len(values) != sum(sizes):
+        raise DataError(f"holds {len(values)} scores; of {n_class} classes {sum(sizes)} were expected", path)
+    parts = np.split(values, np.cumsum(sizes)[:-1])
+    # Where ids repeat, the order of both files tells which is which.
+    order = list(range(len(uids))) if list(uids) == found["uids"] else [places[uid] for uid in uids]
+    return [found["predictions"][place] for place in order], [parts[place].reshape(shapes[place]) for place in order]
