@@ -16,6 +16,7 @@ from data_utils.prepro import (
     convert_split,
     find_splits,
     is_train_split,
+    prepro_command,
 )
 from data_utils.pretrained import folder_name
 from data_utils.readers import write_lines
@@ -34,7 +35,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--transformer_cache", default=".cache", help="folder for downloads")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--max_seq_len", type=int, default=512, help="longer examples are cut to so many tokens")
+    parser.add_argument("--doc_stride", type=int, default=128, help="spans: tokens that neighbouring windows share")
+    parser.add_argument("--max_query_len", type=int, default=64, help="spans: questions are cut to so many tokens")
     args = parser.parse_args(argv)
+    for name, least in (("doc_stride", 0), ("max_query_len", 1)):
+        if getattr(args, name) < least:
+            raise FlagError(f"--{name}: found {getattr(args, name)}, accepted: a whole number from {least}")
     if args.workers < 1:
         raise FlagError(f"--workers: found {args.workers}, accepted: a whole number from 1")
     return args
@@ -65,10 +71,9 @@ def find_files(args: argparse.Namespace) -> list[Split]:
     if unused:
         print(f"ignored, no such task and split in {args.task_def}: {', '.join(unused)}")
     if not files:
+        command = prepro_command(args.task_def) or "python experiments/glue/glue_prepro.py"
         raise DataError(
-            f"found no TASK_SPLIT.tsv of the tasks {', '.join(absent)}; make them with: "
-            "python experiments/glue/glue_prepro.py",
-            args.root_dir,
+            f"found no TASK_SPLIT.tsv of the tasks {', '.join(absent)}; make them with: {command}", args.root_dir
         )
     if absent:
         print(f"skipped, no TSV in {args.root_dir}: {', '.join(absent)}")
@@ -85,6 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         cache_dir=args.transformer_cache,
         max_seq_len=args.max_seq_len,
         do_padding=args.do_padding,
+        doc_stride=args.doc_stride,
+        max_query_len=args.max_query_len,
     )
     folder = args.root_dir / folder_name(args.model)
     with chunk_mapper(tokenizer, args.workers) as chunk_map:

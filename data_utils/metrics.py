@@ -1,4 +1,4 @@
-"""Metrics of a dataset, in percent, by scikit-learn and SciPy."""
+"""Metrics of a dataset, in percent, by scikit-learn, SciPy and seqeval."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.stats import pearsonr, spearmanr
+from seqeval.metrics import f1_score as seqeval_f1
+from seqeval.metrics.sequence_labeling import get_entities
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews_corrcoef, roc_auc_score
 
 from data_utils.errors import UserError
@@ -63,7 +65,7 @@ def calc_metrics(
         Where a metric has no value (a constant's correlation, AUC with one class, F1 without positives) it is 0.
 
     Raises:
-        UserError: no examples; sizes that differ; a metric that does not fit the labels or is not built yet.
+        UserError: no examples; sizes that differ; a metric that does not fit the labels.
     """
     golds, predictions, scores = np.asarray(golds), np.asarray(predictions), np.asarray(scores, dtype=np.float64)
     if not len(golds):
@@ -103,7 +105,7 @@ def _value(metric: Metric, golds: np.ndarray, predictions: np.ndarray, scores: n
         case Metric.Spearman:
             return _correlation(spearmanr, golds, scores)
     accepted = ", ".join(built.name for built in BUILT_METRICS)
-    raise UserError(f"metric {metric.name} is not built yet; accepted: {accepted}")
+    raise UserError(f"metric {metric.name} is not one of classes or numbers; accepted: {accepted}")
 
 
 def _correlation(correlate: Callable[..., Any], golds: np.ndarray, scores: np.ndarray) -> float:
@@ -139,3 +141,32 @@ def _require_two_classes(metric: Metric, labels: np.ndarray) -> None:
     if not np.isin(labels, (0, 1)).all():
         found = ", ".join(str(label) for label in np.unique(labels).tolist()[:5])
         raise UserError(f"metric {metric.name} is for the classes 0 and 1; found {found}; F1MAC and F1MIC take more")
+
+
+def entity_f1(golds: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> float:
+    """F1 of the entities of all sentences together, in percent; 0 where there is none to find and none found.
+
+    An entity is found where one of the same type has the same first and last word. Tags are read as the evaluation of
+    CoNLL reads them, which is seqeval's default mode [Tjong Kim Sang and De Meulder 2003]: an `I-` after `O` or after
+    another type begins an entity too.
+
+    Args:
+        golds, predictions: of each sentence a tag a word, such as B-PER, I-PER or O.
+    """
+    return 100.0 * float(seqeval_f1(_lists(golds), _lists(predictions), zero_division=0))
+
+
+def mean_entity_f1(golds: Sequence[Sequence[str]], predictions: Sequence[Sequence[str]]) -> float:
+    """The mean over sentences of each one's `entity_f1`; 100 for a sentence without entities in which none is found."""
+    sentences = zip(_lists(golds), _lists(predictions), strict=True)
+    values = [
+        entity_f1([gold], [found]) if get_entities(gold) or get_entities(found) else 100.0 for gold, found in sentences
+    ]
+    return float(np.mean(values))
+
+
+ENTITY_METRICS = {Metric.SeqEval: entity_f1, Metric.SeqEvalList: mean_entity_f1}
+
+
+def _lists(sentences: Sequence[Sequence[str]]) -> list[list[str]]:
+    return [list(tags) for tags in sentences]

@@ -37,6 +37,8 @@ class TokenizerSpec:
         cache_dir: as in `load_tokenizer`.
         max_seq_len: longer examples are cut to so many tokens, the longer text of a pair first.
         do_padding: pad every example to `max_seq_len`.
+        doc_stride: tokens that neighbouring windows of a long document share.
+        max_query_len: a longer question is cut to so many tokens.
     """
 
     name: str
@@ -44,6 +46,8 @@ class TokenizerSpec:
     cache_dir: str | None = None
     max_seq_len: int = 512
     do_padding: bool = False
+    doc_stride: int = 128
+    max_query_len: int = 64
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,23 @@ class Tokenization:
                 "type_id": encoded.type_ids if self._has_types else [0] * len(encoded.ids),
                 "attention_mask": encoded.attention_mask,
             }
+
+    def pieces(self, texts: Sequence[str]) -> list[Any]:
+        """Texts as encodings of the tokenizers library, neither cut nor padded, without special tokens."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.encode_special_tokens = self.tokenizer.split_special_tokens
+        backend.no_truncation()
+        backend.no_padding()
+        return backend.encode_batch(list(texts), add_special_tokens=False)
+
+    def pair(self, first: Any, second: Any) -> dict[str, list[int]]:
+        """Two of `pieces` with the special tokens of a pair: `token_id`, `type_id`, and `is_special`, 1 at those."""
+        joined = self.tokenizer.backend_tokenizer.post_process(first, second)
+        return {
+            "token_id": joined.ids,
+            "type_id": joined.type_ids if self._has_types else [0] * len(joined.ids),
+            "is_special": joined.special_tokens_mask,
+        }
 
     def _backend(self) -> Any:
         """The tokenizer below transformers' own, set to cut and to pad: a call of it counts no characters."""
@@ -138,6 +159,12 @@ def find_splits(root: Path, task_name: str, split_names: Sequence[str]) -> list[
     prefix = f"{task_name}_"
     suffixes = [path.stem.removeprefix(prefix) for path in root.glob("*.tsv") if path.name.startswith(prefix)]
     return sorted(suffix for suffix in suffixes if suffix in own or any(suffix.endswith(f"_{name}") for name in known))
+
+
+def prepro_command(task_def: Path | str) -> str | None:
+    """What makes the TSVs of a YAML's tasks: the prepro command that stands beside it, None where there is none."""
+    beside = sorted(Path(task_def).parent.glob("*prepro.py"))
+    return f"python {beside[0]}" if beside else None
 
 
 def is_train_split(name: str) -> bool:

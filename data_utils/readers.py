@@ -17,10 +17,15 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 MASK, SHORT_MASK = "attention_mask", "mask"  # MT-DNN's files of spans have the short name
 
+HYPOTHESES = "hypotheses"  # a last column of that name is one hypothesis or several, a field each
+
 CANONICAL_COLUMNS = {
     DataFormat.PremiseOnly: ("uid", "label", "premise"),
     DataFormat.PremiseAndOneHypothesis: ("uid", "label", "premise", "hypothesis"),
+    DataFormat.PremiseAndMultiHypothesis: ("uid", "ruid", "label", "premise", HYPOTHESES),
     DataFormat.Seqence: ("uid", "label", "premise"),
+    DataFormat.ClozeChoice: ("uid", "choice", "answer", "label", "premise", HYPOTHESES),
+    DataFormat.CLUE_SPAN: ("uid", "answers", "starts", "context", "question"),
 }
 
 
@@ -59,21 +64,30 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, str]]:
         raise DataError(f"cannot be read: {error.strerror or error}", path) from error
 
 
-def split_columns(line: str, columns: Sequence[str], path: Path | str, number: int) -> dict[str, str]:
+def split_columns(line: str, columns: Sequence[str], path: Path | str, number: int) -> dict[str, Any]:
     """The tab-separated fields of a line by their columns' names; quotes have no meaning.
+
+    A last column `hypotheses` takes all fields that are left, at least one, as a list.
 
     Raises:
         DataError: the line has another number of columns; names `path` and `number`.
     """
-    fields = line.split("\t")
+    fields: list[Any] = line.split("\t")
+    found, single, least = len(fields), len(columns) - 1, ""
+    if columns[-1] == HYPOTHESES and found >= len(columns):
+        fields = [*fields[:single], fields[single:]]
+    elif columns[-1] == HYPOTHESES:
+        least = "at least "
     if len(fields) != len(columns):
-        expected = f"{len(columns)} tab-separated columns ({', '.join(columns)})"
-        raise DataError(f"expected {expected}, found {len(fields)}", path, number)
+        expected = f"{least}{len(columns)} tab-separated columns ({', '.join(columns)})"
+        raise DataError(f"expected {expected}, found {found}", path, number)
     return dict(zip(columns, fields, strict=True))
 
 
-def read_canonical_tsv(path: Path | str, data_format: DataFormat) -> Iterator[dict[str, str]]:
-    """The examples of a canonical TSV, one dictionary a line, keyed by column; every value is the text as it stands.
+def read_canonical_tsv(path: Path | str, data_format: DataFormat) -> Iterator[dict[str, Any]]:
+    """The examples of a canonical TSV, one dictionary a line, keyed by column.
+
+    Every value is the text as it stands, `hypotheses` a list of texts.
 
     Raises:
         DataError: the file cannot be read, a line has the wrong number of columns, or the format is not built yet.
@@ -96,19 +110,29 @@ def read_token_json(path: Path | str, many_rows: bool = False) -> Iterator[tuple
         DataError: a line that is no JSON object, or whose `token_id` is not a non-empty list of integers, or whose
             `type_id` or `attention_mask` is no such list of the same length.
     """
-    for number, line in read_lines(path):
-        try:
-            sample = json.loads(line)
-        except json.JSONDecodeError as error:
-            message = f"found no whole JSON object ({error.msg} at column {error.colno})"
-            raise DataError(message, path, number) from error
-        if not isinstance(sample, dict):
-            raise DataError(f"expected a JSON object, found {line[:40]!r}", path, number)
+    for number, sample in read_json_lines(path):
         if many_rows:
             _check_rows(sample, path, number)
         else:
             _check_tokens(sample, path, number)
         yield number, sample
+
+
+def read_json_lines(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON-lines file with their line numbers.
+
+    Raises:
+        DataError: a line that is no JSON object.
+    """
+    for number, line in read_lines(path):
+        try:
+            found = json.loads(line)
+        except json.JSONDecodeError as error:
+            message = f"found no whole JSON object ({error.msg} at column {error.colno})"
+            raise DataError(message, path, number) from error
+        if not isinstance(found, dict):
+            raise DataError(f"expected a JSON object, found {line[:40]!r}", path, number)
+        yield number, found
 
 
 def _check_rows(sample: Mapping[str, Any], path: Path | str, number: int) -> None:
@@ -209,8 +233,9 @@ def read_score_file(path: Path | str) -> Scores:
     if not isinstance(content, dict) or not set(expected) <= content.keys():
         raise DataError(f"is no score file; expected a JSON object with the keys {', '.join(expected)}", path)
     uids, predictions, scores = content["uids"], content["predictions"], content["scores"]
-    by_token = any(isinstance(prediction, list) for prediction in predictions)
-    uneven = not by_token and len(scores) % max(len(uids), 1) != 0
+    # a sequence has scores by token, a chosen text those of its choices
+    own_counts = any(isinstance(prediction, list | str) for prediction in predictions)
+    uneven = not own_counts and len(scores) % max(len(uids), 1) != 0
     if len(predictions) != len(uids) or uneven or len(scores) < len(uids):
         raise DataError(
             f"found {len(uids)} uids, {len(predictions)} predictions and {len(scores)} scores; "
@@ -218,3 +243,34 @@ def read_score_file(path: Path | str) -> Scores:
             path,
         )
     return Scores(metrics=content["metrics"], predictions=predictions, uids=uids, scores=scores)
+
+
+def read_scores(path: Path | str, uids: Sequence[str], n_class: int) -> tuple[list[Any], list[np.ndarray]]:
+    """Predictions and scores of a score file, in the order of `uids`.
+
+    Args:
+        uids: ids of a dataset's examples; the file has to hold the same.
+        n_class: scores of an example, or of each of its labels where its prediction is a list.
+
+    Returns:
+        Of each example its prediction, and its scores: (n_class,), or (labels, n_class).
+
+    Raises:
+        DataError: as `read_score_file`; of other examples, or with another number of scores.
+    """
+    found = read_score_file(path)
+    places = {uid: place for place, uid in enumerate(found["uids"])}
+    lacking = [uid for uid in uids if uid not in places]
+    if lacking or len(found["uids"]) != len(uids):
+        what = f"; it has none for the id {lacking[0]!r}" if lacking else ""
+        count = len(found["uids"])
+        raise DataError(f"is of {count} examples, not of the {len(uids)} of the dataset{what}", path)
+    shapes = [(len(own), n_class) if isinstance(own, list) else (n_class,) for own in found["predictions"]]
+    sizes = [int(np.prod(shape)) for shape in shapes]
+    values = np.asarray(found["scores"], dtype=np.float64)
+    if len(values) != sum(sizes):
+        raise DataError(f"holds {len(values)} scores; of {n_class} classes {sum(sizes)} were expected", path)
+    parts = np.split(values, np.cumsum(sizes)[:-1])
+    # Where ids repeat, the order of both files tells which is which.
+    order = list(range(len(uids))) if list(uids) == found["uids"] else [places[uid] for uid in uids]
+    return [found["predictions"][place] for place in order], [parts[place].reshape(shapes[place]) for place in order]

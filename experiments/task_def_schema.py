@@ -13,7 +13,7 @@ from data_utils.errors import nearest
 from data_utils.metrics import Metric
 from data_utils.task_def import DataFormat, EncoderModelType, TaskType
 from mt_dnn.loss import LossCriterion
-from tasks import TASK_REGISTRY
+from tasks import TASK_REGISTRY, Task
 
 Member = TypeVar("Member", bound=IntEnum)
 
@@ -138,6 +138,17 @@ def _describe(key: str, kind: str, found: object) -> str:
     return f"key {key!r}: {'missing' if kind == 'missing' else f'found {found!r}'}{hint}, accepted: {accepted}"
 
 
+def _san_mistakes(entry: Mapping[Any, Any], kind: type[Task]) -> list[str]:
+    """The stochastic answer network needs pairs of sentences and stands in the place of a pooled head."""
+    if entry.get("enable_san") is not True:
+        return []
+    if not kind.pools():
+        return [f"key 'enable_san': found true, accepted: false for {entry['task_type']}"]
+    if entry.get("data_format") in ("PremiseOnly", "Seqence", "MLM"):
+        return [f"key 'enable_san': found true, accepted: false for {entry['data_format']}, which has no hypothesis"]
+    return []
+
+
 def _contradictions(entry: Mapping[Any, Any]) -> list[str]:
     """Values that do not fit each other; looked for in the raw entry, whatever else is wrong with it."""
     mistakes = []
@@ -145,6 +156,7 @@ def _contradictions(entry: Mapping[Any, Any]) -> list[str]:
     kind = TASK_REGISTRY.get(str(task_type))
     if kind is not None:
         mistakes += kind.mistakes(entry)
+        mistakes += _san_mistakes(entry, kind)
     elif task_type in TaskType.__members__:
         mistakes.append(f"key 'task_type': {task_type} is not built yet, accepted: {', '.join(TASK_REGISTRY)}")
     if isinstance(labels, list):

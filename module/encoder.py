@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
+from module.san_encoder import SanModel
 
 # What DeBERTa's encoders read from a configuration whose class does not declare it.
 UNDECLARED_KEYS = {
@@ -61,6 +62,11 @@ def encoder_from_config(
     encoder_config = AutoConfig.for_model(model_type, **{k: v for k, v in config.items() if k in accepted})
     _adjust(encoder_config, dropout_p, num_hidden_layers)
     return AutoModel.from_config(encoder_config, dtype=torch.float32)
+
+
+def without_attention(encoder: PreTrainedModel, dropout_p: float) -> PreTrainedModel:
+    """LSTMs over an encoder's word embeddings (`EncoderModelType.SAN`); the encoder itself where it is such already."""
+    return encoder if isinstance(encoder, SanModel) else SanModel.over(encoder, dropout_p)
 
 
 def checkpoint_activations(encoder: PreTrainedModel) -> None:

@@ -118,8 +118,10 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path | str
     Raises:
         DataError: parameters are missing, left over or of another shape; names the first.
     """
-    # Buffers that transformers keeps out of its own files (position ids) may stand in older checkpoints.
-    state = {name: tensor for name, tensor in state.items() if not name.endswith("position_ids")}
+    # Buffers that transformers keeps out of its own files (position ids) may stand in older checkpoints, and a constant
+    # in MT-DNN's answer networks.
+    unused = ("position_ids", ".alpha")
+    state = {name: tensor for name, tensor in state.items() if not name.endswith(unused)}
     expected = network.state_dict()
     if encoder_only:
         state = {name: tensor for name, tensor in state.items() if name.startswith("bert.")}

@@ -12,12 +12,14 @@ from typing import Any
 
 from data_utils.errors import FlagError
 from data_utils.pretrained import folder_name
+from data_utils.task_def import EncoderModelType
 from mt_dnn.adversarial_config import AdversarialConfig, adversarial_notices, translate_numbers
 from mt_dnn.flags import FlagParser, add_flags, build, check_flags, flag, flags_of
 
 CANONICAL_DATA = "data/canonical_data"
 
-NO_SAN = "the stochastic answer network is not built yet"
+SAN_ATTENTIONS = ("bilinear", "simple", "flatsim", "default", "defualt")  # the last as MT-DNN's help spells it
+SAN_CELLS = ("gru", "lstm", "rnn")
 NO_MLM = "masked language modeling is not built yet"
 LENGTH_GROUPS = "no use any more: batches are grouped by length, --no_group_by_length switches that off"
 LAUNCHER = "no use any more: torchrun or `accelerate launch` starts the processes and tells them this"
@@ -35,11 +37,13 @@ class DataConfig:
     test_datasets: tuple[str, ...] = flag(("mnli_matched", "mnli_mismatched"), "datasets to evaluate on")
     glue_format_on: bool = flag(False, "write GLUE's submission files too")
     mkd_opt: int = flag(
-        0, "knowledge distillation", at_least=0, notice="distillation is not built yet; labels alone are learned"
+        0,
+        "above 0: the task's kd_loss compares training examples with their softlabel, where they have one",
+        at_least=0,
     )
     do_padding: bool = flag(False, "pad every batch to --max_seq_len")
     tokenizer: str | None = flag(
-        None, "tokenizer that --save_hf writes: hub name, local folder or embedded-minilm", shown="the encoder's"
+        None, "tokenizer of --save_hf and --dropout_w: hub name, local folder, embedded-minilm", shown="the encoder's"
     )
     dataloader_num_workers: int = flag(2, "processes that collate batches", at_least=0)
     log_file: str = flag("mt-dnn-train.log", "file of the log")
@@ -66,7 +70,7 @@ class ModelConfig:
     )
     bert_model_type: str = flag("bert-base-uncased", "encoder where --init_checkpoint is left out")
     encoder_type: int = flag(
-        1, "kind of encoder", at_least=1, notice="no use any more: the encoder's own configuration tells its kind"
+        1, "4: LSTMs over the encoder's word embeddings; others: the encoder's own configuration tells", at_least=1
     )
     num_hidden_layers: int = flag(-1, "use the first N layers of the encoder; -1: all", at_least=-1)
     update_bert_opt: int = flag(0, "above 0: the encoder is frozen", at_least=0)
@@ -85,19 +89,32 @@ class ModelConfig:
     master_addr: str = flag("localhost", "address of the first process", notice=LAUNCHER)
     master_port: str = flag("6600", "port of the first process", notice=LAUNCHER)
     backend: str = flag("nccl", "backend of torch.distributed", notice=LAUNCHER)
-    answer_opt: int = flag(1, "use the answer network", notice=NO_SAN)
-    answer_num_turn: int = flag(5, "turns of the answer network", at_least=1, notice=NO_SAN)
-    answer_mem_drop_p: float = flag(0.1, "dropout of turns", at_least=0, below=1, notice=NO_SAN)
-    answer_mem_type: int = flag(1, "1: average over turns", notice=NO_SAN)
-    answer_merge_opt: int = flag(1, "1: merge difference and product too", notice=NO_SAN)
-    answer_att_hidden_size: int = flag(128, "hidden size of the attention", at_least=1, notice=NO_SAN)
-    answer_att_type: str = flag("bilinear", "attention of the answer network", notice=NO_SAN)
-    answer_sum_att_type: str = flag("bilinear", "attention of the summary", notice=NO_SAN)
-    answer_rnn_type: str = flag("gru", "cell of the answer network", notice=NO_SAN)
-    answer_dropout_p: float = flag(0.1, "dropout of the answer network", at_least=0, below=1, notice=NO_SAN)
-    answer_weight_norm_on: bool = flag(False, "weight normalization", notice=NO_SAN)
-    mem_cum_type: str = flag("simple", "memory of the answer network", notice=NO_SAN)
-    max_answer_len: int = flag(10, "longest span", at_least=1, notice="span tasks are not built yet")
+    answer_opt: int = flag(1, "0: tasks with enable_san have the pooled head all the same", choices=(0, 1))
+    answer_num_turn: int = flag(5, "turns of the answer network", at_least=1)
+    answer_mem_type: int = flag(1, "1: mean probabilities of all turns, 0: the last turn", choices=(0, 1))
+    answer_mem_drop_p: float = flag(0.1, "share of turns left out in training, one is kept", at_least=0, below=1)
+    answer_merge_opt: int = flag(1, "1: the classifier sees [x; h; |x - h|; x * h], 0: [x; h]", choices=(0, 1))
+    answer_att_type: str = flag("bilinear", "how a turn scores the premise's tokens", choices=SAN_ATTENTIONS)
+    answer_att_hidden_size: int = flag(
+        128, "hidden size of the attention", at_least=1, notice="no use, in MT-DNN neither: the encoder's size is taken"
+    )
+    answer_sum_att_type: str = flag(
+        "bilinear",
+        "attention of the sum",
+        notice="no use, in MT-DNN neither: --mem_cum_type says how the hypothesis is summed up",
+    )
+    answer_rnn_type: str = flag("gru", "cell of the answer network", choices=SAN_CELLS)
+    answer_dropout_p: float = flag(
+        0.1, "dropout of answer networks whose task sets none by dropout_p", at_least=0, below=1
+    )
+    answer_weight_norm_on: bool = flag(False, "weight normalization of the answer network")
+    mem_cum_type: str = flag(
+        "simple", "score of the hypothesis's tokens: linear, or behind a hidden layer", choices=("simple", "mlp")
+    )
+    max_answer_len: int = flag(10, "spans: longest answer in tokens", at_least=1)
+    null_score_diff_threshold: float = flag(
+        0.0, "spans: a question has no answer where the score of none exceeds the best answer's by more than this"
+    )
     masked_lm_prob: float = flag(0.15, "share of masked tokens", at_least=0, below=1, notice=NO_MLM)
     short_seq_prob: float = flag(0.2, "share of short sequences", at_least=0, below=1, notice=NO_MLM)
     max_predictions_per_seq: int = flag(128, "most masked tokens", at_least=1, notice=NO_MLM)
@@ -142,9 +159,11 @@ class TrainingConfig:
     dropout_p: float = flag(0.1, "dropout of heads whose task sets none", at_least=0, below=1)
     bert_dropout_p: float = flag(0.1, "dropout of the encoder", at_least=0, below=1)
     dropout_w: float = flag(
-        0.0, "dropout of weights", notice="no use any more: --dropout_p and --weight_decay regularize"
+        0.0, "share of the words of training examples that become the unknown one", at_least=0, below=1
     )
-    vb_dropout: bool = flag(True, "variational dropout; the flag alone switches it off", notice=NO_SAN, const=False)
+    vb_dropout: bool = flag(
+        True, "heads drop the same entries of all tokens of an example; the flag alone switches it off", const=False
+    )
     seed: int = flag(2018, "seed of everything random", at_least=0)
     log_per_updates: int = flag(500, "updates between log lines", at_least=1)
     save_per_updates: int = flag(10000, "updates between checkpoints with --save_per_updates_on", at_least=1)
@@ -183,7 +202,7 @@ class TrainingConfig:
     fp16_opt_level: str = flag("O1", "apex level", notice="no use any more: --fp16 is torch's own mixed precision")
     transformer_cache: str = flag(".cache", "folder of downloaded encoders")
     encode_mode: bool = flag(
-        False, "only encode", notice="no use here: features are experiments/dump_embedding's work, not built yet"
+        False, "train nothing: write the encoder's output for each test dataset to DATASET_encoding.pt"
     )
     debug: bool = flag(False, "debug", notice="no use any more: --log_per_updates 1 logs every update")
 
@@ -298,11 +317,15 @@ def _notices(given: Mapping[str, Any], config: Config) -> list[str]:
     """A line for each flag given without effect, in the order given."""
     flags = {name: spec for group in GROUPS.values() for name, spec in flags_of(group).items()}
     lines = [f"--{name}: {flags[name].notice}" for name in given if flags[name].notice]
+    if "encoder_type" in given and config.model.encoder_type != EncoderModelType.SAN:
+        lines.append("--encoder_type: no use any more but for 4: the encoder's own configuration tells its kind")
     if config.training.model_ckpt is not None and not config.training.resume:
         lines.append("--model_ckpt: no effect without --resume")
     if "batch_size" in given and config.training.max_tokens_per_batch:
         lines.append("--batch_size: no effect with --max_tokens_per_batch, which bounds a batch by its tokens")
     if config.training.save_hf is None:
         of_text = [name for name in ("tokenizer", "do_lower_case") if name in given]
+        if config.training.dropout_w and "tokenizer" in of_text:
+            of_text.remove("tokenizer")  # it tells which token is the unknown one
         lines += [f"--{name}: no effect without --save_hf; prepro_std.py tokenizes the text" for name in of_text]
     return lines + adversarial_notices(given, config.adversarial)

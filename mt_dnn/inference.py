@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from accelerate.utils import gather_object
+from torch import Tensor
 from tqdm import tqdm
 
 from data_utils.metrics import Metric
@@ -38,7 +40,31 @@ def eval_model(
     order = np.concatenate([indices for indices, _, _ in results]).argsort()
     scores = _in_order([scores for _, scores, _ in results], order)
     predictions = _in_order([predictions for _, _, predictions in results], order)
-    return dataset.task.evaluate(dataset, metric_meta, scores, predictions, with_label)
+    return model.network.tasks[dataset.task_id].evaluate(dataset, metric_meta, scores, predictions, with_label)
+
+
+def encode_dataset(
+    model: MTDNNModel, dataset: SingleTaskDataset, collater: Collater, batch_size: int | None = None
+) -> Tensor:
+    """The encoder's output for each sequence of a dataset, in the dataset's order.
+
+    Returns:
+        (sequences, tokens of the longest, hidden) in single precision, on the CPU; zeros at padding.
+    """
+    batches = evaluation_batches(dataset, batch_size)
+    mine = dealt_out(batches, dataset.tokens, model.accelerator.num_processes)[model.accelerator.process_index]
+    parts = []
+    for indices in mine:
+        batch = collater([dataset[index] for index in indices])
+        states = model.encode(batch).float().cpu() * batch.attention_mask.unsqueeze(-1)
+        parts.append(([row for index in indices for row in dataset.rows_of(index)], states))
+    if model.accelerator.num_processes > 1:
+        parts = gather_object(parts)
+    encoding = torch.zeros(len(dataset.row_lengths), int(dataset.lengths.max()), parts[0][1].size(-1))
+    for rows, states in parts:
+        width = min(states.size(1), encoding.size(1))
+        encoding[rows, :width] = states[:, :width]
+    return encoding
 
 
 def _in_order(parts: Sequence[Values], order: np.ndarray) -> Values:

@@ -8,12 +8,15 @@ and "detached" says through which argument no gradient flows. `weight` (B,) mult
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+PADDING_LOGIT = -1e4  # no probability, and finite in half precision
 
 
 class LossCriterion(IntEnum):
@@ -67,6 +70,28 @@ class CeCriterion(Criterion):
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         return F.cross_entropy(_single(input), target, ignore_index=ignore_index, reduction="none")
+
+
+class RankCeCriterion(CeCriterion):
+    """Cross-entropy of groups' scores (groups, candidates), as `grouped` gives them, against the golds' places."""
+
+
+class SpanCeCriterion(Criterion):
+    """½ (cross-entropy of the start + of the end), each a mean over the rows whose target is not `ignore_index`.
+
+    Logits are a tuple: start and end (B, tokens), targets (B, 2). With a third part, log-odds (B,) that the row has an
+    answer, and a third column of targets, 0 or 1, the binary cross-entropy is added.
+    """
+
+    def forward(self, input: Any, target: Tensor, weight: Tensor | None = None, ignore_index: int = -1) -> Tensor:
+        start, end, *answerable = input
+        by_token = CeCriterion()
+        ends = [by_token(part, target[:, column], weight, ignore_index) for column, part in enumerate((start, end))]
+        loss = sum(ends) / 2
+        for log_odds in answerable:
+            rows = F.binary_cross_entropy_with_logits(_single(log_odds), target[:, 2].to(torch.float32), weight)
+            loss = loss + rows
+        return self.alpha * loss
 
 
 class SeqCeCriterion(CeCriterion):
@@ -136,6 +161,18 @@ class HLCriterion(Criterion):
         return (root_p - root_q).square().mean(1)
 
 
+def grouped(scores: Tensor, sizes: int | Sequence[int]) -> Tensor:
+    """Scores of rows, (rows,) or (rows, 1), group by group: (groups, rows of the largest), others without probability.
+
+    Args:
+        sizes: rows a group, or of each group.
+    """
+    if isinstance(sizes, int):
+        return scores.view(-1, sizes)
+    parts = scores.flatten().split(list(sizes))
+    return nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=PADDING_LOGIT)
+
+
 def _single(x: Tensor) -> Tensor:
     """`x` in single precision, or in its own where that is finer."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
@@ -164,6 +201,8 @@ def _stable_log_odds(p: Tensor) -> Tensor:
 LOSS_REGISTRY: dict[LossCriterion, Callable[..., Criterion]] = {
     LossCriterion.CeCriterion: CeCriterion,
     LossCriterion.MseCriterion: MseCriterion,
+    LossCriterion.RankCeCriterion: RankCeCriterion,
+    LossCriterion.SpanCeCriterion: SpanCeCriterion,
     LossCriterion.SeqCeCriterion: SeqCeCriterion,
     LossCriterion.KlCriterion: KlCriterion,
     LossCriterion.SymKlCriterion: SymKlCriterion,

@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from transformers import PreTrainedModel
 
+from module.dropout_wrapper import DropoutWrapper
 from module.encoder import encoder_from_config
+from module.san import AnswerOptions
 from tasks import ModelInputs, get_task
 
 if TYPE_CHECKING:
@@ -21,17 +24,28 @@ class SANBertNetwork(nn.Module):
 
     Args:
         opt: a flat mapping; `task_def_list` holds the tasks' definitions, `dropout_p` the heads' dropout where a
-            definition has none. Without `encoder` it also holds the encoder's configuration (`model_type`, …).
+            definition has none, `answer_opt` whether `enable_san` counts, the flags of `AnswerOptions` what such a head
+            is; other flags are there for the tasks that use them. Without `encoder` it also holds the encoder's
+            configuration (`model_type`, …).
         encoder: the shared encoder; without one, a randomly initialized one of `opt`'s architecture.
     """
 
     def __init__(self, opt: Mapping[str, Any], encoder: PreTrainedModel | None = None):
         super().__init__()
         self.bert = encoder_from_config(opt) if encoder is None else encoder
-        self.tasks = [get_task(task_def) for task_def in opt["task_def_list"]]
+        self.tasks = [get_task(task_def, opt) for task_def in opt["task_def_list"]]
         hidden_size = self.bert.config.hidden_size
         dropout_p = opt.get("dropout_p", 0.1)
-        self.scoring_list = nn.ModuleList(task.build_head(hidden_size, dropout_p) for task in self.tasks)
+        answer = AnswerOptions.from_flat(opt)
+        self.scoring_list = nn.ModuleList(
+            task.build_answer_network(hidden_size, answer)
+            if task.task_def.enable_san and task.pools() and opt.get("answer_opt", 1) == 1
+            else task.build_head(hidden_size, dropout_p)
+            for task in self.tasks
+        )
+        for module in self.scoring_list.modules():
+            if isinstance(module, DropoutWrapper):
+                module.variational = answer.vb_dropout
         self._takes_types = "token_type_ids" in inspect.signature(self.bert.forward).parameters
         self._initialize_heads()
 
@@ -47,8 +61,8 @@ class SANBertNetwork(nn.Module):
     ) -> Any:
         """Logits of one task, as its type has them: (batch, tokens) → (batch, n_class) for classification.
 
-        The order of the arguments is that of MT-DNN's call; premise and hypothesis masks and the tokens to generate,
-        `y_input_ids`, are there for the tasks that use them.
+        The order of the arguments is that of MT-DNN's call; premise and hypothesis masks (1 at the tokens that do not
+        belong to it) and the tokens to generate, `y_input_ids`, are there for the tasks that use them.
         """
         inputs = ModelInputs(input_ids, token_type_ids, attention_mask, premise_mask, hyp_mask, y_input_ids)
         return self.tasks[task_id].forward(self, self.scoring_list[task_id], inputs)
@@ -75,6 +89,7 @@ class SANBertNetwork(nn.Module):
     def _initialize_heads(self) -> None:
         std = getattr(self.bert.config, "initializer_range", 0.02)
         for module in self.scoring_list.modules():
-            if isinstance(module, nn.Linear):
+            # A normalized weight is computed anew from its parts, which keep torch's own initialization.
+            if isinstance(module, nn.Linear) and not is_parametrized(module):
                 nn.init.normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)

@@ -11,8 +11,16 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from data_utils.errors import DataError, FlagError
+from data_utils.task_def import EncoderModelType
 from experiments.exp_def import TaskDef
-from module.encoder import checkpoint_activations, compile_layers, encoder_from_config, is_checkpoint, load_encoder
+from module.encoder import (
+    checkpoint_activations,
+    compile_layers,
+    encoder_from_config,
+    is_checkpoint,
+    load_encoder,
+    without_attention,
+)
 from module.linear import choose_linears
 from module.noise import example_seeds
 from module.noise_injection import UnsupportedLevelError
@@ -21,12 +29,13 @@ from mt_dnn.bregman import BregmanTerm
 from mt_dnn.checkpoint import load_checkpoint, load_state, save_checkpoint
 from mt_dnn.config import Config
 from mt_dnn.kept_deltas import KeptDeltas
-from mt_dnn.loss import LOSS_REGISTRY, Criterion, LossCriterion
+from mt_dnn.loss import LOSS_REGISTRY, CeCriterion, Criterion, LossCriterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.objective import ObjectiveValue, TrainingObjective
 from mt_dnn.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
 from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnReleasePerturbation, SiftPerturbation
 from mt_dnn.processes import build_accelerator
+from mt_dnn.word_dropout import WordDropout
 from mt_dnn.word_gradient import WordGradient
 from tasks import Values
 
@@ -114,6 +123,7 @@ class MTDNNModel:
         self.perturbation, self.bregman = objective.perturbation, objective.bregman
         self.word_gradient = WordGradient.of(objective, self.network.bert.get_input_embeddings(), self.accelerator)
         self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
+        self.word_dropout = WordDropout.of(config)
         self.updates = 0
         self.skipped_steps = 0
         self.last_finite = True  # whether the last update had a finite loss and gradient, and so a step
@@ -202,9 +212,14 @@ class MTDNNModel:
         unlabeled_seeds: list[int] = []
         if unlabeled is not None:
             unlabeled_seeds = example_seeds(seed, self.updates, [f"unlabeled/{uid}" for uid in unlabeled.row_uids])
+            if self.word_dropout is not None:
+                unlabeled = self.word_dropout(unlabeled, unlabeled_seeds)
         seeds = example_seeds(seed, self.updates, batch.row_uids)
+        batch = self.network.tasks[batch.task_id].prepare(batch, seeds)
+        if self.word_dropout is not None:
+            batch = self.word_dropout(batch, seeds)
         return self.objective(
-            self.network.tasks[batch.task_id].prepare(batch, seeds).to(device),
+            batch.to(device),
             seeds,
             None if unlabeled is None else unlabeled.to(device),
             unlabeled_seeds,
@@ -300,10 +315,11 @@ def _report(value: ObjectiveValue, batch: Batch) -> UpdateReport:
 def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwork:
     """The network over the configuration's encoder: by name, from a folder, or out of an MT-DNN checkpoint.
 
-    Of a checkpoint the encoder is taken; heads start anew, for their tasks may be others.
+    Of a checkpoint the encoder is taken; heads start anew, for their tasks may be others. With `--encoder_type 4` its
+    word embeddings alone are kept, under LSTMs.
     """
     model, training = config.model, config.training
-    opt = {"task_def_list": list(task_defs), "dropout_p": training.dropout_p}
+    opt = {**config.to_flat(), "task_def_list": list(task_defs)}
     settings = {"dropout_p": training.bert_dropout_p, "num_hidden_layers": model.num_hidden_layers}
     if not is_checkpoint(config.encoder):
         encoder = load_encoder(config.encoder, cache_dir=training.transformer_cache, **settings)  # type: ignore[arg-type]
@@ -312,6 +328,8 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
         content = load_checkpoint(config.encoder)
         network = SANBertNetwork(opt, encoder_from_config(content["config"], **settings))  # type: ignore[arg-type]
         load_state(network, content["state"], config.encoder, encoder_only=True)
+    if model.encoder_type == EncoderModelType.SAN:
+        network = SANBertNetwork(opt, without_attention(network.bert, training.bert_dropout_p))
     if training.grad_checkpointing:
         try:
             checkpoint_activations(network.bert)
@@ -334,13 +352,16 @@ def build_objective(config: Config, network: SANBertNetwork, total_updates: int 
     """Task losses, and the regularizer and the proximal term that the configuration asks for."""
     adversarial = config.adversarial
     criteria = [_criterion(task.task_def.loss) for task in network.tasks]
+    kd_criteria = []
+    if config.data.mkd_opt > 0:
+        kd_criteria = [_criterion_of_scores(task.task_def.kd_loss) for task in network.tasks]
     bregman = None
     if adversarial.bregman_mu > 0:
         bregman = BregmanTerm(network, adversarial.bregman_mu, adversarial.betas, total_updates)
     try:
         perturbation = build_perturbation(config, network)
         alpha = adversarial.adv_alpha * adversarial.adv_every
-        return TrainingObjective(network, criteria, perturbation, alpha, bregman)
+        return TrainingObjective(network, criteria, perturbation, alpha, bregman, kd_criteria)
     except UnsupportedLevelError as error:
         raise FlagError(f"--adv_norm_level: {error}") from error
 
@@ -380,3 +401,13 @@ def _criterion(loss: LossCriterion) -> Criterion:
         accepted = ", ".join(known.name for known in LOSS_REGISTRY)
         raise FlagError(f"loss {loss.name} is not built yet; accepted: {accepted}")
     return LOSS_REGISTRY[loss]()
+
+
+def _criterion_of_scores(loss: LossCriterion) -> Criterion:
+    """A criterion that compares logits with logits, not with labels."""
+    criterion = _criterion(loss)
+    if isinstance(criterion, CeCriterion):
+        of_labels = [name for name, kind in LOSS_REGISTRY.items() if isinstance(kind(), CeCriterion)]
+        accepted = ", ".join(name.name for name in LOSS_REGISTRY if name not in of_labels)
+        raise FlagError(f"kd_loss {loss.name} compares with labels, not with a teacher's scores; accepted: {accepted}")
+    return criterion

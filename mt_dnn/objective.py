@@ -15,6 +15,7 @@ from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.loss import Criterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.perturbation import AdversarialPerturbation, Regularization
+from mt_dnn.perturbation.outputs import Comparison
 from tasks import Task
 
 CLEAN_PASS = -1  # its number in the dropout streams of unlabeled batches
@@ -51,12 +52,15 @@ class CleanPass(NamedTuple):
 class TrainingObjective(nn.Module):
     """ℓ(f(x), y) + α·R + μ·B in one forward, so that wrappers (DDP, mixed precision) see one forward and one backward.
 
+    With distillation ℓ is the gold labels' loss plus that of a teacher's scores, of batches that have such.
+
     Args:
         network: the shared encoder and heads.
         criteria: the task loss of each task id.
         perturbation: the regularizer; None trains without.
         alpha: α.
         bregman: the proximal term; None trains without.
+        kd_criteria: of each task id, what compares logits with a teacher's; empty: soft labels are not learned.
 
     Attributes:
         kept: δ of the training examples between epochs; None searches anew in every update.
@@ -69,10 +73,12 @@ class TrainingObjective(nn.Module):
         perturbation: AdversarialPerturbation | None = None,
         alpha: float = 1.0,
         bregman: BregmanTerm | None = None,
+        kd_criteria: Sequence[Criterion] = (),
     ):
         super().__init__()
         self.network = network
         self.criteria = nn.ModuleList(criteria)
+        self.kd_criteria = nn.ModuleList(kd_criteria)
         self.perturbation = perturbation
         self.alpha = alpha
         self.bregman = bregman
@@ -171,4 +177,9 @@ class TrainingObjective(nn.Module):
         return {"task_type": task.view, "pairwise": batch.groups or 1, "counted": task.counted(batch)}
 
     def _task_loss(self, logits: Any, batch: Batch) -> Tensor:
-        return self._task(batch).loss(cast(Criterion, self.criteria[batch.task_id]), logits, batch)
+        loss = self._task(batch).loss(cast(Criterion, self.criteria[batch.task_id]), logits, batch)
+        if not self.kd_criteria or batch.soft_labels is None:
+            return loss
+        criterion = cast(Criterion, self.kd_criteria[batch.task_id])
+        teacher = Comparison(batch.soft_labels, batch.attention_mask, criterion, **self._view(batch))
+        return loss + sum(criterion(student, soft) for student, soft in teacher.pairs(logits))

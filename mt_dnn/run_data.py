@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from data_utils.errors import DataError, FlagError, nearest
+from data_utils.prepro import prepro_command
+from data_utils.task_def import TaskType
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
 from mt_dnn.config import CANONICAL_DATA, Config
 
 EVALUATION_SPLITS = ("dev", "test")
+DISTILLED = (TaskType.Classification, TaskType.Regression, TaskType.Ranking)  # views with n_class scores a sequence
+
+logger = logging.getLogger(__name__)
 
 
 class RunData:
@@ -54,12 +60,28 @@ class RunData:
             self._read(dataset, "unlabeled", definitions.task_of(dataset), is_train=True, labeled=False)
             for dataset in unlabeled
         ]
+        if config.data.mkd_opt > 0:
+            self._check_soft_labels()
         self.evaluation: dict[tuple[str, str], SingleTaskDataset] = {}
         for dataset in config.data.test_datasets:
             splits = [split for split in EVALUATION_SPLITS if self._path(dataset, split).is_file()]
             for split in splits or EVALUATION_SPLITS[:1]:
                 task = definitions.task_of(dataset)
                 self.evaluation[dataset, split] = self._read(dataset, split, task, is_train=False)
+
+    def _check_soft_labels(self) -> None:
+        """See that there is something to distil, and where that is no single distribution an example."""
+        with_soft = [dataset for dataset in self.train if dataset.has_soft_labels]
+        if not with_soft:
+            raise FlagError("--mkd_opt: no training set has a softlabel; prepare_distillation_data.py writes them")
+        for dataset in with_soft:
+            if dataset.task.view not in DISTILLED:
+                accepted = ", ".join(view.name for view in DISTILLED)
+                kind = dataset.task_def.task_type.name
+                raise FlagError(f"--mkd_opt: {dataset.name} is of {kind}; accepted with a softlabel: {accepted}")
+        for dataset in self.train:
+            if not dataset.has_soft_labels:
+                logger.info("--mkd_opt: %s has no softlabel; its labels alone are learned", dataset.name)
 
     def _path(self, dataset: str, split: str) -> Path:
         return Path(self.config.data_dir) / f"{dataset}_{split}.json"
@@ -86,8 +108,9 @@ class RunData:
         command = f"python prepro_std.py --model {self.config.encoder} --task_def {self.config.data.task_def}"
         if str(root) != CANONICAL_DATA:
             command += f" --root_dir {root}"
-        if not (root / f"{path.stem}.tsv").is_file() and "glue" in self.config.data.task_def:
-            command = f"python experiments/glue/glue_prepro.py, then {command}"
+        before = prepro_command(self.config.data.task_def)
+        if before is not None and not (root / f"{path.stem}.tsv").is_file():
+            command = f"{before}, then {command}"
         return command
 
 

@@ -31,7 +31,7 @@ from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskData
 from mt_dnn.checkpoint import checkpoints_in, checksum_of, load_checkpoint, load_state, newest_checkpoint
 from mt_dnn.config import Config
 from mt_dnn.hf_export import HfExport
-from mt_dnn.inference import eval_model
+from mt_dnn.inference import encode_dataset, eval_model
 from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.mishaps import WHAT_HELPS, SkippedUpdates, told_in_a_line
 from mt_dnn.model import MTDNNModel, UpdateReport
@@ -176,6 +176,9 @@ class Trainer:
         """Train to the last epoch, or until the development sets stop improving."""
         training = self.config.training
         first_epoch, batches_done = self._resume() if training.resume else (0, 0)
+        if training.encode_mode:
+            self._encode()
+            return self.result
         self._announce()
         total = self.model.total_updates
         with (
@@ -310,6 +313,18 @@ class Trainer:
         if value is None or self.result.best_value is None or value > self.result.best_value:
             self.result.best_epoch, self.result.best_value = epoch, value
         self._write_result()
+
+    def _encode(self) -> None:
+        """The encoder's output for each test dataset: of its test split, or its dev split where it has no other."""
+        for name in self.config.data.test_datasets:
+            dataset = self.data.evaluation.get((name, "test")) or self.data.evaluation[name, "dev"]
+            encoding = encode_dataset(self.model, dataset, self.collater, self.config.training.batch_size_eval)
+            if self.main:
+                path = self.output_dir / f"{name}_encoding.pt"
+                with atomic_write(path, "wb") as file:
+                    torch.save(encoding, file)
+                self.log.info("%s: %s, as %s", path, dataset.name, " x ".join(map(str, encoding.shape)))
+        self.accelerator.end_training()
 
     def _write_result(self) -> None:
         if self.main:

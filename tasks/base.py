@@ -9,6 +9,7 @@ The methods stand in the order in which they are used: definition, text, token f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +21,8 @@ from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import DataFormat, TaskType, new_task_type
 from module.pooler import Pooler
+from module.san import AnswerOptions, SANClassifier
+from module.sentence_masks import kept_tokens, sentence_masks
 from mt_dnn.loss import LossCriterion
 
 if TYPE_CHECKING:
@@ -35,7 +38,11 @@ Values = np.ndarray | Sequence[Any]  # one of each example
 
 
 class ModelInputs(NamedTuple):
-    """What the network is called with, (rows, tokens) each; see `SANBertNetwork.forward`."""
+    """What the network is called with, (rows, tokens) each; see `SANBertNetwork.forward`.
+
+    premise_mask, hyp_mask: 1 at the tokens that do not belong to the premise, or the hypothesis, as in MT-DNN; None
+    where the tokens themselves tell.
+    """
 
     input_ids: Tensor
     token_type_ids: Tensor | None = None
@@ -43,6 +50,15 @@ class ModelInputs(NamedTuple):
     premise_mask: Tensor | None = None
     hyp_mask: Tensor | None = None
     y_input_ids: Tensor | None = None
+
+    def sentences(self) -> tuple[Tensor, Tensor]:
+        """The tokens of the premise and of the hypothesis, two boolean (rows, tokens)."""
+        found = sentence_masks(self.input_ids, self.token_type_ids, self.attention_mask)
+        given, width = (self.premise_mask, self.hyp_mask), self.input_ids.size(1)
+        premise, hypothesis = (
+            own if mask is None else kept_tokens(mask, width) for own, mask in zip(found, given, strict=True)
+        )
+        return premise, hypothesis
 
 
 class Evaluation(NamedTuple):
@@ -64,6 +80,7 @@ class Task:
 
     Args:
         task_def: the task's definition.
+        opt: the run's flags by name, as a checkpoint's `config` has them; None where only data is read.
 
     Attributes:
         default_loss: criterion of the gold labels where the definition names none.
@@ -83,8 +100,9 @@ class Task:
     many_rows = False
     view = TaskType.Classification
 
-    def __init__(self, task_def: TaskDef):
+    def __init__(self, task_def: TaskDef, opt: Mapping[str, Any] | None = None):
         self.task_def = task_def
+        self.opt: Mapping[str, Any] = opt or {}
 
     # definition
 
@@ -176,14 +194,24 @@ class Task:
     def build_head(self, hidden_size: int, dropout_p: float) -> nn.Module:
         """The head of this task; its keys in a checkpoint are `0.dense.*` (pooler) and `1.*` (projection)."""
         task_def = self.task_def
-        if task_def.enable_san:
-            raise TaskDefError("enable_san: true (the stochastic answer network) is not built yet; accepted: false")
         dropout_p = dropout_p if task_def.dropout_p is None else task_def.dropout_p
         return nn.Sequential(Pooler(hidden_size, dropout_p, task_def.actf), nn.Linear(hidden_size, task_def.n_class))
 
+    @classmethod
+    def pools(cls) -> bool:
+        """Whether the head is this base's, in whose place the stochastic answer network can stand (`enable_san`)."""
+        return cls.build_head is Task.build_head
+
+    def build_answer_network(self, hidden_size: int, options: AnswerOptions) -> nn.Module:
+        """The head of a task with `enable_san`; the definition's `dropout_p` wins over the flags'."""
+        own = self.task_def.dropout_p
+        options = options if own is None else replace(options, dropout_p=own)
+        return SANClassifier(hidden_size, self.task_def.n_class, options)
+
     def forward(self, network: SANBertNetwork, head: nn.Module, inputs: ModelInputs) -> Any:
         """Logits of a batch: here the head on the encoder's output, (rows, tokens, hidden) → (rows, n_class)."""
-        return head(network.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask))
+        states = network.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask)
+        return head(states, *inputs.sentences()) if isinstance(head, SANClassifier) else head(states)
 
     # loss
 
@@ -285,10 +313,10 @@ def task_class(task_type: TaskType) -> type[Task]:
     return TASK_REGISTRY[task_type.name]
 
 
-def get_task(task_def: TaskDef) -> Task:
-    """The task object of a definition.
+def get_task(task_def: TaskDef, opt: Mapping[str, Any] | None = None) -> Task:
+    """The task object of a definition; arguments of `Task`.
 
     Raises:
         TaskDefError: the task type has no class yet.
     """
-    return task_class(task_def.task_type)(task_def)
+    return task_class(task_def.task_type)(task_def, opt)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.errors import DataError, UserError
-from data_utils.metrics import Metric, calc_metrics
+from data_utils.metrics import ENTITY_METRICS, Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import DataFormat, TaskType
 from module.token_head import TokenHead
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mt_dnn.loss import Criterion
 
 LATER_PIECE, FIRST, LAST = "X", "CLS", "SEP"  # labels of a word's later pieces, and of the two special tokens
+NO_ENTITY = "O"
 NOT_COUNTED = -1  # the label of padding
 
 
@@ -113,17 +114,34 @@ class SequenceLabelingTask(Task):
         predictions: Values,
         with_label: bool = True,
     ) -> Evaluation:
-        """Metrics over words: pieces labelled X and the special tokens do not count."""
+        """Metrics over words, or over the entities in them: pieces labelled X and the special tokens do not count.
+
+        Raises:
+            UserError: a metric over entities, of labels without names.
+        """
         golds = dataset.labels if with_label else None
-        found = {}
+        found: dict[str, float] = {}
         if golds is not None:
             counted = [self._is_word(np.asarray(own)) for own in golds]
             parts = [
-                np.concatenate([own[words] for own, words in zip(values, counted, strict=True)])
+                [own[words] for own, words in zip(values, counted, strict=True)]
                 for values in (golds, predictions, scores)
             ]
-            found = calc_metrics(metrics, *parts)
+            for metric in metrics:
+                if metric in ENTITY_METRICS:
+                    tags = [[self._tags(metric, sentence) for sentence in sentences] for sentences in parts[:2]]
+                    found[metric.name] = ENTITY_METRICS[metric](*tags)
+                else:
+                    found |= calc_metrics([metric], *map(np.concatenate, parts))
         return Evaluation(found, predictions, scores, golds, dataset.uids)
+
+    def _tags(self, metric: Metric, labels: np.ndarray) -> list[str]:
+        """A sentence's labels by name; a word taken for a later piece or a special token is in no entity."""
+        vocabulary = self.task_def.label_vocab
+        if vocabulary is None:
+            raise UserError(f"metric {metric.name} needs the labels' names; give them in the task definition: labels")
+        names = [vocabulary.ind2tok[int(index)] for index in labels]
+        return [NO_ENTITY if name in (LATER_PIECE, FIRST, LAST) else name for name in names]
 
     def _is_word(self, labels: np.ndarray) -> np.ndarray:
         vocabulary = self.task_def.label_vocab
@@ -133,17 +151,18 @@ class SequenceLabelingTask(Task):
         return ~np.isin(labels, special)
 
 
-def parse_list(split: Split, number: int, column: str, text: str) -> list[str]:
-    """A list of texts written in Python's or JSON's way, read as data.
+def parse_list(split: Split, number: int, column: str, text: str, kind: type[Any] = str) -> list[Any]:
+    """A list of texts (or of another kind) written in JSON's or Python's way, read as data.
 
     Raises:
         DataError: it is none; names file and line.
     """
-    for parse in (ast.literal_eval, json.loads):
+    for parse in (json.loads, ast.literal_eval):  # JSON first: Python reads its escapes of rarer characters otherwise
         try:
             parsed = parse(text)
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
-        if isinstance(parsed, list) and all(isinstance(item, str) for item in parsed):
+        if isinstance(parsed, list) and all(type(item) is kind for item in parsed):
             return parsed
-    raise DataError(f"{column}: found {text[:60]!r}; accepted: a list of texts such as ['a', 'b']", split.path, number)
+    accepted = "texts such as ['a', 'b']" if kind is str else "whole numbers such as [3, 14]"
+    raise DataError(f"{column}: found {text[:60]!r}; accepted: a list of {accepted}", split.path, number)

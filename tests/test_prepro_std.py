@@ -154,6 +154,12 @@ def test_no_data_names_the_folder_and_the_command(tmp_path: Path):
     assert str(caught.value).startswith(f"{tmp_path / 'nothing'}: ")
 
 
+def test_no_data_names_the_command_beside_the_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(REPOSITORY)
+    with pytest.raises(DataError, match="make them with: python experiments/ner/prepro.py$"):
+        run(tmp_path, "--task_def", "experiments/ner/ner_task_def.yml")
+
+
 def test_an_empty_file_is_told(root: Path):
     (root / "cola_train.tsv").write_text("")
     with pytest.raises(DataError, match="cola_train.tsv: found no examples"):

@@ -9,10 +9,9 @@ an empty label field.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +19,20 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from data_utils.errors import DataError, FlagError, nearest, run_command_line
-from data_utils.files import atomic_write
-from data_utils.readers import read_lines, split_columns
+from data_utils.errors import DataError, FlagError, run_command_line
+from experiments.canonical import (
+    NO_LABEL,
+    Example,
+    Reading,
+    convert_tasks,
+    prepro_args,
+    prepro_parser,
+    read_table,
+    write_canonical,
+)
 from experiments.glue.glue_layouts import HUB_SOURCES, LAYOUTS, HubSource, Layout, Part
 
 UNDECIDED = "-"
-NO_LABEL = ""
-
-Example = tuple[str, ...]  # uid, label, premise and, in a pair task, hypothesis
-
-
-@dataclass
-class Reading:
-    """Examples on their way from a source, and how many were left out so far, by reason."""
-
-    examples: Iterator[Example] = field(default_factory=lambda: iter(()))
-    left_out: dict[str, int] = field(default_factory=dict)
-
-    def leave_out(self, reason: str) -> None:
-        self.left_out[reason] = self.left_out.get(reason, 0) + 1
 
 
 def read_part(folder: Path, layout: Layout, part: Part) -> Reading:
@@ -55,8 +48,10 @@ def read_part(folder: Path, layout: Layout, part: Part) -> Reading:
 
 def _read_part(folder: Path, layout: Layout, part: Part, reading: Reading) -> Iterator[Example]:
     count = 0
+    expected = layout.texts if part.split.endswith("test") else (*layout.texts, layout.label)
+    malformed = partial(reading.leave_out, "with the wrong number of columns") if layout.skip_malformed else None
     for name in part.files:
-        for number, fields in _read_table(folder / name, layout, part, reading):
+        for number, fields in read_table(folder / name, part.columns, expected, malformed):
             label = fields.get(layout.label, NO_LABEL)
             if layout.skip_undecided and label == UNDECIDED:
                 reading.leave_out("without an agreed label")
@@ -67,23 +62,6 @@ def _read_part(folder: Path, layout: Layout, part: Part, reading: Reading) -> It
             count += 1
 
 
-def _read_table(path: Path, layout: Layout, part: Part, reading: Reading) -> Iterator[tuple[int, dict[str, str]]]:
-    columns = part.columns
-    for number, line in read_lines(path):
-        if columns is None:
-            columns = tuple(line.split("\t"))
-            expected = layout.texts if part.split.endswith("test") else (*layout.texts, layout.label)
-            missing = [column for column in expected if column not in columns]
-            if missing:
-                message = f"expected a header with {', '.join(missing)}, found {', '.join(columns)}"
-                raise DataError(message, path, number)
-            continue
-        if layout.skip_malformed and line.count("\t") + 1 != len(columns):
-            reading.leave_out("with the wrong number of columns")
-            continue
-        yield number, split_columns(line, columns, path, number)
-
-
 def find_layout(task: str, data_dir: Path) -> tuple[Path, Layout] | None:
     """The folder and the layout in which a task is there; None where it is not."""
     for layout in LAYOUTS[task]:
@@ -92,27 +70,6 @@ def find_layout(task: str, data_dir: Path) -> tuple[Path, Layout] | None:
             if any((folder / file).is_file() for part in layout.parts for file in part.files):
                 return folder, layout
     return None
-
-
-def write_canonical(path: Path, reading: Reading) -> None:
-    """Write the examples, and print in a line how many there were and what was left out.
-
-    Raises:
-        DataError: there was none, or the source is malformed.
-    """
-    count = 0
-    with atomic_write(path) as file:
-        for example in reading.examples:
-            # a tab or a line break inside a text would be one of the format's own
-            file.write("\t".join(text.translate(SEPARATORS) for text in example) + "\n")
-            count += 1
-        if not count:
-            raise DataError("found no examples; at least one is needed", path)
-    notes = "".join(f"; {number} left out, {reason}" for reason, number in reading.left_out.items())
-    print(f"{path}: {count} examples{notes}")
-
-
-SEPARATORS = str.maketrans("\t\n\r", "   ")
 
 
 def convert_local(task: str, data_dir: Path, target_dir: Path) -> bool:
@@ -175,42 +132,19 @@ def import_load_dataset() -> Callable[..., Any]:
     return load_dataset
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags; `tasks` is a tuple of names, empty where none was named."""
-    parser = argparse.ArgumentParser(description="GLUE → canonical TSV")
-    parser.add_argument("--root_dir", type=Path, default=Path("data"), help="TSVs go to its folder canonical_data")
-    parser.add_argument("--data_dir", type=Path, help="folder of GLUE's folders; default: --root_dir")
-    parser.add_argument("--tasks", default="", help=f"some of {','.join(LAYOUTS)}; default: all that are there")
-    parser.add_argument("--from_hub", action="store_true", help="fetch the tasks from the Hugging Face hub")
-    args = parser.parse_args(argv)
-    args.data_dir = args.data_dir or args.root_dir
-    args.tasks = tuple(task for task in args.tasks.split(",") if task)
-    for task in args.tasks:
-        if task not in LAYOUTS:
-            raise FlagError(f"--tasks: found {task!r}{nearest(task, LAYOUTS)}, accepted: {', '.join(LAYOUTS)}")
-    return args
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert the tasks that are named, or all that are there."""
-    args = parse_args(argv)
-    target_dir = args.root_dir / "canonical_data"
-    tasks: Iterable[str] = args.tasks or LAYOUTS
+    parser = prepro_parser("GLUE → canonical TSV", LAYOUTS)
+    parser.add_argument("--from_hub", action="store_true", help="fetch the tasks from the Hugging Face hub")
+    args = prepro_args(parser, argv, LAYOUTS)
     if args.from_hub:
         load_dataset = import_load_dataset()
-        for task in tasks:
-            convert_hub(task, load_dataset, target_dir)
+        for task in args.tasks or LAYOUTS:
+            convert_hub(task, load_dataset, args.target_dir)
         return
-    absent = [task for task in tasks if not convert_local(task, args.data_dir, target_dir)]
-    folders = "; ".join(f"{task}: {' or '.join(_folders(task))}" for task in absent)
-    if absent and (args.tasks or len(absent) == len(LAYOUTS)):
-        raise DataError(
-            f"found no files of {folders} (GLUE's own folders); put them there, name their folder with --data_dir, "
-            "or fetch them with --from_hub",
-            args.data_dir,
-        )
-    if absent:
-        print(f"skipped, not in {args.data_dir}: {folders}")
+    folders = {task: _folders(task) for task in LAYOUTS}
+    convert = partial(convert_local, data_dir=args.data_dir, target_dir=args.target_dir)
+    convert_tasks(args, folders, convert, advice=", or fetch them with --from_hub")
 
 
 def _folders(task: str) -> list[str]:

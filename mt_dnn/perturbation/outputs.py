@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_utils.task_def import TaskType
+from mt_dnn.loss import PADDING_LOGIT, grouped
 
 Divergence = Callable[..., Tensor]
 TaskLoss = Callable[[Any], Tensor]
@@ -17,8 +18,6 @@ SPANS = (TaskType.SpanClassification, TaskType.SpanClassificationYN)
 # One distribution a token.
 TOKENS = (TaskType.SeqenceLabeling, TaskType.MaskLM, TaskType.SeqenceGeneration)
 ACCEPTED = (TaskType.Classification, TaskType.Regression, TaskType.Ranking, *SPANS, *TOKENS)
-
-PADDING_LOGIT = -1e4  # no probability, and finite in half precision
 
 
 class LabeledOutput(NamedTuple):
@@ -39,18 +38,6 @@ def logits_of(output: Any) -> tuple[Tensor, ...]:
     if hasattr(output, "start_logits"):
         return (output.start_logits, output.end_logits)
     return (output.logits,)
-
-
-def grouped(scores: Tensor, sizes: int | Sequence[int]) -> Tensor:
-    """Scores of rows, (rows,) or (rows, 1), group by group: (groups, rows of the largest), others without probability.
-
-    Args:
-        sizes: rows a group, or of each group.
-    """
-    if isinstance(sizes, int):
-        return scores.view(-1, sizes)
-    parts = scores.flatten().split(list(sizes))
-    return nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=PADDING_LOGIT)
 
 
 class Comparison:
@@ -96,7 +83,7 @@ class Comparison:
 
         Spans give two: where they start and where they end, over the tokens of an example.
         """
-        logits = logits_of(output)
+        logits = self._compared(output)
         if self.task_type == TaskType.Ranking:
             return tuple(grouped(part, self.pairwise) for part in logits)
         if self.task_type in SPANS:
@@ -104,6 +91,11 @@ class Comparison:
         if self.task_type in TOKENS:
             return tuple(part[self.counted] for part in logits)
         return logits
+
+    def _compared(self, output: Any) -> tuple[Tensor, ...]:
+        """The logits that count; of spans not those that say whether there is an answer."""
+        logits = logits_of(output)
+        return logits[:2] if self.task_type in SPANS else logits
 
     def pairs(self, output: Any) -> list[tuple[Tensor, Tensor]]:
         """Perturbed and clean rows, part by part."""
@@ -122,7 +114,7 @@ class Comparison:
     def finite(self, output: Any) -> Tensor:
         """Whether an example's logits are finite, (batch,); of tokens' logits, those that count."""
         finite = torch.ones(len(self.mask), dtype=torch.bool, device=self.mask.device)
-        for part in logits_of(output):
+        for part in self._compared(output):
             usable = part.detach().isfinite()
             if self.task_type in SPANS:
                 usable = usable | (self.mask == 0)

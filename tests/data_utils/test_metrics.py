@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_utils.errors import UserError
-from data_utils.metrics import BUILT_METRICS, Metric, calc_metrics
+from data_utils.metrics import BUILT_METRICS, Metric, calc_metrics, entity_f1, mean_entity_f1
 
 # Of class 1: 2 true positives, 1 false positive, 1 false negative; 4 true negatives.
 GOLDS = np.array([1, 1, 1, 0, 0, 0, 0, 0])
@@ -76,7 +76,7 @@ def test_scores_that_are_not_finite_give_no_correlation():
 @pytest.mark.parametrize(
     ("metric", "golds", "scores", "words"),
     [
-        (Metric.SeqEval, [0, 1], np.zeros((2, 2)), "SeqEval is not built yet"),
+        (Metric.SeqEval, [0, 1], np.zeros((2, 2)), "SeqEval is not one of classes"),
         (Metric.F1, [0, 2], np.zeros((2, 3)), "F1MAC"),
         (Metric.AUC, [0, 1], np.zeros((2, 3)), "AUC"),
         (Metric.ACC, [], np.zeros((0, 2)), "no examples"),
@@ -88,3 +88,42 @@ def test_what_cannot_be_evaluated_is_told_in_a_line(metric: Metric, golds, score
     with pytest.raises(UserError, match=words) as caught:
         calc_metrics([metric], np.array(golds), np.zeros(len(golds), dtype=int), scores)
     assert "\n" not in str(caught.value)
+
+
+# Entities, written as seqeval's documentation and the evaluation of CoNLL-2003 define them: (type, first, last word).
+
+
+@pytest.mark.parametrize(
+    ("gold", "found", "expected"),
+    [
+        # gold PER 0-1, LOC 3-3; found PER 0-1, LOC 3-4: one of two and one of two
+        ("B-PER I-PER O B-LOC O", "B-PER I-PER O B-LOC I-LOC", 50.0),
+        # gold PER 0-1, LOC 3-3; found PER 0-1: precision 1, recall 1/2
+        ("B-PER I-PER O B-LOC", "B-PER I-PER O O", 100 * 2 / 3),
+        # the right words under another type
+        ("B-PER I-PER O", "B-LOC I-LOC O", 0.0),
+        # half of an entity is none: gold ORG 0-2; found ORG 0-0 and ORG 1-2
+        ("B-ORG I-ORG I-ORG", "B-ORG B-ORG I-ORG", 0.0),
+        # an I- begins an entity after O and after another type: gold PER 1-1, LOC 2-2
+        ("O I-PER I-LOC", "O B-PER B-LOC", 100.0),
+        ("O O", "O O", 0.0),
+        ("O O", "O B-PER", 0.0),
+    ],
+)
+def test_entities_by_hand(gold: str, found: str, expected: float):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert entity_f1([gold.split()], [found.split()]) == pytest.approx(expected)
+
+
+def test_entities_are_counted_over_sentences_or_in_each():
+    golds = [["B-PER", "O"], ["B-LOC", "B-PER", "B-ORG"], ["O"], ["O"], []]
+    found = [["B-PER", "O"], ["B-LOC", "O", "O"], ["O"], ["B-PER"], []]
+    # 2 of 4 gold ones and 2 of 3 found ones are right
+    assert entity_f1(golds, found) == pytest.approx(100 * 2 * 2 / (4 + 3))
+    # sentence by sentence: 1, 2 * 1 / (3 + 1), none and none found, one found where there is none, no words
+    assert mean_entity_f1(golds, found) == pytest.approx(100 * (1 + 0.5 + 1 + 0 + 1) / 5)
+
+
+def test_an_entity_does_not_go_on_in_the_next_sentence():
+    assert entity_f1([["B-PER"], ["I-PER"]], [["B-PER"], ["O"]]) == pytest.approx(100 * 2 / 3)

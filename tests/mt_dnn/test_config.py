@@ -33,11 +33,11 @@ MODEL_FLAGS = {
     "init_checkpoint": ("embedded-minilm", "embedded-minilm", None),
     "update_bert_opt": ("1", 1, 0),
     "multi_gpu_on": (None, True, False),
-    "mem_cum_type": ("gru", "gru", "simple"),
+    "mem_cum_type": ("mlp", "mlp", "simple"),
     "answer_num_turn": ("3", 3, 5),
     "answer_mem_drop_p": ("0.2", 0.2, 0.1),
     "answer_att_hidden_size": ("64", 64, 128),
-    "answer_att_type": ("dot", "dot", "bilinear"),
+    "answer_att_type": ("simple", "simple", "bilinear"),
     "answer_rnn_type": ("lstm", "lstm", "gru"),
     "answer_sum_att_type": ("dot", "dot", "bilinear"),
     "answer_merge_opt": ("0", 0, 1),
@@ -237,8 +237,14 @@ def test_help_shows_every_flag(capsys):
 
 def test_flags_without_effect_are_named_only_where_given():
     assert parse_args(["--epochs", "3"]).notices == ()
-    notices = parse_args(["--fp16_opt_level", "O1", "--epochs", "3", "--multi_gpu_on", "--answer_opt", "1"]).notices
-    assert [notice.split(":")[0] for notice in notices] == ["--fp16_opt_level", "--multi_gpu_on", "--answer_opt"]
+    notices = parse_args(
+        ["--fp16_opt_level", "O1", "--epochs", "3", "--multi_gpu_on", "--answer_sum_att_type", "simple"]
+    ).notices
+    assert [notice.split(":")[0] for notice in notices] == [
+        "--fp16_opt_level",
+        "--multi_gpu_on",
+        "--answer_sum_att_type",
+    ]
     assert "torchrun" in notices[1]
     assert all("\n" not in notice for notice in notices)
 

@@ -7,13 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModel
 
+from data_utils.readers import read_token_json
 from mt_dnn.batcher import Collater, SingleTaskDataset, evaluation_batches
 from mt_dnn.inference import dealt_out, eval_model
 from mt_dnn.model import MTDNNModel
 from mt_dnn.run_data import RunData
 from mt_dnn.sampler import EVALUATION_TOKENS
-from tests.mt_dnn.runs import tiny_config
+from tests.mt_dnn.runs import RUN, tiny_config, tiny_run
 
 
 def test_batch_size_changes_no_score_and_a_given_one_is_obeyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,3 +69,20 @@ def test_no_process_has_more_than_a_batch_more_work_than_another(
     work = [[len(batch) * int(data.lengths[batch].max()) for batch in share] for share in shares]
     totals = [sum(share) for share in work]
     assert max(totals) - min(totals) <= max(map(max, work))
+
+
+def test_encode_mode_writes_the_encoders_output_and_trains_nothing(tmp_path: Path) -> None:
+    tiny_run(tmp_path, "--encode_mode", "--test_datasets", "cola,stsb")
+    assert not list(tmp_path.glob("model_*.pt"))
+    encoder = AutoModel.from_pretrained(RUN / "tiny").eval()
+    for name in ("cola", "stsb"):
+        encoding = torch.load(tmp_path / f"{name}_encoding.pt")
+        samples = [sample for _, sample in read_token_json(RUN / "tinydata" / f"{name}_dev.json")]
+        assert encoding.shape[:2] == (len(samples), max(len(sample["token_id"]) for sample in samples))
+        for row, sample in enumerate(samples):
+            length = len(sample["token_id"])
+            with torch.inference_mode():
+                ids, types = torch.tensor([sample["token_id"]]), torch.tensor([sample["type_id"]])
+                expected = encoder(ids, token_type_ids=types).last_hidden_state[0]
+            torch.testing.assert_close(encoding[row, :length], expected, atol=1e-5, rtol=1e-5)
+            assert not encoding[row, length:].any()

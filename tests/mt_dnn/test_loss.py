@@ -79,6 +79,26 @@ def test_hellinger_gradient_is_finite_and_not_zero_where_a_softmax_underflows() 
         assert gradient.abs().max() > 1e-34
 
 
+def test_spans_are_half_the_sum_of_start_and_end_and_log_odds_are_added() -> None:
+    (start, end), labels = random_logits(3, 4), torch.tensor([[0, 2, 1], [1, 1, 0], [3, 3, 1]])
+    odds = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64)
+    of_start = -start.log_softmax(-1)[range(3), labels[:, 0]]
+    of_end = -end.log_softmax(-1)[range(3), labels[:, 1]]
+    of_answer = -torch.stack([odds[0].sigmoid(), 1 - odds[1].sigmoid(), odds[2].sigmoid()]).log()
+    two = criterion("SpanCeCriterion")((start, end), labels[:, :2])
+    torch.testing.assert_close(two, (of_start + of_end).mean() / 2)
+    three = criterion("SpanCeCriterion", alpha=2.0)((start, end, odds), labels)
+    torch.testing.assert_close(three, 2 * (two + of_answer.mean()), rtol=1e-6, atol=0.0)
+
+    weight = torch.tensor([1.0, 0.0, 3.0], dtype=torch.float64)
+    weighted = criterion("SpanCeCriterion")((start, end, odds), labels, weight)
+    expected = (((of_start + of_end) / 2 + of_answer) * weight).mean()
+    torch.testing.assert_close(weighted, expected, rtol=1e-6, atol=0.0)
+    labels[1, :2] = -1  # lies outside
+    ignoring = criterion("SpanCeCriterion")((start, end), labels[:, :2])
+    torch.testing.assert_close(ignoring, ((of_start + of_end) / 2)[[0, 2]].mean())
+
+
 def kl(first: Tensor, second: Tensor) -> Tensor:
     return (first * (first.log() - second.log())).sum() / first.size(0)
 

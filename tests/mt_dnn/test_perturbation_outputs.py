@@ -76,6 +76,15 @@ def test_spans_do_not_feel_logits_at_padding_even_where_they_are_not_finite() ->
     assert batch.finite((perturbed, spoiled)).tolist() == [True, False]
 
 
+def test_of_spans_start_and_end_count_and_not_whether_there_is_an_answer() -> None:
+    (perturbed, clean), odds = two(2, 4), torch.tensor([float("nan"), 1.0])
+    plain, _ = compare((perturbed, clean), (clean, perturbed), TaskType.SpanClassificationYN)
+    found, _ = compare((perturbed, clean, odds), (clean, perturbed, -odds), TaskType.SpanClassificationYN)
+    assert torch.equal(found, plain)
+    batch = Comparison((clean, clean), MASK, SymKlCriterion(), task_type=TaskType.SpanClassificationYN)
+    assert batch.finite((perturbed, clean, odds)).tolist() == [True, True]
+
+
 def test_sequence_labeling_is_the_mean_over_real_tokens() -> None:
     perturbed, clean = two(2, 4, 3)
     real = MASK.bool()

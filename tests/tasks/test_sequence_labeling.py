@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from data_utils.errors import UserError
+from data_utils.prepro import Split
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, SingleTaskDataset
-from tasks import get_task
+from tasks import Task, get_task
+from tasks.sequence_labeling import parse_list
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
 
 DEFINITION = """
@@ -58,6 +63,12 @@ def test_it_learns_what_words_say_together(data: Path, encoder: Path, tmp_path: 
     assert learned(data, encoder, tmp_path, "toy", "ACC", *method) > 95
 
 
+def test_lists_are_read_as_json_or_python_writes_them():
+    split = Split(Path("toy_dev.tsv"), Task(None), is_train=False)  # type: ignore[arg-type]
+    for text in ('["caf\\u00e9", "\\ud83d\\ude00"]', r"['caf\xe9', '\U0001f600']", '["café", "😀"]', "['café', '😀']"):
+        assert parse_list(split, 1, "premise", text) == ["café", "😀"]
+
+
 def test_padding_has_no_label_and_no_part_in_the_loss(dev: SingleTaskDataset):
     batch = Collater(0)([dev[0], dev[1], dev[2]])
     assert batch.labels is not None
@@ -72,3 +83,51 @@ def test_padding_has_no_label_and_no_part_in_the_loss(dev: SingleTaskDataset):
     torch.testing.assert_close(loss, expected)
     logits[~real] = 100.0
     torch.testing.assert_close(task.loss(SeqCeCriterion(), logits, batch), expected)
+
+
+ENTITIES = """
+toy:
+  data_format: Seqence
+  task_type: SeqenceLabeling
+  n_class: 6
+  metric_meta: [SeqEval, ACC, SeqEvalList]
+"""
+
+
+def entities_found(folder: Path, predictions: list[list[int]], more: str = "") -> dict[str, float]:
+    """Of two sentences: "Ann Lee-Ray" of a B-PER and an I-PER of two pieces, then O; and O O."""
+    (folder / "tasks.yml").write_text(ENTITIES + more)
+    lines = [([4, 1, 2, 3, 0, 5], "first"), ([4, 0, 0, 5], "second")]
+    text = [json.dumps({"uid": uid, "label": label, "token_id": [7] * len(label)}) + "\n" for label, uid in lines]
+    (folder / "toy_dev.json").write_text("".join(text))
+    task_def = TaskDefs(folder / "tasks.yml").get_task_def("toy")
+    dataset = SingleTaskDataset(folder / "toy_dev.json", False, 0, task_def)
+    scores = [np.eye(6)[own] for own in predictions]
+    metrics = task_def.metric_meta
+    return dataset.task.evaluate(dataset, metrics, scores, [np.array(own) for own in predictions]).metrics
+
+
+NAMES = "  labels: [O, B-PER, I-PER, X, CLS, SEP]"
+
+
+@pytest.mark.parametrize(
+    ("predictions", "expected"),
+    [
+        # what is predicted for later pieces and special tokens does not count
+        ([[1, 1, 2, 1, 0, 2], [1, 0, 0, 1]], {"SeqEval": 100.0, "ACC": 100.0, "SeqEvalList": 100.0}),
+        # PER 0-0 in place of PER 0-1
+        ([[4, 1, 0, 3, 0, 5], [4, 0, 0, 5]], {"SeqEval": 0.0, "ACC": 80.0, "SeqEvalList": 50.0}),
+        # a word taken for a later piece or a special token is in no entity
+        ([[4, 1, 2, 3, 4, 5], [4, 3, 5, 5]], {"SeqEval": 100.0, "ACC": 40.0, "SeqEvalList": 100.0}),
+        # PER 0-1 found, and one more
+        ([[4, 1, 2, 3, 0, 5], [4, 0, 1, 5]], {"SeqEval": 100 * 2 / 3, "ACC": 80.0, "SeqEvalList": 50.0}),
+    ],
+)
+def test_entities_are_made_of_words(tmp_path: Path, predictions: list[list[int]], expected: dict[str, float]):
+    found = entities_found(tmp_path, predictions, NAMES)
+    assert list(found) == list(expected) and found == pytest.approx(expected)
+
+
+def test_entities_need_names(tmp_path: Path):
+    with pytest.raises(UserError, match="metric SeqEval needs the labels' names"):
+        entities_found(tmp_path, [[4, 1, 2, 3, 0, 5], [4, 0, 0, 5]])

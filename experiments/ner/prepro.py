@@ -1,0 +1,81 @@
+"""CoNLL-2003's files → canonical TSV: names, parts of speech and chunks, `OUTPUT/{ner,pos,chunk}_SPLIT.tsv`.
+
+    python experiments/ner/prepro.py --data_dir DIR
+
+DIR holds `train.txt`, `valid.txt` and `test.txt`, or `eng.train`, `eng.testa` and `eng.testb`: a word a line, a blank
+line after each sentence, `-DOCSTART-` before each document. A line's first column is the word, its last three are part
+of speech, chunk and name. Tags are taken as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+# The command is run as a file, so Python finds only this folder by itself.
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from data_utils.errors import DataError, run_command_line
+from data_utils.readers import read_lines
+from experiments.canonical import Example, Reading, first_file, list_field, write_canonical
+
+FILES = {
+    "train": ("train.txt", "eng.train"),
+    "dev": ("valid.txt", "dev.txt", "eng.testa"),
+    "test": ("test.txt", "eng.testb"),
+}
+COLUMNS = {"ner": -1, "chunk": -2, "pos": -3}  # of a line, by task
+DOCUMENT = "-DOCSTART-"
+
+
+def read_sentences(path: Path) -> Iterator[list[list[str]]]:
+    """The columns of each word of each sentence.
+
+    Raises:
+        DataError: a line with too few columns.
+    """
+    sentence: list[list[str]] = []
+    for number, line in read_lines(path):
+        columns = line.split()
+        if columns and columns[0] != DOCUMENT:
+            if len(columns) < 1 + len(COLUMNS):
+                message = f"expected a word and its part of speech, chunk and name, found {line!r}"
+                raise DataError(message, path, number)
+            sentence.append(columns)
+        elif sentence:
+            yield sentence
+            sentence = []
+    if sentence:
+        yield sentence
+
+
+def examples(path: Path, task: str) -> Iterator[Example]:
+    """A sentence's number, labels and words."""
+    for number, sentence in enumerate(read_sentences(path)):
+        labels = [columns[COLUMNS[task]] for columns in sentence]
+        yield str(number), list_field(labels), list_field(columns[0] for columns in sentence)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert the splits that are there, each for all three tasks."""
+    parser = argparse.ArgumentParser(description="CoNLL-2003 → canonical TSV")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of the files")
+    parser.add_argument("--output_dir", type=Path, default=Path("data/canonical_data"), help="folder of the TSVs")
+    args = parser.parse_args(argv)
+    found = {split: first_file(args.data_dir, names) for split, names in FILES.items()}
+    if not any(found.values()):
+        names = "; ".join(" or ".join(names) for names in FILES.values())
+        raise DataError(f"found none of {names}; name their folder with --data_dir", args.data_dir)
+    for split, path in found.items():
+        if path is None:
+            print(f"skipped {split}: {args.data_dir} has no {' or '.join(FILES[split])}")
+            continue
+        for task in COLUMNS:
+            write_canonical(args.output_dir / f"{task}_{split}.tsv", Reading(examples(path, task)))
+
+
+if __name__ == "__main__":
+    run_command_line(main)

@@ -1,0 +1,100 @@
+"""SQuAD as its publishers hand it out → canonical TSV, `ROOT/canonical_data/squad_SPLIT.tsv` and `squad-v2_SPLIT.tsv`.
+
+    python experiments/squad/squad_prepro.py --data_dir DIR
+
+DIR holds the public files, `train-v1.1.json` and `dev-v1.1.json`, `train-v2.0.json` and `dev-v2.0.json`, or one of the
+two versions. MT-DNN's names are known too: `squad/train.json`, `squad_v2/train.json`, `squad_train.json`, ….
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+# The command is run as a file, so Python finds only this folder by itself.
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from data_utils.errors import DataError, run_command_line
+from experiments.canonical import SEPARATORS, Example, Reading, write_canonical
+
+SPLITS = ("train", "dev")
+# where a task's file of a split may be, below the data folder
+FILES = {
+    "squad": ("{}-v1.1.json", "squad/{}-v1.1.json", "squad/{}.json", "squad_{}.json"),
+    "squad-v2": ("{}-v2.0.json", "squad_v2/{}-v2.0.json", "squad_v2/{}.json", "squad-v2_{}.json"),
+}
+STRUCTURE = "data: [{paragraphs: [{context, qas: [{id, question, answers: [{text, answer_start}]}]}]}]"
+
+
+def read_squad(path: Path, task: str) -> Reading:
+    """The questions of a file; those without an answer are left out of version 1.1.
+
+    Raises:
+        DataError: while they are read: the file is no JSON, or not built as SQuAD's.
+    """
+    reading = Reading()
+    reading.examples = _read_squad(path, task, reading)
+    return reading
+
+
+def _read_squad(path: Path, task: str, reading: Reading) -> Iterator[Example]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            content = json.load(file)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", path) from error
+    except ValueError as error:
+        raise DataError(f"found no whole JSON object ({error})", path) from error
+    try:
+        for article in content["data"]:
+            for paragraph in article["paragraphs"]:
+                for question in paragraph["qas"]:
+                    yield from _read_question(paragraph["context"], question, task, reading)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"is not built as SQuAD's files are ({error!r}); accepted: {STRUCTURE}", path) from error
+
+
+def _read_question(context: str, question: dict[str, Any], task: str, reading: Reading) -> Iterator[Example]:
+    # a character for a character, so that answers stay where they are
+    context = context.translate(SEPARATORS)
+    impossible = task == "squad-v2" and question.get("is_impossible", False)
+    found = [] if impossible else question["answers"]
+    texts = [answer["text"].translate(SEPARATORS) for answer in found]
+    starts = [answer["answer_start"] for answer in found]
+    if not texts and not impossible:
+        reading.leave_out("without an answer")
+    elif any(context[start : start + len(text)] != text for text, start in zip(texts, starts, strict=True)):
+        reading.leave_out("whose answer is not where it is said to be")
+    else:
+        yield question["id"], json.dumps(texts, ensure_ascii=False), str(starts), context, question["question"]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert the versions that are there."""
+    parser = argparse.ArgumentParser(description="SQuAD → canonical TSV")
+    parser.add_argument("--root_dir", type=Path, default=Path("data"), help="TSVs go to its folder canonical_data")
+    parser.add_argument("--data_dir", type=Path, help="folder of the public files; default: --root_dir")
+    args = parser.parse_args(argv)
+    data_dir = args.data_dir or args.root_dir
+    absent = []
+    for task, names in FILES.items():
+        for split in SPLITS:
+            paths = [data_dir / name.format(split) for name in names]
+            path = next(filter(Path.is_file, paths), None)
+            if path is None:
+                absent.append(names[0].format(split))
+                continue
+            write_canonical(args.root_dir / "canonical_data" / f"{task}_{split}.tsv", read_squad(path, task))
+    if len(absent) == len(FILES) * len(SPLITS):
+        raise DataError(f"found none of {', '.join(absent)}; put SQuAD's public files there", data_dir)
+    if absent:
+        print(f"skipped, not in {data_dir}: {', '.join(absent)}")
+
+
+if __name__ == "__main__":
+    run_command_line(main)

@@ -1,0 +1,71 @@
+"""A text with a gap, and what may fill it: the hypotheses are the text with each choice in its place, as in ReCoRD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from data_utils.errors import DataError
+from data_utils.metrics import Metric
+from data_utils.prepro import Split
+from data_utils.squad_metrics import squad_v1
+from data_utils.task_def import DataFormat
+from tasks.base import Evaluation, Values, register_task
+from tasks.ranking import RankingTask, ranking_metrics
+from tasks.sequence_labeling import parse_list
+
+if TYPE_CHECKING:
+    from mt_dnn.dataset import SingleTaskDataset
+
+
+@register_task("ClozeChoice")
+class ClozeChoiceTask(RankingTask):
+    """Ranking whose candidates stand for texts, `choice`; `answer` lists the texts that are right.
+
+    In a score file a question is an entry: its prediction is the text that was chosen, its scores are the choices'
+    probabilities. EmF1 is the mean F1 of the words of the chosen text and an answer, and comes with EmF1_exact, the
+    share of chosen texts that are an answer, both as SQuAD's evaluation has them; other metrics are those of ranking.
+    """
+
+    data_formats = (DataFormat.ClozeChoice,)
+
+    def about_candidates(self, split: Split, number: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The lists of choices and answers, as the line has them."""
+        choices = parse_list(split, number, "choice", fields["choice"])
+        parse_list(split, number, "answer", fields["answer"])
+        count = len(fields["hypotheses"])
+        if len(choices) != count:
+            message = f"expected as many choices as hypotheses, found {len(choices)} and {count}"
+            raise DataError(message, split.path, number)
+        return {"choice": fields["choice"], "answer": fields["answer"]}
+
+    def evaluate(
+        self,
+        dataset: SingleTaskDataset,
+        metrics: Sequence[Metric],
+        scores: Values,
+        predictions: Values,
+        with_label: bool = True,
+    ) -> Evaluation:
+        """An entry a question; EmF1 over the texts that were chosen."""
+        samples = list(dataset.samples())
+        choices, answers = (list(self._texts(dataset, samples, key)) for key in ("choice", "answer"))
+        chosen = [own[int(best.argmax())] for own, best in zip(choices, predictions, strict=True)]
+        found: dict[str, float] = {}
+        labeled = with_label and dataset.labels is not None
+        for metric in metrics if labeled else ():
+            if metric == Metric.EmF1:
+                found |= squad_v1(answers, chosen)
+            else:
+                found |= ranking_metrics([metric], self.golds(samples), scores, predictions)
+        return Evaluation(found, chosen, scores, answers if labeled else None, dataset.uids)
+
+    def _texts(self, dataset: SingleTaskDataset, samples: Sequence[Mapping[str, Any]], key: str) -> Iterator[list[str]]:
+        """A token file's lists, which are literals in a text."""
+        split = Split(dataset.path, self, is_train=False)
+        for number, sample in enumerate(samples, start=1):
+            texts = parse_list(split, number, key, str(sample.get(key)))
+            if key == "choice" and len(texts) != len(sample["token_id"]):
+                message = f"choice must be a list of as many texts as token_id has sequences, found {len(texts)}"
+                raise DataError(message, dataset.path, number)
+            yield texts

@@ -1,0 +1,173 @@
+"""The best of several candidates, such as the answers to a question."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from data_utils.errors import DataError
+from data_utils.metrics import Metric, calc_metrics
+from data_utils.prepro import Line, Split, Tokenization
+from data_utils.task_def import DataFormat, TaskType
+from mt_dnn.loss import LossCriterion, grouped
+from tasks.base import Evaluation, Task, Values, class_index, register_task
+
+if TYPE_CHECKING:
+    from mt_dnn.batcher import Batch
+    from mt_dnn.dataset import SingleTaskDataset
+    from mt_dnn.loss import Criterion
+
+
+@register_task("Ranking")
+class RankingTask(Task):
+    """A score for each candidate of a group: a premise with several hypotheses, of which one is the gold.
+
+    Probabilities are those within a group. In a score file a candidate is an entry: its id (`ruid`), its probability,
+    and as prediction 1 where it is the best of its group, 0 elsewhere. The metric ACC is the share of groups whose best
+    candidate is a gold one; all others are over candidates, of which each is of class 1 (a gold one) or 0.
+    """
+
+    default_loss = LossCriterion.RankCeCriterion
+    data_formats = (DataFormat.PremiseAndMultiHypothesis,)
+    many_rows = True
+    view = TaskType.Ranking
+
+    @classmethod
+    def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
+        n_class = entry.get("n_class")
+        wrong = type(n_class) is int and n_class != 1
+        return [f"key 'n_class': found {n_class}, accepted: 1, the score of a candidate"] if wrong else []
+
+    def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
+        pairs = [(fields["premise"], hypothesis) for _, fields in lines for hypothesis in fields["hypotheses"]]
+        encoded = text.encode(pairs)
+        for number, fields in lines:
+            count = len(fields["hypotheses"])
+            about = self.about_candidates(split, number, fields)
+            label = {}
+            if fields["label"] or split.is_train:
+                about["olabel"] = self.relevances(split, number, fields["label"], count)
+                label["label"] = about["olabel"].index(max(about["olabel"]))
+            rows = list(itertools.islice(encoded, count))
+            yield {"uid": fields["uid"], **label, **{key: [row[key] for row in rows] for key in rows[0]}, **about}
+
+    def about_candidates(self, split: Split, number: int, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """What a token file holds of a line's candidates beside their tokens.
+
+        Raises:
+            DataError: it does not fit the candidates.
+        """
+        ruids = fields["ruid"].split(",")
+        _check_count("ids (ruid)", len(ruids), len(fields["hypotheses"]), split, number)
+        return {"ruid": ruids}
+
+    def relevances(self, split: Split, number: int, text: str, count: int) -> list[float]:
+        """A line's label: a number for each of `count` candidates, or the index of a label that the definition names.
+
+        Of several that are the largest the first is the one to learn.
+
+        Raises:
+            DataError: not as many finite numbers, or none of them says which candidate is the gold.
+        """
+        parts = [part.strip() for part in text.strip("[] ").split(",")]
+        _check_count("relevances", len(parts), count, split, number)
+        if self.task_def.label_vocab is not None:
+            found = [float(class_index(self.task_def, split, number, part)) for part in parts]
+        else:
+            found = [_number(part) for part in parts]
+        if not all(math.isfinite(relevance) for relevance in found):
+            raise DataError(f"found the label {text!r}; accepted: finite numbers such as 0,1,0", split.path, number)
+        if count > 1 and min(found) == max(found) <= 0:
+            raise DataError(f"found the label {text!r}, which makes no candidate the gold", split.path, number)
+        return found
+
+    @property
+    def accepted_labels(self) -> str:
+        return "the index of one of the example's sequences"
+
+    def accepts_label(self, label: Any, lengths: Sequence[int]) -> bool:
+        return type(label) is int and 0 <= label < len(lengths)
+
+    def loss(self, criterion: Criterion, logits: Tensor, batch: Batch) -> Tensor:
+        """The mean over groups."""
+        assert batch.labels is not None
+        return criterion(grouped(logits, batch.groups), batch.labels)
+
+    def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
+        """Of each group probabilities (candidates,), and 1 at the best of them, 0 elsewhere."""
+        parts = logits.float().flatten().split(list(batch.groups))
+        scores = [part.softmax(-1).cpu().numpy() for part in parts]
+        return scores, [_one_at(own.argmax(), len(own)) for own in scores]
+
+    def evaluate(
+        self,
+        dataset: SingleTaskDataset,
+        metrics: Sequence[Metric],
+        scores: Values,
+        predictions: Values,
+        with_label: bool = True,
+    ) -> Evaluation:
+        """An entry a candidate; ACC over groups, other metrics over candidates."""
+        samples = list(dataset.samples())
+        golds = self.golds(samples) if with_label and dataset.labels is not None else None
+        uids = [uid for number, sample in enumerate(samples, 1) for uid in _candidate_ids(sample, dataset, number)]
+        flat_scores, flat_predictions = np.concatenate(scores), np.concatenate(predictions)
+        found = {}
+        if golds is not None:
+            found = ranking_metrics(metrics, golds, scores, predictions)
+        flat_golds = None if golds is None else np.concatenate(golds)
+        return Evaluation(found, flat_predictions, flat_scores, flat_golds, uids)
+
+    @staticmethod
+    def golds(samples: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
+        """Of each example of a token file 1 at the most relevant candidates, 0 elsewhere, (candidates,)."""
+        golds = []
+        for sample in samples:
+            relevances = np.asarray(sample.get("olabel") or _one_at(sample["label"], len(sample["token_id"])))
+            golds.append((relevances == relevances.max()).astype(np.int64))
+        return golds
+
+
+def ranking_metrics(
+    metrics: Sequence[Metric], golds: Sequence[np.ndarray], scores: Values, predictions: Values
+) -> dict[str, float]:
+    """Metrics of groups: arguments hold an array (candidates,) for each; ACC is over groups, others over candidates."""
+    flat = np.concatenate(scores)
+    by_candidate = (np.concatenate(golds), np.concatenate(predictions), np.stack([1 - flat, flat], axis=1))
+    right = np.array([int(gold @ best) for gold, best in zip(golds, predictions, strict=True)])
+    by_group = (np.ones_like(right), right, right)
+    return {
+        name: value
+        for metric in metrics
+        for name, value in calc_metrics([metric], *(by_group if metric == Metric.ACC else by_candidate)).items()
+    }
+
+
+def _check_count(what: str, found: int, hypotheses: int, split: Split, number: int) -> None:
+    if found != hypotheses:
+        raise DataError(f"expected as many {what} as hypotheses, found {found} and {hypotheses}", split.path, number)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _one_at(place: int, count: int) -> np.ndarray:
+    return (np.arange(count) == place).astype(np.int64)
+
+
+def _candidate_ids(sample: Mapping[str, Any], dataset: SingleTaskDataset, number: int) -> list[str]:
+    """Of a token file's line; the example's own id for each where the file has none of candidates."""
+    count = len(sample["token_id"])
+    ruids = sample.get("ruid", [sample["uid"]] * count)
+    if not isinstance(ruids, list) or len(ruids) != count:
+        raise DataError(f"ruid must be a list of as many ids as token_id has sequences ({count})", dataset.path, number)
+    return [str(ruid) for ruid in ruids]

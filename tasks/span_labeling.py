@@ -1,0 +1,158 @@
+"""All the answers to a question in a text, as a label for each of its tokens; long texts are read in windows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from data_utils.errors import DataError, UserError
+from data_utils.metrics import Metric
+from data_utils.prepro import Line, Split, Tokenization
+from data_utils.spans import Span, text_of
+from data_utils.task_def import DataFormat
+from tasks.base import Evaluation, Task, Values, register_task
+from tasks.sequence_labeling import SequenceLabelingTask
+from tasks.span import read_windows
+
+if TYPE_CHECKING:
+    from mt_dnn.dataset import SingleTaskDataset
+
+OUTSIDE, BEGINS, GOES_ON = range(3)  # labels of a token
+
+
+class Token(NamedTuple):
+    """A token of a text in the window that shows most around it.
+
+    around: tokens on its shorter side there; offset: its characters; scores: probabilities (3,); label: or None.
+    """
+
+    around: int
+    offset: tuple[int, int]
+    scores: np.ndarray
+    label: int | None
+
+
+@dataclass
+class Text:
+    """A question's whole text: `tokens` by their number."""
+
+    context: str
+    tokens: dict[int, Token] = field(default_factory=dict)
+
+    def in_order(self) -> list[Token]:
+        return [self.tokens[number] for number in sorted(self.tokens)]
+
+
+class WholeTexts(NamedTuple):
+    """A dataset's labels and ids, question by question, where its examples are windows."""
+
+    labels: Sequence[np.ndarray] | None
+    uids: Sequence[str]
+
+
+@register_task("SpanSeqenceLabeling")
+class SpanSequenceLabelingTask(SequenceLabelingTask):
+    """Outside an answer, its first token, or inside one: labels 0, 1 and 2 over question and text.
+
+    MT-DNN has the name alone. All answers of a line are right together, none is a text without.
+    """
+
+    data_formats = (DataFormat.CLUE_SPAN,)
+
+    @classmethod
+    def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
+        labels, n_class = entry.get("labels"), entry.get("n_class")
+        found = []
+        if type(n_class) is int and n_class != 3:
+            found.append(f"key 'n_class': found {n_class}, accepted: 3 for SpanSeqenceLabeling")
+        if isinstance(labels, list) and [str(label)[:2] for label in labels] != ["O", "B-", "I-"]:
+            found.append(
+                f"key 'labels': found {labels}, accepted: outside, begin and inside, such as [O, B-ANS, I-ANS]"
+            )
+        return found
+
+    def check_text(self, where: str, do_padding: bool) -> None:
+        Task.check_text(self, where, do_padding)
+        if do_padding:
+            raise UserError(f"{where}: --do_padding is not there for spans; leave it out, train.py pads batches")
+
+    def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
+        """Of answers that overlap the first counts."""
+        for window in read_windows(split, lines, text):
+            example = window.example | {"window_start": window.first}
+            if window.answers is not None:
+                labels: dict[int, int] = {}
+                for first, last in window.spans:
+                    if not any(token in labels for token in range(first, last + 1)):
+                        labels |= {first: BEGINS} | dict.fromkeys(range(first + 1, last + 1), GOES_ON)
+                by_token = [OUTSIDE] * len(example["token_id"])
+                for token, place in enumerate(window.places, start=window.first):
+                    by_token[place] = labels.get(token, OUTSIDE)
+                answer = {"text": window.answers.texts, "answer_start": window.answers.starts}
+                example |= {"answer": answer, "label": by_token}
+            yield example
+
+    def evaluate(
+        self,
+        dataset: SingleTaskDataset,
+        metrics: Sequence[Metric],
+        scores: Values,
+        predictions: Values,
+        with_label: bool = True,
+    ) -> Evaluation:
+        """Metrics over the tokens of whole texts; predictions are lists of answers, as they stand in the text."""
+        texts = self._texts(dataset, scores, with_label and dataset.labels is not None)
+        ordered = [text.in_order() for text in texts.values()]
+        by_token = [np.stack([token.scores for token in tokens]) for tokens in ordered]
+        labels = [own.argmax(-1) for own in by_token]
+        golds = None
+        if with_label and dataset.labels is not None:
+            golds = [np.array([token.label for token in tokens]) for tokens in ordered]
+        whole: Any = WholeTexts(golds, list(texts))
+        found = super().evaluate(whole, metrics, by_token, labels, with_label)
+        answers = [
+            [text_of(text.context, span) for span in spans_of(own, [token.offset for token in tokens])]
+            for text, tokens, own in zip(texts.values(), ordered, labels, strict=True)
+        ]
+        return found._replace(predictions=answers)
+
+    def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
+        """Of each question the list, as JSON."""
+        return [json.dumps(own, ensure_ascii=False) for own in predictions]
+
+    def _texts(self, dataset: SingleTaskDataset, scores: Values, labeled: bool) -> dict[str, Text]:
+        """By id, in the order of the file."""
+        texts: dict[str, Text] = {}
+        for index, (sample, own) in enumerate(zip(dataset.samples(), scores, strict=True)):
+            uid, context, start = str(sample["uid"]), sample.get("context"), sample.get("window_start")
+            offsets = sample.get("offset_mapping")
+            if not isinstance(context, str) or not isinstance(offsets, list) or type(start) is not int:
+                raise DataError(f"{uid}: found no context, offset_mapping or window_start", dataset.path)
+            text = texts.setdefault(uid, Text(context))
+            if text.context != context:
+                raise DataError(f"{uid}: two questions have this uid; accepted: one", dataset.path)
+            places = [place for place, offset in enumerate(offsets[: len(own)]) if offset is not None]
+            for token, place in enumerate(places):
+                label = int(dataset.labels[index][place]) if labeled else None
+                seen = Token(min(token, len(places) - 1 - token), offsets[place], own[place], label)
+                best = text.tokens.get(start + token)
+                if best is None or seen.around > best.around:
+                    text.tokens[start + token] = seen
+        return texts
+
+
+def spans_of(labels: np.ndarray, offsets: Sequence[tuple[int, int]]) -> list[Span]:
+    """The answers that tokens' labels tell; one that goes on without having begun begins there, as CoNLL reads it."""
+    spans: list[Span] = []
+    previous = OUTSIDE
+    for label, (begin, end) in zip(labels.tolist(), offsets, strict=True):
+        if label == BEGINS or (label == GOES_ON and previous == OUTSIDE):
+            spans.append(Span(0.0, begin, end))
+        elif label == GOES_ON:
+            spans[-1] = spans[-1]._replace(end=end)
+        previous = label
+    return spans

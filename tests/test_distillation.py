@@ -1,0 +1,193 @@
+"""Distillation: its objective in closed form, and from a teacher's score file to a trained student."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import predict
+import prepare_distillation_data
+from data_utils.errors import FlagError, UserError
+from data_utils.readers import read_score_file, read_token_json, write_lines
+from experiments.exp_def import TaskDefs
+from mt_dnn.batcher import Batch
+from mt_dnn.loss import LossCriterion
+from mt_dnn.model import build_network, build_objective
+from mt_dnn.run_data import RunData
+from tests.mt_dnn.runs import RUN, TASK_DEF, tiny_config
+from tests.tasks.learning import WORDS, learned, write_small_encoder, write_task
+
+COLA = ("--train_datasets", "cola", "--test_datasets", "cola")
+DATA = RUN / "tinydata"
+
+
+def with_soft_labels(folder: Path, task: str, n_class: int) -> Path:
+    """The tiny run's data with soft labels in one task's training set."""
+    for path in DATA.glob("*.json"):
+        samples = [sample for _, sample in read_token_json(path)]
+        if path.stem == f"{task}_train":
+            draw = np.random.default_rng(0)
+            samples = [sample | {"softlabel": draw.normal(size=n_class).tolist()} for sample in samples]
+        write_lines(folder / path.name, map(json.dumps, samples))
+    return folder
+
+
+@pytest.mark.parametrize("kd_loss", [LossCriterion.MseCriterion, LossCriterion.KlCriterion])
+def test_the_loss_is_that_of_labels_plus_that_of_scores(tmp_path: Path, kd_loss: LossCriterion) -> None:
+    data = with_soft_labels(tmp_path / "data", "cola", 2)
+    flags = (*COLA, "--data_dir", str(data), "--dropout_p", "0", "--bert_dropout_p", "0")
+    config = tiny_config(tmp_path, *flags, "--mkd_opt", "1")
+    run = RunData(config)
+    run.task_defs[0].kd_loss = kd_loss
+    torch.manual_seed(0)
+    network = build_network(config, run.task_defs).eval()
+    batch = _batch(run)
+    value = build_objective(config, network)(batch, [])
+    logits, soft = network.run(batch), batch.soft_labels
+    assert soft is not None and batch.labels is not None
+    gold = -logits.log_softmax(1)[range(4), batch.labels].mean()
+    if kd_loss == LossCriterion.MseCriterion:
+        distilled = ((logits - soft) ** 2).mean()
+    else:
+        q = soft.softmax(1)
+        distilled = (q * (q.log() - logits.log_softmax(1))).sum() / 4
+    torch.testing.assert_close(value.loss, gold + distilled)
+
+    plain = build_objective(tiny_config(tmp_path, *flags), network)(batch, [])
+    torch.testing.assert_close(plain.loss, gold)
+    without = build_objective(config, network)(dataclasses.replace(batch, soft_labels=None), [])
+    torch.testing.assert_close(without.loss, gold)
+
+
+def test_methods_that_stand_in_the_task_losss_place_distil_too(tmp_path: Path) -> None:
+    data = with_soft_labels(tmp_path / "data", "cola", 2)
+    flags = (*COLA, "--data_dir", str(data), "--dropout_p", "0", "--bert_dropout_p", "0", "--adv_train")
+    freelb = ("--adv_opt", "freelb", "--adv_noise_var", "0", "--adv_step_size", "1e-9")
+    losses = []
+    for more in ((), ("--mkd_opt", "1")):
+        config = tiny_config(tmp_path, *flags, *freelb, *more)
+        run = RunData(config)
+        torch.manual_seed(0)
+        network = build_network(config, run.task_defs).eval()
+        losses.append(build_objective(config, network)(_batch(run), [1, 2, 3, 4]).loss)
+    batch = _batch(run)
+    assert batch.soft_labels is not None
+    distilled = ((network.run(batch) - batch.soft_labels) ** 2).mean()
+    torch.testing.assert_close(losses[1] - losses[0], distilled, rtol=1e-3, atol=1e-5)
+
+
+def _batch(run: RunData) -> Batch:
+    from mt_dnn.batcher import Collater
+
+    return Collater(0)([run.train[0][index] for index in range(4)])
+
+
+def test_what_cannot_be_distilled_is_told_in_a_line(tmp_path: Path) -> None:
+    with pytest.raises(FlagError, match=r"--mkd_opt: no training set has a softlabel; prepare_distillation_data.py"):
+        RunData(tiny_config(tmp_path, "--mkd_opt", "1"))
+    data = with_soft_labels(tmp_path / "data", "cola", 2)
+    config = tiny_config(tmp_path, *COLA, "--data_dir", str(data), "--mkd_opt", "1")
+    run = RunData(config)
+    run.task_defs[0].kd_loss = LossCriterion.CeCriterion
+    with pytest.raises(FlagError, match="kd_loss CeCriterion compares with labels, .*accepted: MseCriterion"):
+        build_objective(config, build_network(config, run.task_defs))
+
+
+def test_soft_labels_are_logarithms_of_probabilities_by_id(tmp_path: Path) -> None:
+    given = f"--task_def {TASK_DEF} --task cola --std_input {DATA / 'cola_dev.json'} --std_output {tmp_path / 'o.json'}"
+    scores = read_score_file(RUN / "cola_dev_scores_epoch_0.json")
+    order = list(range(len(scores["uids"])))[::-1]
+    shuffled = {
+        "metrics": {},
+        "uids": [scores["uids"][place] for place in order],
+        "predictions": [scores["predictions"][place] for place in order],
+        "scores": np.array(scores["scores"]).reshape(-1, 2)[order].flatten().tolist(),
+    }
+    (tmp_path / "scores.json").write_text(json.dumps(shuffled))
+    prepare_distillation_data.main([*given.split(), "--score", str(tmp_path / "scores.json"), "--add_soft_label"])
+    before = [sample for _, sample in read_token_json(DATA / "cola_dev.json")]
+    after = [sample for _, sample in read_token_json(tmp_path / "o.json")]
+    assert [{**own, "softlabel": None} for own in after] == [{**own, "softlabel": None} for own in before]
+    found = np.exp([own["softlabel"] for own in after])
+    np.testing.assert_allclose(found, np.array(scores["scores"]).reshape(-1, 2), rtol=1e-6)
+
+    prepare_distillation_data.main([*given.split(), "--score", str(RUN / "cola_dev_scores_epoch_0.json")])
+    after = [sample for _, sample in read_token_json(tmp_path / "o.json")]
+    assert [own["label"] for own in after] == scores["predictions"] and "softlabel" not in after[0]
+
+
+def test_a_regressions_outputs_stay_as_they_are(tmp_path: Path) -> None:
+    scores = RUN / "stsb_dev_scores_epoch_0.json"
+    given = (
+        f"--task_def {TASK_DEF} --task stsb --std_input {DATA / 'stsb_dev.json'} --score {scores} "
+        f"--std_output {tmp_path / 'o.json'}"
+    )
+    expected = read_score_file(scores)["scores"]
+    prepare_distillation_data.main([*given.split(), "--add_soft_label"])
+    assert [own["softlabel"] for _, own in read_token_json(tmp_path / "o.json")] == [[score] for score in expected]
+    prepare_distillation_data.main(given.split())
+    assert [own["label"] for _, own in read_token_json(tmp_path / "o.json")] == expected
+
+
+def test_scores_of_other_examples_are_refused(tmp_path: Path) -> None:
+    given = (
+        f"--task_def {TASK_DEF} --task mnli --std_input {DATA / 'mnli_train.json'} --std_output {tmp_path / 'o.json'} "
+        f"--score {RUN / 'mnli_matched_dev_scores_epoch_0.json'}"
+    )
+    with pytest.raises(UserError, match="not of the .* of the dataset"):
+        prepare_distillation_data.main(given.split())
+    assert not (tmp_path / "o.json").exists()
+
+
+DEFINITION = """
+toy:
+  data_format: PremiseOnly
+  task_type: Classification
+  n_class: 2
+  metric_meta: [ACC]
+  kd_loss: KlCriterion
+"""
+
+
+def lines(count: int, seed: int, wrong: float) -> Iterator[str]:
+    """Whether the first word is a colour; of some the label is another."""
+    draw = random.Random(seed)
+    for number in range(count):
+        words = draw.choices(WORDS, k=4)
+        label = int(WORDS.index(words[0]) < 4)
+        yield f"{number}\t{1 - label if draw.random() < wrong else label}\t{' '.join(words)}"
+
+
+def test_a_student_learns_from_a_teacher_what_its_labels_hide(tmp_path: Path) -> None:
+    """A teacher trained on right labels scores the text that a student has with coin tosses for labels."""
+    encoder = write_small_encoder(tmp_path / "small")
+    splits = {"toy_train": lines(300, 1, 0.0), "toy_dev": lines(100, 2, 0.0)}
+    data = write_task(tmp_path / "right", DEFINITION, splits, encoder)
+    assert learned(data, encoder, tmp_path / "teacher", "toy", "ACC", "--epochs", "3") > 95
+    splits = {"toy_train": lines(300, 3, 0.5), "toy_dev": lines(100, 2, 0.0)}
+    hidden = write_task(tmp_path / "hidden", DEFINITION, splits, encoder)
+    task = ["--task", "toy", "--task_def", str(hidden.parent / "tasks.yml")]
+    score = str(tmp_path / "scores.json")
+    predict.main(
+        [*task, "--prep_input", str(hidden / "toy_train.json"), "--score", score, "--checkpoint",
+         str(tmp_path / "teacher" / "model_2.pt")]
+    )  # fmt: skip
+    without = learned(hidden, encoder, tmp_path / "alone", "toy", "ACC", "--epochs", "3")
+    taught = tmp_path / "taught" / hidden.name
+    prepare_distillation_data.main(
+        [*task, "--add_soft_label", "--std_input", str(hidden / "toy_train.json"), "--score", score, "--std_output",
+         str(taught / "toy_train.json")]
+    )  # fmt: skip
+    (taught / "toy_dev.json").write_bytes((hidden / "toy_dev.json").read_bytes())
+    (taught.parent / "tasks.yml").write_text(DEFINITION)
+    assert TaskDefs(taught.parent / "tasks.yml").get_task_def("toy").kd_loss == LossCriterion.KlCriterion
+    assert (
+        learned(taught, encoder, tmp_path / "student", "toy", "ACC", "--epochs", "3", "--mkd_opt", "1") > 95 > without
+    )
