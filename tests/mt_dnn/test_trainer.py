@@ -178,7 +178,7 @@ def test_a_level_that_the_encoder_does_not_have_is_a_flag_error(tmp_path: Path) 
         Trainer(tiny_config(tmp_path, *SIFT, "--init_checkpoint", str(tmp_path / "gpt2")))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     trainer = Trainer(tiny_config(tmp_path, "--epochs", "2"))
     evaluate = trainer._evaluate
 
@@ -187,7 +187,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(t
         trainer.model.network.scoring_list[0][1].bias.data.fill_(math.nan)
 
     trainer._evaluate = spoil  # type: ignore[method-assign]
-    with pytest.raises(UserError, match="the loss is not finite"):
+    with pytest.raises(UserError, match="parameters are not finite after update"):
         trainer.run()
     assert (tmp_path / "model_0.pt").is_file()
     assert not (tmp_path / "model_1.pt").exists()
