@@ -18,7 +18,6 @@ from mt_dnn.flags import FlagParser, add_flags, build, check_flags, flag, flags_
 CANONICAL_DATA = "data/canonical_data"
 
 NO_SAN = "the stochastic answer network is not built yet"
-NO_MLM = "masked language modeling is not built yet"
 LENGTH_GROUPS = "no use any more: batches are grouped by length, --no_group_by_length switches that off"
 LAUNCHER = "no use any more: torchrun or `accelerate launch` starts the processes and tells them this"
 
@@ -39,7 +38,9 @@ class DataConfig:
     )
     do_padding: bool = flag(False, "pad every batch to --max_seq_len")
     tokenizer: str | None = flag(
-        None, "tokenizer that --save_hf writes: hub name, local folder or embedded-minilm", shown="the encoder's"
+        None,
+        "tokenizer of MaskLM and of generation, and that --save_hf writes: hub name, local folder or embedded-minilm",
+        shown="the encoder's",
     )
     dataloader_num_workers: int = flag(2, "processes that collate batches", at_least=0)
     log_file: str = flag("mt-dnn-train.log", "file of the log")
@@ -98,9 +99,14 @@ class ModelConfig:
     answer_weight_norm_on: bool = flag(False, "weight normalization", notice=NO_SAN)
     mem_cum_type: str = flag("simple", "memory of the answer network", notice=NO_SAN)
     max_answer_len: int = flag(10, "longest span", at_least=1, notice="span tasks are not built yet")
-    masked_lm_prob: float = flag(0.15, "share of masked tokens", at_least=0, below=1, notice=NO_MLM)
-    short_seq_prob: float = flag(0.2, "share of short sequences", at_least=0, below=1, notice=NO_MLM)
-    max_predictions_per_seq: int = flag(128, "most masked tokens", at_least=1, notice=NO_MLM)
+    masked_lm_prob: float = flag(0.15, "MaskLM: share of masked tokens", above=0, below=1)
+    short_seq_prob: float = flag(
+        0.2,
+        "MaskLM: share of the sequences of which a part of random length is taken, in training",
+        at_least=0,
+        below=1,
+    )
+    max_predictions_per_seq: int = flag(128, "MaskLM: most masked tokens of a sequence", at_least=1)
     bin_on: bool = flag(False, "bins of similar length", notice=LENGTH_GROUPS)
     bin_size: int = flag(64, "width of a bin", notice=LENGTH_GROUPS)
     bin_grow_ratio: float = flag(0.5, "growth of bins", notice=LENGTH_GROUPS)
@@ -298,7 +304,6 @@ def _notices(given: Mapping[str, Any], config: Config) -> list[str]:
         lines.append("--model_ckpt: no effect without --resume")
     if "batch_size" in given and config.training.max_tokens_per_batch:
         lines.append("--batch_size: no effect with --max_tokens_per_batch, which bounds a batch by its tokens")
-    if config.training.save_hf is None:
-        of_text = [name for name in ("tokenizer", "do_lower_case") if name in given]
-        lines += [f"--{name}: no effect without --save_hf; prepro_std.py tokenizes the text" for name in of_text]
+    if config.training.save_hf is None and "do_lower_case" in given:
+        lines.append("--do_lower_case: no effect without --save_hf; prepro_std.py tokenizes the text")
     return lines + adversarial_notices(given, config.adversarial)

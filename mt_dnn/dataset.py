@@ -112,7 +112,9 @@ class SingleTaskDataset(Dataset[Example]):
         self.task_def = task_def
         self.task = get_task(task_def)
         self.longest = max_seq_len if is_train else None
-        self._arrays = open_token_arrays(self.path, self.task, labeled, needs_labels=is_train and labeled)
+        self._arrays = open_token_arrays(
+            self.path, self.task, labeled, is_train and labeled and not self.task.own_labels
+        )
         self._select()
         read = len(self._arrays)
         if not len(self):
@@ -160,6 +162,11 @@ class SingleTaskDataset(Dataset[Example]):
     def tokens(self) -> np.ndarray:
         """What each example takes in a batch where it is the longest, (examples,): sequences times tokens."""
         return self.lengths * self.widest
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labels to score predictions by."""
+        return self.labels is not None or self.task.own_labels
 
     @property
     def has_soft_labels(self) -> bool:

@@ -38,7 +38,7 @@ def eval_model(
     order = np.concatenate([indices for indices, _, _ in results]).argsort()
     scores = _in_order([scores for _, scores, _ in results], order)
     predictions = _in_order([predictions for _, _, predictions in results], order)
-    return dataset.task.evaluate(dataset, metric_meta, scores, predictions, with_label)
+    return model.network.tasks[dataset.task_id].evaluate(dataset, metric_meta, scores, predictions, with_label)
 
 
 def _in_order(parts: Sequence[Values], order: np.ndarray) -> Values:

@@ -21,14 +21,16 @@ class SANBertNetwork(nn.Module):
 
     Args:
         opt: a flat mapping; `task_def_list` holds the tasks' definitions, `dropout_p` the heads' dropout where a
-            definition has none. Without `encoder` it also holds the encoder's configuration (`model_type`, …).
+            definition has none, other flags are there for the tasks that use them. Without `encoder` it also holds the
+            encoder's configuration (`model_type`, …).
         encoder: the shared encoder; without one, a randomly initialized one of `opt`'s architecture.
     """
 
     def __init__(self, opt: Mapping[str, Any], encoder: PreTrainedModel | None = None):
         super().__init__()
         self.bert = encoder_from_config(opt) if encoder is None else encoder
-        self.tasks = [get_task(task_def) for task_def in opt["task_def_list"]]
+        flags = {**opt, **self.bert.config.to_dict()}
+        self.tasks = [get_task(task_def, flags) for task_def in opt["task_def_list"]]
         hidden_size = self.bert.config.hidden_size
         dropout_p = opt.get("dropout_p", 0.1)
         self.scoring_list = nn.ModuleList(task.build_head(hidden_size, dropout_p) for task in self.tasks)

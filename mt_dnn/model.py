@@ -30,6 +30,8 @@ from mt_dnn.processes import build_accelerator
 from mt_dnn.word_gradient import WordGradient
 from tasks import Values
 
+UNLABELED = "unlabeled/"  # before the ids of unlabeled examples, whose noise is their own
+
 
 class UpdateReport(NamedTuple):
     """What one update did: scalar tensors; None for what the update did not have.
@@ -111,7 +113,9 @@ class MTDNNModel:
         self.schedule = build_schedule(self.optimizer, config.training, total_updates)
         objective = build_objective(config, self.network, total_updates)
         self.perturbation, self.bregman = objective.perturbation, objective.bregman
-        self.word_gradient = WordGradient.of(objective, self.network.bert.get_input_embeddings(), self.accelerator)
+        self.word_gradient = None
+        if not any(task.uses_word_table for task in self.network.tasks):
+            self.word_gradient = WordGradient.of(objective, self.network.bert.get_input_embeddings(), self.accelerator)
         self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
         self.updates = 0
         self.skipped_steps = 0
@@ -142,7 +146,8 @@ class MTDNNModel:
             measure_gain: measure the ascent gain, at the cost of three forwards a batch.
         """
         self.objective.train()
-        beside = unlabeled or [None] * len(batches)
+        batches = tuple(self._prepare(batch) for batch in batches)
+        beside = [extra and self._prepare(extra, UNLABELED) for extra in unlabeled or [None] * len(batches)]
         shares = self._shares(batches, beside)
         reports = []
         for position, (batch, extra) in enumerate(zip(batches, beside, strict=True)):
@@ -184,17 +189,21 @@ class MTDNNModel:
         if self.bregman is not None:
             self.bregman.update(self.network)
 
+    def _seeds(self, batch: Batch, prefix: str = "") -> list[int]:
+        """One a row, of this update."""
+        uids = [prefix + uid for uid in batch.row_uids]
+        return example_seeds(self.config.training.seed, self.updates, uids)
+
+    def _prepare(self, batch: Batch, prefix: str = "") -> Batch:
+        return self.network.tasks[batch.task_id].prepare(batch, self._seeds(batch, prefix))
+
     def _objective(self, batch: Batch, unlabeled: Batch | None, measure_gain: bool) -> ObjectiveValue:
-        device, seed = self.accelerator.device, self.config.training.seed
-        unlabeled_seeds: list[int] = []
-        if unlabeled is not None:
-            unlabeled_seeds = example_seeds(seed, self.updates, [f"unlabeled/{uid}" for uid in unlabeled.row_uids])
-        seeds = example_seeds(seed, self.updates, batch.row_uids)
+        device = self.accelerator.device
         return self.objective(
-            self.network.tasks[batch.task_id].prepare(batch, seeds).to(device),
-            seeds,
+            batch.to(device),
+            self._seeds(batch),
             None if unlabeled is None else unlabeled.to(device),
-            unlabeled_seeds,
+            [] if unlabeled is None else self._seeds(unlabeled, UNLABELED),
             regularized=self.regularized,
             measure_gain=measure_gain,
         )
@@ -215,8 +224,7 @@ class MTDNNModel:
         self.network.eval()
         batch = batch.to(self.accelerator.device)
         with torch.inference_mode(), self.accelerator.autocast():
-            logits = self.network.run(batch)
-            return self.network.tasks[batch.task_id].predict(logits, batch)
+            return self.network.tasks[batch.task_id].infer(self.network, batch)
 
     def encode(self, batch: Batch) -> Tensor:
         """The encoder's last hidden states, (examples, tokens, hidden), in evaluation mode."""
@@ -290,7 +298,7 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
     Of a checkpoint the encoder is taken; heads start anew, for their tasks may be others.
     """
     model, training = config.model, config.training
-    opt = {"task_def_list": list(task_defs), "dropout_p": training.dropout_p}
+    opt = {**config.to_flat(), "tokenizer": config.tokenizer, "task_def_list": list(task_defs)}
     settings = {"dropout_p": training.bert_dropout_p, "num_hidden_layers": model.num_hidden_layers}
     if not is_checkpoint(config.encoder):
         encoder = load_encoder(config.encoder, cache_dir=training.transformer_cache, **settings)  # type: ignore[arg-type]
@@ -312,7 +320,7 @@ def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
     content = load_checkpoint(path)
     if not content["config"]["task_def_list"]:
         raise DataError("holds no task definitions (task_def_list); its heads cannot be rebuilt", path)
-    network = SANBertNetwork(content["config"])
+    network = SANBertNetwork({**content["config"], "tokenizer": Config.from_flat(content["config"]).tokenizer})
     load_state(network, content["state"], path)
     return network, content["config"]
 

@@ -9,20 +9,24 @@ The methods stand in the order in which they are used: definition, text, token f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_utils.errors import DataError, TaskDefError, UserError, nearest
+from data_utils.errors import DataError, FlagError, TaskDefError, UserError, nearest
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import DataFormat, TaskType, new_task_type
+from data_utils.tokenizer import load_tokenizer
 from module.pooler import Pooler
 from mt_dnn.loss import LossCriterion
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from experiments.exp_def import TaskDef
     from mt_dnn.batcher import Batch
     from mt_dnn.dataset import SingleTaskDataset
@@ -64,6 +68,8 @@ class Task:
 
     Args:
         task_def: the task's definition.
+        opt: the run's flags by name, as a checkpoint's `config` has them, the encoder's configuration included; None
+            where only data is read.
 
     Attributes:
         default_loss: criterion of the gold labels where the definition names none.
@@ -72,6 +78,8 @@ class Task:
         label_type: of a label in a token file, as numpy names it.
         many_labels: an example has a list of labels: one a token, or a start and an end.
         many_rows: an example has several sequences, such as a question with each of its answers.
+        own_labels: the labels are made of the tokens themselves; token files hold none.
+        uses_word_table: the head computes with the encoder's table of words too.
         view: how logits are compared as distributions: a task type that `mt_dnn/perturbation/outputs.py` knows.
     """
 
@@ -81,10 +89,25 @@ class Task:
     label_type: type[np.generic] = np.int64
     many_labels = False
     many_rows = False
+    own_labels = False
+    uses_word_table = False
     view = TaskType.Classification
 
-    def __init__(self, task_def: TaskDef):
+    def __init__(self, task_def: TaskDef, opt: Mapping[str, Any] | None = None):
         self.task_def = task_def
+        self.opt: Mapping[str, Any] = opt or {}
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer of the run's encoder, for types that need its vocabulary in training or evaluation.
+
+        Raises:
+            FlagError: there is none of that name.
+        """
+        try:
+            return load_tokenizer(self.opt["tokenizer"], cache_dir=self.opt.get("transformer_cache"))
+        except DataError as error:
+            raise FlagError(f"{self.task_def.task_type.name}: {error}; --tokenizer names another") from error
 
     # definition
 
@@ -198,6 +221,10 @@ class Task:
 
     # evaluation
 
+    def infer(self, network: SANBertNetwork, batch: Batch) -> tuple[Values, Values]:
+        """Scores and predictions of a batch's examples by the network, which is in evaluation mode."""
+        return self.predict(network.run(batch), batch)
+
     def predict(self, logits: Any, batch: Batch) -> tuple[Values, Values]:
         """Scores and predictions of each example: here (examples, n_class) and (examples,)."""
         raise TypeError(f"{type(self).__name__} gives no predictions")
@@ -285,10 +312,10 @@ def task_class(task_type: TaskType) -> type[Task]:
     return TASK_REGISTRY[task_type.name]
 
 
-def get_task(task_def: TaskDef) -> Task:
-    """The task object of a definition.
+def get_task(task_def: TaskDef, opt: Mapping[str, Any] | None = None) -> Task:
+    """The task object of a definition; arguments of `Task`.
 
     Raises:
         TaskDefError: the task type has no class yet.
     """
-    return task_class(task_def.task_type)(task_def)
+    return task_class(task_def.task_type)(task_def, opt)
