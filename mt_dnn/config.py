@@ -102,7 +102,7 @@ class ModelConfig:
     masked_lm_prob: float = flag(0.15, "MaskLM: share of masked tokens", above=0, below=1)
     short_seq_prob: float = flag(
         0.2,
-        "MaskLM: share of the sequences of which a part of random length is taken, in training",
+        "MaskLM: share of the sequences of which training takes a part of random length",
         at_least=0,
         below=1,
     )

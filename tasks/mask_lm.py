@@ -37,8 +37,8 @@ SHORTEST = 2  # tokens of a part of a sequence, special ones aside
 class MaskLMTask(Task):
     """The tokens that were masked, among all words of the encoder; the definition's `n_class` has no meaning.
 
-    Which tokens those are is drawn anew in every update, from the run's seed, the update and the sequence's id. There is
-    no next-sentence prediction.
+    Which tokens those are is drawn anew in every update, from the run's seed, the update and the sequence's id. There
+    is no next-sentence prediction.
     """
 
     default_loss = LossCriterion.MlmCriterion
@@ -61,7 +61,7 @@ class MaskLMTask(Task):
             raise UserError(f"{where}: --do_padding has no use for MaskLM; leave it out, train.py's pads batches")
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
-        """Documents → sequences of whole sentences, as many as fit; `uid` is the document's number and the sequence's."""
+        """Documents → sequences of as many whole sentences as fit; `uid`: the document's number and the sequence's."""
         tokenizer = text.tokenizer
         if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
             raise FlagError(f"--model: the tokenizer of {text.spec.name} has no CLS and SEP tokens, which MaskLM needs")
@@ -153,7 +153,7 @@ class MaskLMTask(Task):
         return self.predict(network.run(masked), masked)
 
     def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
-        """Of each sequence, for its masked tokens in order: the log-probability of the true one, and the predicted id."""
+        """Of each sequence, for its masked tokens in order: the true one's log-probability, and the predicted id."""
         assert batch.labels is not None
         is_masked = batch.labels != NOT_MASKED
         counts = is_masked.sum(1).tolist()
@@ -206,6 +206,6 @@ def packed(sentences: Sequence[list[int]], room: int) -> Iterator[list[int]]:
 
 def part_of(length: int, draw: np.random.Generator) -> np.ndarray:
     """The places of a random part of a sequence, of at least two tokens, between its first and its last token."""
-    size = draw.integers(SHORTEST, length - 1)
-    start = draw.integers(1, length - size)
+    size = int(draw.integers(SHORTEST, length - 1))
+    start = int(draw.integers(1, length - size))
     return np.concatenate([[0], np.arange(start, start + size), [length - 1]])
