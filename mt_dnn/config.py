@@ -12,6 +12,7 @@ from typing import Any
 
 from data_utils.errors import FlagError
 from data_utils.pretrained import folder_name
+from data_utils.task_def import INTERNAL_ENCODERS, EncoderModelType
 from mt_dnn.adversarial_config import AdversarialConfig, adversarial_notices, translate_numbers
 from mt_dnn.flags import FlagParser, add_flags, build, check_flags, flag, flags_of
 
@@ -114,6 +115,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_flags(self)
+        if self.encoder_type in INTERNAL_ENCODERS:
+            name = EncoderModelType(self.encoder_type).name
+            raise FlagError(
+                f"--encoder_type: found {self.encoder_type}, {name}, which is not public; accepted: public encoders"
+            )
         if self.num_hidden_layers == 0:
             raise FlagError("--num_hidden_layers: found 0, accepted: -1 for all layers, or at least 1")
 

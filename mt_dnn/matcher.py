@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from module.encoder import encoder_from_config
-from tasks import ModelInputs, get_task
+from tasks import ModelInputs, get_task, needs_decoder
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
@@ -28,13 +28,15 @@ class SANBertNetwork(nn.Module):
 
     def __init__(self, opt: Mapping[str, Any], encoder: PreTrainedModel | None = None):
         super().__init__()
-        self.bert = encoder_from_config(opt) if encoder is None else encoder
+        if encoder is None:
+            encoder = encoder_from_config(opt, with_decoder=needs_decoder(opt["task_def_list"]))
+        self.bert = encoder
         flags = {**opt, **self.bert.config.to_dict()}
         self.tasks = [get_task(task_def, flags) for task_def in opt["task_def_list"]]
         hidden_size = self.bert.config.hidden_size
         dropout_p = opt.get("dropout_p", 0.1)
         self.scoring_list = nn.ModuleList(task.build_head(hidden_size, dropout_p) for task in self.tasks)
-        self._takes_types = "token_type_ids" in inspect.signature(self.bert.forward).parameters
+        self._takes_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self._initialize_heads()
 
     def forward(
@@ -65,6 +67,11 @@ class SANBertNetwork(nn.Module):
             y_input_ids=self.tasks[batch.task_id].y_input_ids(batch),
         )
 
+    @property
+    def encoder(self) -> PreTrainedModel:
+        """What reads the input, where noise enters: `bert`, or of an encoder-decoder its encoder."""
+        return self.bert.get_encoder() if self.bert.config.is_encoder_decoder else self.bert
+
     def encode(
         self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None
     ) -> Tensor:
@@ -72,7 +79,7 @@ class SANBertNetwork(nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self._takes_types:
             inputs["token_type_ids"] = token_type_ids
-        return self.bert(**inputs).last_hidden_state
+        return self.encoder(**inputs).last_hidden_state
 
     def _initialize_heads(self) -> None:
         std = getattr(self.bert.config, "initializer_range", 0.02)

@@ -28,7 +28,7 @@ from mt_dnn.optim import build_optimizer, build_schedule, clip_gradients, load_o
 from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnReleasePerturbation, SiftPerturbation
 from mt_dnn.processes import build_accelerator
 from mt_dnn.word_gradient import WordGradient
-from tasks import Values
+from tasks import Values, needs_decoder
 
 UNLABELED = "unlabeled/"  # before the ids of unlabeled examples, whose noise is their own
 
@@ -299,13 +299,17 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
     """
     model, training = config.model, config.training
     opt = {**config.to_flat(), "tokenizer": config.tokenizer, "task_def_list": list(task_defs)}
-    settings = {"dropout_p": training.bert_dropout_p, "num_hidden_layers": model.num_hidden_layers}
+    settings: dict[str, Any] = {
+        "with_decoder": needs_decoder(task_defs),
+        "dropout_p": training.bert_dropout_p,
+        "num_hidden_layers": model.num_hidden_layers,
+    }
     if not is_checkpoint(config.encoder):
-        encoder = load_encoder(config.encoder, cache_dir=training.transformer_cache, **settings)  # type: ignore[arg-type]
+        encoder = load_encoder(config.encoder, cache_dir=training.transformer_cache, **settings)
         network = SANBertNetwork(opt, encoder)
     else:
         content = load_checkpoint(config.encoder)
-        network = SANBertNetwork(opt, encoder_from_config(content["config"], **settings))  # type: ignore[arg-type]
+        network = SANBertNetwork(opt, encoder_from_config(content["config"], **settings))
         load_state(network, content["state"], config.encoder, encoder_only=True)
     if training.grad_checkpointing:
         try:

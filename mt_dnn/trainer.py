@@ -143,7 +143,7 @@ class Trainer:
         if any(task.own_labels for task in self.model.network.tasks):
             raise FlagError("--adv_free: the tokens of a MaskLM task are others in every update; accepted: other tasks")
         lengths = np.concatenate([dataset.row_lengths for dataset in self.data.train])
-        hidden = NoiseInjection(self.model.network.bert, adversarial.adv_norm_level).size
+        hidden = NoiseInjection(self.model.network.encoder, adversarial.adv_norm_level).size
         gigabytes = KeptDeltas.bytes_of(lengths, hidden) / 1e9
         if gigabytes > adversarial.adv_free_budget:
             raise FlagError(

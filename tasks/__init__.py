@@ -11,12 +11,13 @@ from tasks.base import (
     Values,
     class_index,
     get_task,
+    needs_decoder,
     register_task,
     task_class,
 )
 
 __all__ = [
-    "TASK_REGISTRY", "Evaluation", "ModelInputs", "Task", "Values", "class_index", "get_task", "register_task",
+    "TASK_REGISTRY", "Evaluation", "ModelInputs", "Task", "Values", "class_index", "get_task", "needs_decoder", "register_task",
     "task_class",
 ]  # fmt: skip
 

@@ -79,6 +79,7 @@ class Task:
         many_labels: an example has a list of labels: one a token, or a start and an end.
         many_rows: an example has several sequences, such as a question with each of its answers.
         own_labels: the labels are made of the tokens themselves; token files hold none.
+        generates: the encoder's decoder is needed.
         uses_word_table: the head computes with the encoder's table of words too.
         view: how logits are compared as distributions: a task type that `mt_dnn/perturbation/outputs.py` knows.
     """
@@ -90,6 +91,7 @@ class Task:
     many_labels = False
     many_rows = False
     own_labels = False
+    generates = False
     uses_word_table = False
     view = TaskType.Classification
 
@@ -319,3 +321,8 @@ def get_task(task_def: TaskDef, opt: Mapping[str, Any] | None = None) -> Task:
         TaskDefError: the task type has no class yet.
     """
     return task_class(task_def.task_type)(task_def, opt)
+
+
+def needs_decoder(task_defs: Sequence[TaskDef]) -> bool:
+    """Whether one of the tasks generates text."""
+    return any(task_class(task_def.task_type).generates for task_def in task_defs)
