@@ -23,6 +23,7 @@ CANONICAL_COLUMNS = {
     DataFormat.PremiseOnly: ("uid", "label", "premise"),
     DataFormat.PremiseAndOneHypothesis: ("uid", "label", "premise", "hypothesis"),
     DataFormat.Seqence: ("uid", "label", "premise"),
+    DataFormat.CLUE_GEN: ("uid", "answers", "context", "question"),
 }
 
 
@@ -102,14 +103,14 @@ def read_canonical_tsv(path: Path | str, data_format: DataFormat) -> Iterator[di
     Text for masked language modeling is no table; an example is one of `read_documents`.
 
     Raises:
-        DataError: the file cannot be read, a line has the wrong number of columns, or the format is not built yet.
+        DataError: the file cannot be read, a line has the wrong number of columns, or nothing reads the format.
     """
     if data_format == DataFormat.MLM:
         yield from read_documents(path)
         return
     if data_format not in CANONICAL_COLUMNS:
         accepted = ", ".join(known.name for known in CANONICAL_COLUMNS)
-        raise DataError(f"data_format {data_format.name} is not built yet; accepted: {accepted}", path)
+        raise DataError(f"data_format {data_format.name} is a name without a reader; accepted: {accepted}", path)
     columns = CANONICAL_COLUMNS[data_format]
     for number, line in read_lines(path):
         yield split_columns(line, columns, path, number)

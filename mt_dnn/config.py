@@ -99,7 +99,8 @@ class ModelConfig:
     answer_dropout_p: float = flag(0.1, "dropout of the answer network", at_least=0, below=1, notice=NO_SAN)
     answer_weight_norm_on: bool = flag(False, "weight normalization", notice=NO_SAN)
     mem_cum_type: str = flag("simple", "memory of the answer network", notice=NO_SAN)
-    max_answer_len: int = flag(10, "longest span", at_least=1, notice="span tasks are not built yet")
+    max_answer_len: int = flag(10, "longest answer in tokens, of spans and of generated text", at_least=1)
+    num_beams: int = flag(1, "generation: beams of the search; 1: the likeliest token each time", at_least=1)
     masked_lm_prob: float = flag(0.15, "MaskLM: share of masked tokens", above=0, below=1)
     short_seq_prob: float = flag(
         0.2,

@@ -84,7 +84,6 @@ class SingleTaskDataset(Dataset[Example]):
         labels: (examples,), int64 for classification and float32 for regression, a sequence of arrays where examples
             have several; None where the file has none.
         uids: the examples' ids.
-        largest_token: the largest token id in the file.
 
     Raises:
         DataError: a line that cannot be used, with its number; a file that leaves no example.
@@ -156,7 +155,9 @@ class SingleTaskDataset(Dataset[Example]):
 
     @property
     def largest_token(self) -> int:
-        return int(self._arrays.largest_token[0])
+        """The largest token id, of texts that are to be generated too."""
+        largest = int(self._arrays.largest_token[0])
+        return max(largest, int(self._arrays.labels.max(initial=0))) if self.task.generates else largest
 
     @property
     def tokens(self) -> np.ndarray:

@@ -31,7 +31,7 @@ class SANBertNetwork(nn.Module):
         if encoder is None:
             encoder = encoder_from_config(opt, with_decoder=needs_decoder(opt["task_def_list"]))
         self.bert = encoder
-        flags = {**opt, **self.bert.config.to_dict()}
+        flags = {**self.bert.config.to_dict(), **opt}
         self.tasks = [get_task(task_def, flags) for task_def in opt["task_def_list"]]
         hidden_size = self.bert.config.hidden_size
         dropout_p = opt.get("dropout_p", 0.1)

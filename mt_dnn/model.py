@@ -101,6 +101,8 @@ class MTDNNModel:
         self.network = network or build_network(config, task_defs)
         for parameter in self.network.bert.parameters():
             parameter.requires_grad_(config.model.update_bert_opt == 0)
+        if not any(parameter.requires_grad for parameter in self.network.parameters()):
+            raise FlagError("--update_bert_opt: generation has no head beside the frozen encoder; accepted: 0")
         self.network.to(self.accelerator.device)
         # Compiled, oneDNN's convolutions would be made anew for every width of batches.
         choose_linears(self.network, "mkl" if config.training.compile else config.training.cpu_linear)

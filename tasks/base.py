@@ -307,10 +307,11 @@ def task_class(task_type: TaskType) -> type[Task]:
     """The class that serves a task type.
 
     Raises:
-        TaskDefError: the task type has no class yet.
+        TaskDefError: the task type has no class.
     """
     if task_type.name not in TASK_REGISTRY:
-        raise TaskDefError(f"task_type {task_type.name} is not built yet; accepted: {', '.join(TASK_REGISTRY)}")
+        found = f"task_type {task_type.name} is a name without a model, in MT-DNN too"
+        raise TaskDefError(f"{found}; accepted: {', '.join(TASK_REGISTRY)}")
     return TASK_REGISTRY[task_type.name]
 
 
@@ -318,7 +319,7 @@ def get_task(task_def: TaskDef, opt: Mapping[str, Any] | None = None) -> Task:
     """The task object of a definition; arguments of `Task`.
 
     Raises:
-        TaskDefError: the task type has no class yet.
+        TaskDefError: the task type has no class.
     """
     return task_class(task_def.task_type)(task_def, opt)
 

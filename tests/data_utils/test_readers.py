@@ -67,7 +67,7 @@ def test_a_malformed_line_is_named(tmp_path: Path, content: bytes, line: int, wo
 def test_a_missing_file_and_a_format_not_built_are_told(tmp_path: Path):
     with pytest.raises(DataError, match="nothing.tsv: cannot be read"):
         list(read_canonical_tsv(tmp_path / "nothing.tsv", DataFormat.PremiseOnly))
-    with pytest.raises(DataError, match="CLUE_SEQ is not built yet"):
+    with pytest.raises(DataError, match="CLUE_SEQ is a name without a reader"):
         list(read_canonical_tsv(tmp_path / "nothing.tsv", DataFormat.CLUE_SEQ))
 
 
