@@ -12,11 +12,13 @@ from torch._functorch import config as functorch_config
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForMaskedLM,
     AutoModelForSeq2SeqLM,
     AutoModelForTextEncoding,
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
@@ -62,6 +64,21 @@ def load_encoder(
             f"encoder {name!r} cannot be loaded ({reason}); accepted: a hub name, a local folder with config.json and "
             f"weights, an MT-DNN checkpoint (.pt), {EMBEDDED_NAME}"
         ) from error
+
+
+def load_masked_lm(name: str, cache_dir: str | None = None) -> tuple[PreTrainedModel, set[str]] | None:
+    """transformers' masked language model of an encoder, and the parameters that its file lacks; None: it has none."""
+    verbosity = get_verbosity()
+    set_verbosity_error()  # what is missing is told by this function
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            resolve_pretrained(name), cache_dir=cache_dir, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError):
+        return None
+    finally:
+        set_verbosity(verbosity)
+    return model, set(info["missing_keys"])
 
 
 def encoder_from_config(

@@ -309,6 +309,8 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
     if not is_checkpoint(config.encoder):
         encoder = load_encoder(config.encoder, cache_dir=training.transformer_cache, **settings)
         network = SANBertNetwork(opt, encoder)
+        for task, head in zip(network.tasks, network.scoring_list, strict=True):
+            task.take_over_head(head, config.encoder)
     else:
         content = load_checkpoint(config.encoder)
         network = SANBertNetwork(opt, encoder_from_config(content["config"], **settings))

@@ -206,6 +206,13 @@ class Task:
         dropout_p = dropout_p if task_def.dropout_p is None else task_def.dropout_p
         return nn.Sequential(Pooler(hidden_size, dropout_p, task_def.actf), nn.Linear(hidden_size, task_def.n_class))
 
+    def take_over_head(self, head: nn.Module, encoder: str) -> None:
+        """Let the head begin with what comes with a pre-trained encoder, for types whose heads are pre-trained.
+
+        Args:
+            encoder: its name.
+        """
+
     def forward(self, network: SANBertNetwork, head: nn.Module, inputs: ModelInputs) -> Any:
         """Logits of a batch: here the head on the encoder's output, (rows, tokens, hidden) → (rows, n_class)."""
         return head(network.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask))

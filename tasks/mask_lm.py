@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +18,7 @@ from data_utils.masking import Masker
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import DataFormat, TaskType
+from module.encoder import load_masked_lm
 from module.mlm_head import MaskLmHead
 from module.noise import example_seeds
 from mt_dnn.loss import LossCriterion
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from mt_dnn.dataset import SingleTaskDataset
     from mt_dnn.loss import Criterion
     from mt_dnn.matcher import SANBertNetwork
+
+logger = logging.getLogger(__name__)
 
 NOT_MASKED = -1  # the label of all other tokens
 EVALUATION_SEED = 0  # every evaluation masks the same tokens
@@ -127,6 +131,12 @@ class MaskLMTask(Task):
         actf = self.task_def.actf or self.opt.get("hidden_act", "gelu")
         eps = self.opt.get("layer_norm_eps", 1e-12)
         return MaskLmHead(hidden_size, embedding_size, self.opt["vocab_size"], actf, eps)
+
+    def take_over_head(self, head: nn.Module, encoder: str) -> None:
+        found = load_masked_lm(encoder, self.opt.get("transformer_cache"))
+        assert isinstance(head, MaskLmHead)
+        taken = found is not None and head.take_over(*found)
+        logger.info("MaskLM: %s", "the encoder's own head goes on" if taken else "the head starts anew")
 
     def forward(self, network: SANBertNetwork, head: nn.Module, inputs: ModelInputs) -> Tensor:
         """Scores of the masked tokens, (masked tokens, words); without `y_input_ids` of all, (rows, tokens, words)."""
