@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metrics = tuple(Metric[name] for name in arguments.metric.split(","))
     dataset = SingleTaskDataset(arguments.prep_input, False, task_id, task_def, arguments.max_seq_len)
     check_fits_encoder(dataset, network.bert)
-    if arguments.with_label and dataset.labels is None:
+    if arguments.with_label and not dataset.has_labels:
         raise FlagError(f"--with_label: {arguments.prep_input} has no labels")
     model = MTDNNModel(
         Config.from_flags({"cuda": arguments.cuda} if arguments.cuda else {}), flat["task_def_list"], network=network

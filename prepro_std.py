@@ -1,4 +1,4 @@
-"""Tokenize canonical TSVs: `ROOT/TASK_SPLIT.tsv` → `ROOT/MODEL/TASK_SPLIT.json`."""
+"""Tokenize canonical files: `ROOT/TASK_SPLIT.tsv` (of data_format MLM `.txt`) → `ROOT/MODEL/TASK_SPLIT.json`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from data_utils.prepro import (
     prepro_command,
 )
 from data_utils.pretrained import folder_name
-from data_utils.readers import write_lines
+from data_utils.readers import canonical_suffix, write_lines
 from experiments.exp_def import TaskDefs
 from tasks import get_task
 
@@ -56,27 +56,32 @@ def find_files(args: argparse.Namespace) -> list[Split]:
     files, absent = [], []
     for task_name in task_defs.names:
         task_def = task_defs.get_task_def(task_name)
-        splits = find_splits(args.root_dir, task_name, task_def.split_names)
+        suffix = canonical_suffix(task_def.data_type)
+        splits = find_splits(args.root_dir, task_name, task_def.split_names, suffix)
         if not splits:
             absent.append(task_name)
             continue
         where = f"{args.task_def}: task {task_name!r}"
         task = get_task(task_def)
         task.check_text(where, args.do_padding)
-        lacking = [f"{task_name}_{split}.tsv" for split in task_def.split_names if split not in splits]
+        lacking = [f"{task_name}_{split}{suffix}" for split in task_def.split_names if split not in splits]
         if lacking:
             print(f"skipped, not in {args.root_dir}: {', '.join(lacking)}")
-        files += [Split(args.root_dir / f"{task_name}_{split}.tsv", task, is_train_split(split)) for split in splits]
+        files += [
+            Split(args.root_dir / f"{task_name}_{split}{suffix}", task, is_train_split(split)) for split in splits
+        ]
     unused = sorted({path.name for path in args.root_dir.glob("*.tsv")} - {split.path.name for split in files})
     if unused:
         print(f"ignored, no such task and split in {args.task_def}: {', '.join(unused)}")
     if not files:
         command = prepro_command(args.task_def) or "python experiments/glue/glue_prepro.py"
         raise DataError(
-            f"found no TASK_SPLIT.tsv of the tasks {', '.join(absent)}; make them with: {command}", args.root_dir
+            f"found no TASK_SPLIT.tsv of the tasks {', '.join(absent)} (of data_format MLM: TASK_SPLIT.txt); make them "
+            f"with: {command}",
+            args.root_dir,
         )
     if absent:
-        print(f"skipped, no TSV in {args.root_dir}: {', '.join(absent)}")
+        print(f"skipped, no text in {args.root_dir}: {', '.join(absent)}")
     return files
 
 

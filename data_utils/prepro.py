@@ -148,16 +148,17 @@ class Converter:
         return [json.dumps(example) for example in split.task.tokenize(split, lines, self.text)]
 
 
-def find_splits(root: Path, task_name: str, split_names: Sequence[str]) -> list[str]:
+def find_splits(root: Path, task_name: str, split_names: Sequence[str], suffix: str = ".tsv") -> list[str]:
     """The splits that a folder holds of a task, sorted.
 
-    `TASK_SPLIT.tsv` is a split where SPLIT is in `split_names` or `unlabeled`; `TASK_SUBSET_SPLIT.tsv`, a data set of
-    its own of the same task (`cola_outofdomain_dev.tsv`), where its last part is one of them or train, dev or test.
+    `TASK_SPLIT.tsv` (or another suffix) is a split where SPLIT is in `split_names` or `unlabeled`;
+    `TASK_SUBSET_SPLIT.tsv`, a data set of its own of the same task (`cola_outofdomain_dev.tsv`), where its last part is
+    one of them or train, dev or test.
     """
     own = {*split_names, UNLABELED}
     known = own | {"train", "dev", "test"}
     prefix = f"{task_name}_"
-    suffixes = [path.stem.removeprefix(prefix) for path in root.glob("*.tsv") if path.name.startswith(prefix)]
+    suffixes = [path.stem.removeprefix(prefix) for path in root.glob(f"*{suffix}") if path.name.startswith(prefix)]
     return sorted(suffix for suffix in suffixes if suffix in own or any(suffix.endswith(f"_{name}") for name in known))
 
 

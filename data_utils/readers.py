@@ -18,6 +18,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MASK, SHORT_MASK = "attention_mask", "mask"  # MT-DNN's files of spans have the short name
 
 HYPOTHESES = "hypotheses"  # a last column of that name is one hypothesis or several, a field each
+LONGEST_DOCUMENT = 1000  # sentences that are tokenized together
 
 CANONICAL_COLUMNS = {
     DataFormat.PremiseOnly: ("uid", "label", "premise"),
@@ -26,6 +27,7 @@ CANONICAL_COLUMNS = {
     DataFormat.Seqence: ("uid", "label", "premise"),
     DataFormat.ClozeChoice: ("uid", "choice", "answer", "label", "premise", HYPOTHESES),
     DataFormat.CLUE_SPAN: ("uid", "answers", "starts", "context", "question"),
+    DataFormat.CLUE_GEN: ("uid", "answers", "context", "question"),
 }
 
 
@@ -84,17 +86,44 @@ def split_columns(line: str, columns: Sequence[str], path: Path | str, number: i
     return dict(zip(columns, fields, strict=True))
 
 
+def canonical_suffix(data_format: DataFormat) -> str:
+    """The ending of a canonical file's name."""
+    return ".txt" if data_format == DataFormat.MLM else ".tsv"
+
+
+def read_documents(path: Path | str) -> Iterator[dict[str, Any]]:
+    """The documents of a text file: `uid`, their number from 0, and `sentences`, a list of texts.
+
+    A line is a sentence, an empty line ends a document. A document of more than `LONGEST_DOCUMENT` sentences is given
+    in parts, each with a number of its own, so that any text can be read.
+    """
+    number, sentences = 0, []
+    for _, line in read_lines(path):
+        if line.strip():
+            sentences.append(line.strip())
+        if sentences and (not line.strip() or len(sentences) == LONGEST_DOCUMENT):
+            yield {"uid": str(number), "sentences": sentences}
+            number, sentences = number + 1, []
+    if sentences:
+        yield {"uid": str(number), "sentences": sentences}
+
+
 def read_canonical_tsv(path: Path | str, data_format: DataFormat) -> Iterator[dict[str, Any]]:
     """The examples of a canonical TSV, one dictionary a line, keyed by column.
 
     Every value is the text as it stands, `hypotheses` a list of texts.
 
+    Text for masked language modeling is no table; an example is one of `read_documents`.
+
     Raises:
-        DataError: the file cannot be read, a line has the wrong number of columns, or the format is not built yet.
+        DataError: the file cannot be read, a line has the wrong number of columns, or nothing reads the format.
     """
+    if data_format == DataFormat.MLM:
+        yield from read_documents(path)
+        return
     if data_format not in CANONICAL_COLUMNS:
         accepted = ", ".join(known.name for known in CANONICAL_COLUMNS)
-        raise DataError(f"data_format {data_format.name} is not built yet; accepted: {accepted}", path)
+        raise DataError(f"data_format {data_format.name} is a name without a reader; accepted: {accepted}", path)
     columns = CANONICAL_COLUMNS[data_format]
     for number, line in read_lines(path):
         yield split_columns(line, columns, path, number)

@@ -69,3 +69,7 @@ class EncoderModelType(IntEnum):
     MSRT5 = 11
     MSRLONGT5G = 12
     MSRLONGT5 = 13
+
+
+# Models that Microsoft has not published: names alone.
+INTERNAL_ENCODERS = tuple(member for member in EncoderModelType if member.name.startswith("MSR"))

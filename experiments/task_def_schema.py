@@ -11,7 +11,7 @@ from transformers.activations import ACT2FN
 
 from data_utils.errors import nearest
 from data_utils.metrics import Metric
-from data_utils.task_def import DataFormat, EncoderModelType, TaskType
+from data_utils.task_def import INTERNAL_ENCODERS, DataFormat, EncoderModelType, TaskType
 from mt_dnn.loss import LossCriterion
 from tasks import TASK_REGISTRY, Task
 
@@ -80,6 +80,8 @@ ENUMERATIONS: dict[str, type[IntEnum]] = {
     "adv_loss": LossCriterion,
     "encoder_type": EncoderModelType,
 }
+
+PUBLIC_ENCODERS = ", ".join(member.name for member in EncoderModelType if member not in INTERNAL_ENCODERS)
 
 ACCEPTED = {
     "n_class": "a whole number from 1",
@@ -158,7 +160,11 @@ def _contradictions(entry: Mapping[Any, Any]) -> list[str]:
         mistakes += kind.mistakes(entry)
         mistakes += _san_mistakes(entry, kind)
     elif task_type in TaskType.__members__:
-        mistakes.append(f"key 'task_type': {task_type} is not built yet, accepted: {', '.join(TASK_REGISTRY)}")
+        found = f"found {task_type}, a name without a model in MT-DNN too"
+        mistakes.append(f"key 'task_type': {found}, accepted: {', '.join(TASK_REGISTRY)}")
+    encoder = entry.get("encoder_type")
+    if encoder in [internal.name for internal in INTERNAL_ENCODERS]:
+        mistakes.append(f"key 'encoder_type': found {encoder}, a model that is not public, accepted: {PUBLIC_ENCODERS}")
     if isinstance(labels, list):
         texts = [str(label) for label in labels]
         twice = [text for text in dict.fromkeys(texts) if texts.count(text) > 1]

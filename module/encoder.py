@@ -9,7 +9,16 @@ from typing import Any
 import torch
 from torch import nn
 from torch._functorch import config as functorch_config
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForTextEncoding,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
@@ -25,12 +34,18 @@ HEAD_KEYS = ("classifier", "cls", "pooler", "qa", "seq_classif", "summary")
 
 
 def load_encoder(
-    name: str, *, dropout_p: float | None = None, num_hidden_layers: int = -1, cache_dir: str | None = None
+    name: str,
+    *,
+    with_decoder: bool = False,
+    dropout_p: float | None = None,
+    num_hidden_layers: int = -1,
+    cache_dir: str | None = None,
 ) -> PreTrainedModel:
     """A pre-trained encoder in single precision, from a hub name, a local folder or `embedded-minilm`.
 
     Args:
         name: where the encoder is.
+        with_decoder: the whole of an encoder-decoder, with its language-model head; else of such a model the encoder.
         dropout_p: dropout of hidden states and attention; None keeps the encoder's own.
         num_hidden_layers: keep that many of the lowest layers; -1 keeps all.
         cache_dir: where downloads from a hub are kept.
@@ -41,10 +56,9 @@ def load_encoder(
     source = resolve_pretrained(name)
     try:
         config = AutoConfig.from_pretrained(source, cache_dir=cache_dir)
-        if config.is_encoder_decoder:
-            raise ValueError(f"{config.model_type} has a decoder too, which is not built yet")
+        model = _auto_class(config, with_decoder)
         _adjust(config, dropout_p, num_hidden_layers)
-        return AutoModel.from_pretrained(source, config=config, cache_dir=cache_dir, dtype=torch.float32)
+        return model.from_pretrained(source, config=config, cache_dir=cache_dir, dtype=torch.float32)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(
@@ -53,15 +67,52 @@ def load_encoder(
         ) from error
 
 
+def load_masked_lm(name: str, cache_dir: str | None = None) -> tuple[PreTrainedModel, set[str]] | None:
+    """transformers' masked language model of an encoder, and the parameters that its file lacks; None: it has none."""
+    verbosity = get_verbosity()
+    set_verbosity_error()  # what is missing is told by this function
+    try:
+        model, info = AutoModelForMaskedLM.from_pretrained(
+            resolve_pretrained(name), cache_dir=cache_dir, dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError):
+        return None
+    finally:
+        set_verbosity(verbosity)
+    return model, set(info["missing_keys"])
+
+
 def encoder_from_config(
-    config: Mapping[str, Any], *, dropout_p: float | None = None, num_hidden_layers: int = -1
+    config: Mapping[str, Any],
+    *,
+    with_decoder: bool = False,
+    dropout_p: float | None = None,
+    num_hidden_layers: int = -1,
 ) -> PreTrainedModel:
     """A randomly initialized encoder of the architecture in a flat checkpoint configuration (`model_type`, sizes)."""
     model_type = config.get("model_type", "bert")
-    accepted = (set(AutoConfig.for_model(model_type).to_dict()) | UNDECLARED_KEYS) - {"model_type"}
+    default = AutoConfig.for_model(model_type)
+    accepted = (set(default.to_dict()) | UNDECLARED_KEYS) - {"model_type", "is_encoder_decoder"}
     encoder_config = AutoConfig.for_model(model_type, **{k: v for k, v in config.items() if k in accepted})
     _adjust(encoder_config, dropout_p, num_hidden_layers)
-    return AutoModel.from_config(encoder_config, dtype=torch.float32)
+    return _auto_class(default, with_decoder).from_config(encoder_config, dtype=torch.float32)
+
+
+def _auto_class(config: PretrainedConfig, with_decoder: bool) -> Any:
+    """transformers' class that makes a model of the wanted kind.
+
+    Raises:
+        ValueError: the family has none.
+    """
+    if with_decoder and not config.is_encoder_decoder:
+        raise ValueError(f"{config.model_type} has no decoder here, which generation needs, as T5 and BART have")
+    # An encoder taken out of an encoder-decoder says in its own configuration that it has no decoder.
+    if not config.is_encoder_decoder and not type(config)().is_encoder_decoder:
+        return AutoModel
+    wanted = AutoModelForSeq2SeqLM if with_decoder else AutoModelForTextEncoding
+    if type(config) not in wanted._model_mapping:
+        raise ValueError(f"the encoder of {config.model_type} does not stand alone; accepted: generation tasks")
+    return wanted
 
 
 def without_attention(encoder: PreTrainedModel, dropout_p: float) -> PreTrainedModel:

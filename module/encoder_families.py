@@ -35,7 +35,7 @@ class EncoderFamily(NamedTuple):
         model: the class of the encoder.
         words: where the word embeddings in use are, a dotted name within the encoder.
         norm: where the embedding block's LayerNorm is; None where the block has none.
-        options: what a tiny configuration needs beside `SIZES`.
+        options: what a tiny configuration needs beside `SIZES`, or (None) has not.
     """
 
     title: str
@@ -71,6 +71,13 @@ FAMILIES: dict[str, EncoderFamily] = {
         norm="embeddings.norm",
         options={"cls_token_id": 2, "sep_token_id": 3, "global_attn_every_n_layers": 2, "local_attention": 4},
     ),
+    "xlnet": EncoderFamily(
+        "XLNet",
+        transformers.XLNetModel,
+        words="word_embedding",
+        norm=None,
+        options={"d_inner": 24, "d_head": 8, "max_position_embeddings": None, "pad_token_id": 5},
+    ),
     "t5": EncoderFamily(
         "T5 (encoder)",
         transformers.T5EncoderModel,
@@ -103,7 +110,8 @@ def tiny_model(
         options: what the configuration has otherwise than its row says.
     """
     row = FAMILIES[family]
-    config = row.model.config_class(**{**SIZES, **row.options, **options}, attn_implementation=attention)
+    sizes = {name: value for name, value in (SIZES | row.options | options).items() if value is not None}
+    config = row.model.config_class(**sizes, attn_implementation=attention)
     for name in config.to_dict():
         if "drop" in name:
             setattr(config, name, dropout)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 LEVELS = ("pre_ln", "post_ln", "deberta")
 LN0_EPS = 1e-7
+TIME_FIRST = ("xlnet",)  # families that embed (tokens, batch)
 
 Noise = Tensor | Callable[[Tensor], Tensor]
 
@@ -52,6 +53,8 @@ class NoiseInjection:
         self.encoder = encoder
         self.level = level
         self.module = modules[level]
+        config = getattr(_innermost_stack(encoder), "config", None)
+        self._time_first = getattr(config, "model_type", None) in TIME_FIRST
 
     @property
     def size(self) -> int:
@@ -105,7 +108,7 @@ class NoiseInjection:
             return (perturb(_ln0(inputs[0])), *inputs[1:])
 
         def after(_: nn.Module, __: object, output: Tensor) -> Tensor:
-            return perturb(output)
+            return perturb(output.transpose(0, 1)).transpose(0, 1) if self._time_first else perturb(output)
 
         if self.level == "deberta":
             handle = self.module.register_forward_pre_hook(before)

@@ -12,7 +12,7 @@ from typing import Any
 
 from data_utils.errors import FlagError
 from data_utils.pretrained import folder_name
-from data_utils.task_def import EncoderModelType
+from data_utils.task_def import INTERNAL_ENCODERS, EncoderModelType
 from mt_dnn.adversarial_config import AdversarialConfig, adversarial_notices, translate_numbers
 from mt_dnn.flags import FlagParser, add_flags, build, check_flags, flag, flags_of
 
@@ -20,7 +20,6 @@ CANONICAL_DATA = "data/canonical_data"
 
 SAN_ATTENTIONS = ("bilinear", "simple", "flatsim", "default", "defualt")  # the last as MT-DNN's help spells it
 SAN_CELLS = ("gru", "lstm", "rnn")
-NO_MLM = "masked language modeling is not built yet"
 LENGTH_GROUPS = "no use any more: batches are grouped by length, --no_group_by_length switches that off"
 LAUNCHER = "no use any more: torchrun or `accelerate launch` starts the processes and tells them this"
 
@@ -43,7 +42,9 @@ class DataConfig:
     )
     do_padding: bool = flag(False, "pad every batch to --max_seq_len")
     tokenizer: str | None = flag(
-        None, "tokenizer of --save_hf and --dropout_w: hub name, local folder, embedded-minilm", shown="the encoder's"
+        None,
+        "tokenizer of MaskLM, generation, --dropout_w and --save_hf: hub name, local folder or embedded-minilm",
+        shown="the encoder's",
     )
     dataloader_num_workers: int = flag(2, "processes that collate batches", at_least=0)
     log_file: str = flag("mt-dnn-train.log", "file of the log")
@@ -111,13 +112,19 @@ class ModelConfig:
     mem_cum_type: str = flag(
         "simple", "score of the hypothesis's tokens: linear, or behind a hidden layer", choices=("simple", "mlp")
     )
-    max_answer_len: int = flag(10, "spans: longest answer in tokens", at_least=1)
+    max_answer_len: int = flag(10, "longest answer in tokens, of spans and of generated text", at_least=1)
     null_score_diff_threshold: float = flag(
         0.0, "spans: a question has no answer where the score of none exceeds the best answer's by more than this"
     )
-    masked_lm_prob: float = flag(0.15, "share of masked tokens", at_least=0, below=1, notice=NO_MLM)
-    short_seq_prob: float = flag(0.2, "share of short sequences", at_least=0, below=1, notice=NO_MLM)
-    max_predictions_per_seq: int = flag(128, "most masked tokens", at_least=1, notice=NO_MLM)
+    num_beams: int = flag(1, "generation: beams of the search; 1: the likeliest token each time", at_least=1)
+    masked_lm_prob: float = flag(0.15, "MaskLM: share of masked tokens", above=0, below=1)
+    short_seq_prob: float = flag(
+        0.2,
+        "MaskLM: share of the sequences of which training takes a part of random length",
+        at_least=0,
+        below=1,
+    )
+    max_predictions_per_seq: int = flag(128, "MaskLM: most masked tokens of a sequence", at_least=1)
     bin_on: bool = flag(False, "bins of similar length", notice=LENGTH_GROUPS)
     bin_size: int = flag(64, "width of a bin", notice=LENGTH_GROUPS)
     bin_grow_ratio: float = flag(0.5, "growth of bins", notice=LENGTH_GROUPS)
@@ -125,6 +132,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         check_flags(self)
+        if self.encoder_type in INTERNAL_ENCODERS:
+            name = EncoderModelType(self.encoder_type).name
+            raise FlagError(
+                f"--encoder_type: found {self.encoder_type}, {name}, which is not public; accepted: public encoders"
+            )
         if self.num_hidden_layers == 0:
             raise FlagError("--num_hidden_layers: found 0, accepted: -1 for all layers, or at least 1")
 
@@ -323,9 +335,6 @@ def _notices(given: Mapping[str, Any], config: Config) -> list[str]:
         lines.append("--model_ckpt: no effect without --resume")
     if "batch_size" in given and config.training.max_tokens_per_batch:
         lines.append("--batch_size: no effect with --max_tokens_per_batch, which bounds a batch by its tokens")
-    if config.training.save_hf is None:
-        of_text = [name for name in ("tokenizer", "do_lower_case") if name in given]
-        if config.training.dropout_w and "tokenizer" in of_text:
-            of_text.remove("tokenizer")  # it tells which token is the unknown one
-        lines += [f"--{name}: no effect without --save_hf; prepro_std.py tokenizes the text" for name in of_text]
+    if config.training.save_hf is None and "do_lower_case" in given:
+        lines.append("--do_lower_case: no effect without --save_hf; prepro_std.py tokenizes the text")
     return lines + adversarial_notices(given, config.adversarial)

@@ -84,7 +84,6 @@ class SingleTaskDataset(Dataset[Example]):
         labels: (examples,), int64 for classification and float32 for regression, a sequence of arrays where examples
             have several; None where the file has none.
         uids: the examples' ids.
-        largest_token: the largest token id in the file.
 
     Raises:
         DataError: a line that cannot be used, with its number; a file that leaves no example.
@@ -112,7 +111,9 @@ class SingleTaskDataset(Dataset[Example]):
         self.task_def = task_def
         self.task = get_task(task_def)
         self.longest = max_seq_len if is_train else None
-        self._arrays = open_token_arrays(self.path, self.task, labeled, needs_labels=is_train and labeled)
+        self._arrays = open_token_arrays(
+            self.path, self.task, labeled, is_train and labeled and not self.task.own_labels
+        )
         self._select()
         read = len(self._arrays)
         if not len(self):
@@ -154,12 +155,19 @@ class SingleTaskDataset(Dataset[Example]):
 
     @property
     def largest_token(self) -> int:
-        return int(self._arrays.largest_token[0])
+        """The largest token id, of texts that are to be generated too."""
+        largest = int(self._arrays.largest_token[0])
+        return max(largest, int(self._arrays.labels.max(initial=0))) if self.task.generates else largest
 
     @property
     def tokens(self) -> np.ndarray:
         """What each example takes in a batch where it is the longest, (examples,): sequences times tokens."""
         return self.lengths * self.widest
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labels to score predictions by."""
+        return self.labels is not None or self.task.own_labels
 
     @property
     def has_soft_labels(self) -> bool:

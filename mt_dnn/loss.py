@@ -98,6 +98,13 @@ class SeqCeCriterion(CeCriterion):
     """Cross-entropy of tokens' logits (tokens, C) against labels (tokens,); those of `ignore_index` do not count."""
 
 
+class MlmCriterion(CeCriterion):
+    """Cross-entropy of masked tokens' logits (tokens, C) against the tokens that stood there (tokens,).
+
+    MT-DNN's adds the loss of a next-sentence prediction, which is not trained here.
+    """
+
+
 class MseCriterion(Criterion):
     """Mean over B·C of (input − target)²; a column of outputs (B, 1) is compared with labels (B,)."""
 
@@ -204,6 +211,7 @@ LOSS_REGISTRY: dict[LossCriterion, Callable[..., Criterion]] = {
     LossCriterion.RankCeCriterion: RankCeCriterion,
     LossCriterion.SpanCeCriterion: SpanCeCriterion,
     LossCriterion.SeqCeCriterion: SeqCeCriterion,
+    LossCriterion.MlmCriterion: MlmCriterion,
     LossCriterion.KlCriterion: KlCriterion,
     LossCriterion.SymKlCriterion: SymKlCriterion,
     LossCriterion.NsKlCriterion: NsKlCriterion,

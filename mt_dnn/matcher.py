@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from module.dropout_wrapper import DropoutWrapper
 from module.encoder import encoder_from_config
 from module.san import AnswerOptions
-from tasks import ModelInputs, get_task
+from tasks import ModelInputs, get_task, needs_decoder
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
@@ -32,8 +32,11 @@ class SANBertNetwork(nn.Module):
 
     def __init__(self, opt: Mapping[str, Any], encoder: PreTrainedModel | None = None):
         super().__init__()
-        self.bert = encoder_from_config(opt) if encoder is None else encoder
-        self.tasks = [get_task(task_def, opt) for task_def in opt["task_def_list"]]
+        if encoder is None:
+            encoder = encoder_from_config(opt, with_decoder=needs_decoder(opt["task_def_list"]))
+        self.bert = encoder
+        flags = {**self.bert.config.to_dict(), **opt}
+        self.tasks = [get_task(task_def, flags) for task_def in opt["task_def_list"]]
         hidden_size = self.bert.config.hidden_size
         dropout_p = opt.get("dropout_p", 0.1)
         answer = AnswerOptions.from_flat(opt)
@@ -46,7 +49,7 @@ class SANBertNetwork(nn.Module):
         for module in self.scoring_list.modules():
             if isinstance(module, DropoutWrapper):
                 module.variational = answer.vb_dropout
-        self._takes_types = "token_type_ids" in inspect.signature(self.bert.forward).parameters
+        self._takes_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
         self._initialize_heads()
 
     def forward(
@@ -77,6 +80,11 @@ class SANBertNetwork(nn.Module):
             y_input_ids=self.tasks[batch.task_id].y_input_ids(batch),
         )
 
+    @property
+    def encoder(self) -> PreTrainedModel:
+        """What reads the input, where noise enters: `bert`, or of an encoder-decoder its encoder."""
+        return self.bert.get_encoder() if self.bert.config.is_encoder_decoder else self.bert
+
     def encode(
         self, input_ids: Tensor, token_type_ids: Tensor | None = None, attention_mask: Tensor | None = None
     ) -> Tensor:
@@ -84,7 +92,7 @@ class SANBertNetwork(nn.Module):
         inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
         if self._takes_types:
             inputs["token_type_ids"] = token_type_ids
-        return self.bert(**inputs).last_hidden_state
+        return self.encoder(**inputs).last_hidden_state
 
     def _initialize_heads(self) -> None:
         std = getattr(self.bert.config, "initializer_range", 0.02)

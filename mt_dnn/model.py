@@ -37,7 +37,9 @@ from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnRel
 from mt_dnn.processes import build_accelerator
 from mt_dnn.word_dropout import WordDropout
 from mt_dnn.word_gradient import WordGradient
-from tasks import Values
+from tasks import Values, needs_decoder
+
+UNLABELED = "unlabeled/"  # before the ids of unlabeled examples, whose noise is their own
 
 
 class UpdateReport(NamedTuple):
@@ -109,6 +111,8 @@ class MTDNNModel:
         self.network = network or build_network(config, task_defs)
         for parameter in self.network.bert.parameters():
             parameter.requires_grad_(config.model.update_bert_opt == 0)
+        if not any(parameter.requires_grad for parameter in self.network.parameters()):
+            raise FlagError("--update_bert_opt: generation has no head beside the frozen encoder; accepted: 0")
         self.network.to(self.accelerator.device)
         # Compiled, oneDNN's convolutions would be made anew for every width of batches.
         choose_linears(self.network, "mkl" if config.training.compile else config.training.cpu_linear)
@@ -121,7 +125,9 @@ class MTDNNModel:
         self.schedule = build_schedule(self.optimizer, config.training, total_updates)
         objective = build_objective(config, self.network, total_updates)
         self.perturbation, self.bregman = objective.perturbation, objective.bregman
-        self.word_gradient = WordGradient.of(objective, self.network.bert.get_input_embeddings(), self.accelerator)
+        self.word_gradient = None
+        if not any(task.uses_word_table for task in self.network.tasks):
+            self.word_gradient = WordGradient.of(objective, self.network.bert.get_input_embeddings(), self.accelerator)
         self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
         self.word_dropout = WordDropout.of(config)
         self.updates = 0
@@ -154,7 +160,8 @@ class MTDNNModel:
             measure_gain: measure the ascent gain, at the cost of three forwards a batch.
         """
         self.objective.train()
-        beside = unlabeled or [None] * len(batches)
+        batches = tuple(self._prepare(batch) for batch in batches)
+        beside = [extra and self._prepare(extra, UNLABELED) for extra in unlabeled or [None] * len(batches)]
         shares = self._shares(batches, beside)
         reports = []
         for position, (batch, extra) in enumerate(zip(batches, beside, strict=True)):
@@ -207,22 +214,24 @@ class MTDNNModel:
             finite = self.accelerator.reduce(finite.float(), "sum") == self.accelerator.num_processes
         return bool(finite)
 
-    def _objective(self, batch: Batch, unlabeled: Batch | None, measure_gain: bool) -> ObjectiveValue:
-        device, seed = self.accelerator.device, self.config.training.seed
-        unlabeled_seeds: list[int] = []
-        if unlabeled is not None:
-            unlabeled_seeds = example_seeds(seed, self.updates, [f"unlabeled/{uid}" for uid in unlabeled.row_uids])
-            if self.word_dropout is not None:
-                unlabeled = self.word_dropout(unlabeled, unlabeled_seeds)
-        seeds = example_seeds(seed, self.updates, batch.row_uids)
+    def _seeds(self, batch: Batch, prefix: str = "") -> list[int]:
+        """One a row, of this update."""
+        uids = [prefix + uid for uid in batch.row_uids]
+        return example_seeds(self.config.training.seed, self.updates, uids)
+
+    def _prepare(self, batch: Batch, prefix: str = "") -> Batch:
+        """The batch as this update meets it: what its task and `--dropout_w` draw anew is drawn."""
+        seeds = self._seeds(batch, prefix)
         batch = self.network.tasks[batch.task_id].prepare(batch, seeds)
-        if self.word_dropout is not None:
-            batch = self.word_dropout(batch, seeds)
+        return batch if self.word_dropout is None else self.word_dropout(batch, seeds)
+
+    def _objective(self, batch: Batch, unlabeled: Batch | None, measure_gain: bool) -> ObjectiveValue:
+        device = self.accelerator.device
         return self.objective(
             batch.to(device),
-            seeds,
+            self._seeds(batch),
             None if unlabeled is None else unlabeled.to(device),
-            unlabeled_seeds,
+            [] if unlabeled is None else self._seeds(unlabeled, UNLABELED),
             regularized=self.regularized,
             measure_gain=measure_gain,
         )
@@ -243,8 +252,7 @@ class MTDNNModel:
         self.network.eval()
         batch = batch.to(self.accelerator.device)
         with torch.inference_mode(), self.accelerator.autocast():
-            logits = self.network.run(batch)
-            return self.network.tasks[batch.task_id].predict(logits, batch)
+            return self.network.tasks[batch.task_id].infer(self.network, batch)
 
     def encode(self, batch: Batch) -> Tensor:
         """The encoder's last hidden states, (examples, tokens, hidden), in evaluation mode."""
@@ -319,14 +327,20 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
     word embeddings alone are kept, under LSTMs.
     """
     model, training = config.model, config.training
-    opt = {**config.to_flat(), "task_def_list": list(task_defs)}
-    settings = {"dropout_p": training.bert_dropout_p, "num_hidden_layers": model.num_hidden_layers}
+    opt = {**config.to_flat(), "tokenizer": config.tokenizer, "task_def_list": list(task_defs)}
+    settings: dict[str, Any] = {
+        "with_decoder": needs_decoder(task_defs),
+        "dropout_p": training.bert_dropout_p,
+        "num_hidden_layers": model.num_hidden_layers,
+    }
     if not is_checkpoint(config.encoder):
-        encoder = load_encoder(config.encoder, cache_dir=training.transformer_cache, **settings)  # type: ignore[arg-type]
+        encoder = load_encoder(config.encoder, cache_dir=training.transformer_cache, **settings)
         network = SANBertNetwork(opt, encoder)
+        for task, head in zip(network.tasks, network.scoring_list, strict=True):
+            task.take_over_head(head, config.encoder)
     else:
         content = load_checkpoint(config.encoder)
-        network = SANBertNetwork(opt, encoder_from_config(content["config"], **settings))  # type: ignore[arg-type]
+        network = SANBertNetwork(opt, encoder_from_config(content["config"], **settings))
         load_state(network, content["state"], config.encoder, encoder_only=True)
     if model.encoder_type == EncoderModelType.SAN:
         network = SANBertNetwork(opt, without_attention(network.bert, training.bert_dropout_p))
@@ -343,7 +357,7 @@ def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
     content = load_checkpoint(path)
     if not content["config"]["task_def_list"]:
         raise DataError("holds no task definitions (task_def_list); its heads cannot be rebuilt", path)
-    network = SANBertNetwork(content["config"])
+    network = SANBertNetwork({**content["config"], "tokenizer": Config.from_flat(content["config"]).tokenizer})
     load_state(network, content["state"], path)
     return network, content["config"]
 

@@ -83,7 +83,7 @@ class TrainingObjective(nn.Module):
         self.alpha = alpha
         self.bregman = bregman
         self.kept: KeptDeltas | None = None
-        self.injection = None if perturbation is None else NoiseInjection(network.bert, perturbation.level)
+        self.injection = None if perturbation is None else NoiseInjection(network.encoder, perturbation.level)
 
     def forward(
         self,

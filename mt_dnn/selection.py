@@ -34,7 +34,7 @@ class Selection:
         available = {
             dataset: [metric.name for metric in evaluated.task_def.metric_meta if metric != Metric.CMAT]
             for (dataset, split), evaluated in data.evaluation.items()
-            if split == DEV and evaluated.labels is not None
+            if split == DEV and evaluated.has_labels
         }
         if best_metric is None:
             return cls(tuple((dataset, metrics[0]) for dataset, metrics in available.items() if metrics))

@@ -155,8 +155,10 @@ class Trainer:
     def _keep_deltas(self) -> KeptDeltas:
         """The file of `--adv_free`, made by the main process and mapped by all."""
         adversarial, path = self.config.adversarial, self.output_dir / KEPT_DELTAS
+        if any(task.own_labels for task in self.model.network.tasks):
+            raise FlagError("--adv_free: the tokens of a MaskLM task are others in every update; accepted: other tasks")
         lengths = np.concatenate([dataset.row_lengths for dataset in self.data.train])
-        hidden = NoiseInjection(self.model.network.bert, adversarial.adv_norm_level).size
+        hidden = NoiseInjection(self.model.network.encoder, adversarial.adv_norm_level).size
         gigabytes = KeptDeltas.bytes_of(lengths, hidden) / 1e9
         if gigabytes > adversarial.adv_free_budget:
             raise FlagError(

@@ -11,13 +11,14 @@ from tasks.base import (
     Values,
     class_index,
     get_task,
+    needs_decoder,
     register_task,
     task_class,
 )
 
 __all__ = [
-    "TASK_REGISTRY", "Evaluation", "ModelInputs", "Task", "Values", "class_index", "get_task", "register_task",
-    "task_class",
+    "TASK_REGISTRY", "Evaluation", "ModelInputs", "Task", "Values", "class_index", "get_task", "needs_decoder",
+    "register_task", "task_class",
 ]  # fmt: skip
 
 for _module in pkgutil.iter_modules(__path__):

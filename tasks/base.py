@@ -10,22 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_utils.errors import DataError, TaskDefError, UserError, nearest
+from data_utils.errors import DataError, FlagError, TaskDefError, UserError, nearest
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import DataFormat, TaskType, new_task_type
+from data_utils.tokenizer import load_tokenizer
 from module.pooler import Pooler
 from module.san import AnswerOptions, SANClassifier
 from module.sentence_masks import kept_tokens, sentence_masks
 from mt_dnn.loss import LossCriterion
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
     from experiments.exp_def import TaskDef
     from mt_dnn.batcher import Batch
     from mt_dnn.dataset import SingleTaskDataset
@@ -80,7 +84,8 @@ class Task:
 
     Args:
         task_def: the task's definition.
-        opt: the run's flags by name, as a checkpoint's `config` has them; None where only data is read.
+        opt: the run's flags by name, as a checkpoint's `config` has them, the encoder's configuration included; None
+            where only data is read.
 
     Attributes:
         default_loss: criterion of the gold labels where the definition names none.
@@ -89,6 +94,9 @@ class Task:
         label_type: of a label in a token file, as numpy names it.
         many_labels: an example has a list of labels: one a token, or a start and an end.
         many_rows: an example has several sequences, such as a question with each of its answers.
+        own_labels: the labels are made of the tokens themselves; token files hold none.
+        generates: the encoder's decoder is needed.
+        uses_word_table: the head computes with the encoder's table of words too.
         view: how logits are compared as distributions: a task type that `mt_dnn/perturbation/outputs.py` knows.
     """
 
@@ -98,11 +106,26 @@ class Task:
     label_type: type[np.generic] = np.int64
     many_labels = False
     many_rows = False
+    own_labels = False
+    generates = False
+    uses_word_table = False
     view = TaskType.Classification
 
     def __init__(self, task_def: TaskDef, opt: Mapping[str, Any] | None = None):
         self.task_def = task_def
         self.opt: Mapping[str, Any] = opt or {}
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The tokenizer of the run's encoder, for types that need its vocabulary in training or evaluation.
+
+        Raises:
+            FlagError: there is none of that name.
+        """
+        try:
+            return load_tokenizer(self.opt["tokenizer"], cache_dir=self.opt.get("transformer_cache"))
+        except DataError as error:
+            raise FlagError(f"{self.task_def.task_type.name}: {error}; --tokenizer names another") from error
 
     # definition
 
@@ -208,6 +231,13 @@ class Task:
         options = options if own is None else replace(options, dropout_p=own)
         return SANClassifier(hidden_size, self.task_def.n_class, options)
 
+    def take_over_head(self, head: nn.Module, encoder: str) -> None:
+        """Let the head begin with what comes with a pre-trained encoder, for types whose heads are pre-trained.
+
+        Args:
+            encoder: its name.
+        """
+
     def forward(self, network: SANBertNetwork, head: nn.Module, inputs: ModelInputs) -> Any:
         """Logits of a batch: here the head on the encoder's output, (rows, tokens, hidden) → (rows, n_class)."""
         states = network.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask)
@@ -225,6 +255,10 @@ class Task:
         return None
 
     # evaluation
+
+    def infer(self, network: SANBertNetwork, batch: Batch) -> tuple[Values, Values]:
+        """Scores and predictions of a batch's examples by the network, which is in evaluation mode."""
+        return self.predict(network.run(batch), batch)
 
     def predict(self, logits: Any, batch: Batch) -> tuple[Values, Values]:
         """Scores and predictions of each example: here (examples, n_class) and (examples,)."""
@@ -306,10 +340,11 @@ def task_class(task_type: TaskType) -> type[Task]:
     """The class that serves a task type.
 
     Raises:
-        TaskDefError: the task type has no class yet.
+        TaskDefError: the task type has no class.
     """
     if task_type.name not in TASK_REGISTRY:
-        raise TaskDefError(f"task_type {task_type.name} is not built yet; accepted: {', '.join(TASK_REGISTRY)}")
+        found = f"task_type {task_type.name} is a name without a model, in MT-DNN too"
+        raise TaskDefError(f"{found}; accepted: {', '.join(TASK_REGISTRY)}")
     return TASK_REGISTRY[task_type.name]
 
 
@@ -317,6 +352,11 @@ def get_task(task_def: TaskDef, opt: Mapping[str, Any] | None = None) -> Task:
     """The task object of a definition; arguments of `Task`.
 
     Raises:
-        TaskDefError: the task type has no class yet.
+        TaskDefError: the task type has no class.
     """
     return task_class(task_def.task_type)(task_def, opt)
+
+
+def needs_decoder(task_defs: Sequence[TaskDef]) -> bool:
+    """Whether one of the tasks generates text."""
+    return any(task_class(task_def.task_type).generates for task_def in task_defs)

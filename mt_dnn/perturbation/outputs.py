@@ -51,6 +51,7 @@ class Comparison:
         task_type, pairwise: how logits are viewed as distributions; ranking has `pairwise` rows a group, or as many as
             it says for each.
         counted: (batch, tokens), true at the tokens that count where each token has a distribution; None: real ones.
+            Outputs are (batch, tokens, classes), or (counted tokens, classes) where the rest was not computed.
 
     Raises:
         ValueError: a task type that has no view.
@@ -89,13 +90,17 @@ class Comparison:
         if self.task_type in SPANS:
             return tuple(part.masked_fill(self.mask == 0, PADDING_LOGIT) for part in logits)
         if self.task_type in TOKENS:
-            return tuple(part[self.counted] for part in logits)
+            return tuple(part if self._is_counted_alone(part) else part[self.counted] for part in logits)
         return logits
 
     def _compared(self, output: Any) -> tuple[Tensor, ...]:
         """The logits that count; of spans not those that say whether there is an answer."""
         logits = logits_of(output)
         return logits[:2] if self.task_type in SPANS else logits
+
+    def _is_counted_alone(self, part: Tensor) -> bool:
+        """Whether logits of tokens are those of the counted ones alone, (counted tokens, classes)."""
+        return part.dim() == 2
 
     def pairs(self, output: Any) -> list[tuple[Tensor, Tensor]]:
         """Perturbed and clean rows, part by part."""
@@ -118,6 +123,8 @@ class Comparison:
             usable = part.detach().isfinite()
             if self.task_type in SPANS:
                 usable = usable | (self.mask == 0)
+            elif self.task_type in TOKENS and self._is_counted_alone(part):
+                usable = torch.ones_like(self.counted).masked_scatter(self.counted, usable.all(-1))
             elif self.task_type in TOKENS:
                 usable = usable | ~self.counted.unsqueeze(-1)
             finite = finite & usable.reshape(len(self.mask), -1).all(1)

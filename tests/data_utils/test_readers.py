@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_utils import readers
 from data_utils.errors import DataError
 from data_utils.readers import (
     read_canonical_tsv,
@@ -66,7 +67,7 @@ def test_a_malformed_line_is_named(tmp_path: Path, content: bytes, line: int, wo
 def test_a_missing_file_and_a_format_not_built_are_told(tmp_path: Path):
     with pytest.raises(DataError, match="nothing.tsv: cannot be read"):
         list(read_canonical_tsv(tmp_path / "nothing.tsv", DataFormat.PremiseOnly))
-    with pytest.raises(DataError, match="CLUE_SEQ is not built yet"):
+    with pytest.raises(DataError, match="CLUE_SEQ is a name without a reader"):
         list(read_canonical_tsv(tmp_path / "nothing.tsv", DataFormat.CLUE_SEQ))
 
 
@@ -141,3 +142,12 @@ def test_what_is_no_score_file_is_refused(tmp_path: Path, content: str):
     path = write(tmp_path, content.encode())
     with pytest.raises(DataError, match=str(path)):
         read_score_file(path)
+
+
+def test_documents_are_split_by_empty_lines_and_long_ones_into_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(readers, "LONGEST_DOCUMENT", 3)
+    path = tmp_path / "mlm_train.txt"
+    path.write_text("\n a \nb\n \t\n\nc\nd\ne\nf\n\ng\nh\ni\n\nj")
+    expected = [["a", "b"], ["c", "d", "e"], ["f"], ["g", "h", "i"], ["j"]]
+    documents = list(read_canonical_tsv(path, DataFormat.MLM))
+    assert documents == [{"uid": str(number), "sentences": own} for number, own in enumerate(expected)]

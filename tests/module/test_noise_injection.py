@@ -97,7 +97,7 @@ def test_noise_enters_where_the_level_says(family: str, level: str) -> None:
         model(*batch)
         with NoiseInjection(model.bert, level).add(noise):
             model(*batch)
-    plain, perturbed = received
+    plain, perturbed = (h.transpose(0, 1) if family == "xlnet" else h for h in received)  # (tokens, batch) there
     base = F.layer_norm(plain, plain.shape[-1:], eps=1e-7) if level == "deberta" else plain
     # DeBERTa's embedding block multiplies its output by the mask
     real = batch.attention_mask.bool()

@@ -47,13 +47,13 @@ def write_task(root: Path, definition: str, splits: Mapping[str, Iterable[str]],
     Args:
         root: gets `tasks.yml` and the files.
         definition: the YAML.
-        splits: lines by name, such as `toy_train`.
+        splits: lines by name, such as `toy_train`, with its ending where that is not `.tsv`.
         flags: of prepro_std.py.
     """
     root.mkdir(parents=True, exist_ok=True)
     (root / "tasks.yml").write_text(definition)
     for name, lines in splits.items():
-        write_lines(root / f"{name}.tsv", lines)
+        write_lines(root / (name if "." in name else f"{name}.tsv"), lines)
     words = ["--model", str(encoder), "--root_dir", str(root), "--task_def", str(root / "tasks.yml"), *flags]
     prepro_std.main(words)
     return root / encoder.name

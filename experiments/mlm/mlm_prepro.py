@@ -1,0 +1,84 @@
+"""Text as it is handed out → the canonical text of the task `mlm`: a sentence a line, an empty line after a document.
+
+    python experiments/mlm/mlm_prepro.py --train FILE... [--dev FILE...]
+
+A file is plain text of that form (WikiText's and BookCorpus's files are), or JSON lines with a `text`, MT-DNN's form,
+whose paragraphs are split by empty lines and become lines. They go to `ROOT/mlm_train.txt` and `ROOT/mlm_dev.txt`;
+without `--dev`, one document of `--dev_every` is held out for it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+# The command is run as a file, so Python finds only this folder by itself.
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import json
+
+from data_utils.errors import DataError, FlagError, run_command_line
+from data_utils.readers import read_documents, read_lines, write_lines
+
+JSON_SUFFIXES = (".json", ".jsonl")
+
+Document = Sequence[str]  # its lines
+
+
+def documents(path: Path) -> Iterator[Document]:
+    """The documents of one file that have any text.
+
+    Raises:
+        DataError: it cannot be read, or a line of JSON has no text; names file and line.
+    """
+    if path.suffix not in JSON_SUFFIXES:
+        yield from (document["sentences"] for document in read_documents(path))
+        return
+    for number, line in read_lines(path):
+        try:
+            text = json.loads(line)["text"]
+            lines = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+        except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+            raise DataError('found no JSON object with a text; accepted: {"text": "…"}', path, number) from error
+        if found := [line for line in lines if line]:
+            yield found
+
+
+def write_documents(path: Path, found: Iterable[Document]) -> None:
+    """Write the canonical text and print how many documents it has."""
+    count = 0
+
+    def lines() -> Iterator[str]:
+        nonlocal count
+        for document in found:
+            yield from (*document, "")
+            count += 1
+
+    write_lines(path, lines())
+    print(f"{path}: {count} documents")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Convert the files."""
+    parser = argparse.ArgumentParser(description="Text → the canonical text of masked language modeling")
+    parser.add_argument("--train", type=Path, nargs="+", required=True, help="files of text to train on")
+    parser.add_argument("--dev", type=Path, nargs="+", help="files of text to evaluate on")
+    parser.add_argument("--dev_every", type=int, default=50, help="without --dev: one document of so many")
+    parser.add_argument("--root_dir", type=Path, default=Path("data/canonical_data"), help="folder that is written to")
+    args = parser.parse_args(argv)
+    if args.dev_every < 2:
+        raise FlagError(f"--dev_every: found {args.dev_every}, accepted: at least 2")
+    for split, kept_out in (("train", False), ("dev", True)):
+        files = args.dev if kept_out and args.dev else args.train
+        found = (document for path in files for document in documents(path))
+        if not args.dev:
+            numbered = enumerate(found, start=1)
+            found = (document for number, document in numbered if (number % args.dev_every == 0) == kept_out)
+        write_documents(args.root_dir / f"mlm_{split}.txt", found)
+
+
+if __name__ == "__main__":
+    run_command_line(main)

@@ -1,0 +1,237 @@
+"""Text that answers a text, written by an encoder-decoder such as T5 or BART."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_utils.errors import DataError, UserError
+from data_utils.metrics import Metric, calc_metrics
+from data_utils.prepro import Line, Split, Tokenization
+from data_utils.squad_metrics import squad_v1, squad_v2
+from data_utils.task_def import DataFormat, TaskType
+from mt_dnn.loss import LossCriterion
+from tasks.base import Evaluation, ModelInputs, Task, Values, register_task
+from tasks.sequence_labeling import parse_list
+
+if TYPE_CHECKING:
+    from mt_dnn.batcher import Batch
+    from mt_dnn.dataset import SingleTaskDataset
+    from mt_dnn.loss import Criterion
+    from mt_dnn.matcher import SANBertNetwork
+
+NO_TOKEN = -1  # the label where a shorter text has ended
+NO_ANSWER = "no answer"  # what is written where a question has none
+METRICS = (Metric.ACC, Metric.EmF1, Metric.EmF12)
+
+
+@register_task("SeqenceGeneration")
+class SequenceGenerationTask(Task):
+    """A text for a sentence, for a pair, or for a question and its context; `n_class` has no meaning.
+
+    A label is what the decoder reads and writes: a token to start with, then the text's tokens with the one that ends
+    it. The encoder and the decoder are `bert`, there is no head, and noise enters at the encoder's word embeddings.
+    """
+
+    default_loss = LossCriterion.SeqCeCriterion
+    data_formats: tuple[DataFormat, ...] = (
+        DataFormat.PremiseOnly,
+        DataFormat.PremiseAndOneHypothesis,
+        DataFormat.CLUE_GEN,
+    )
+    many_labels = True
+    generates = True
+    view = TaskType.SeqenceGeneration
+
+    @classmethod
+    def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
+        found, names = entry.get("metric_meta"), [metric.name for metric in METRICS]
+        wrong = isinstance(found, list) and set(map(str, found)) - set(names)
+        accepted = f"a list of {', '.join(names)} for {entry.get('task_type')}"
+        return [f"key 'metric_meta': found {found}, accepted: {accepted}"] if wrong else []
+
+    # text
+
+    def check_text(self, where: str, do_padding: bool) -> None:
+        super().check_text(where, do_padding)
+        if do_padding:
+            kind = self.task_def.task_type.name
+            raise UserError(f"{where}: --do_padding has no use for {kind}; leave it out, train.py's pads batches")
+
+    def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
+        start = text.tokenizer.pad_token_id  # T5 starts with it; `y_input_ids` takes what the model starts with
+        if start is None:
+            raise UserError(f"--model: the tokenizer of {text.spec.name} has no padding token, which generation needs")
+        texts: list[Any] = []
+        answers: list[str | None] = []
+        for number, fields in lines:
+            columns = ("context", "question") if "question" in fields else ("premise", "hypothesis")
+            parts = [fields[column] for column in columns if column in fields]
+            texts.append(parts[0] if len(parts) == 1 else tuple(parts))
+            answers.append(self._answer(split, number, fields))
+        targets = [encoded["token_id"] for encoded in text.encode([answer or NO_ANSWER for answer in answers])]
+        sources = text.encode(texts)
+        for (_, fields), answer, target, encoded in zip(lines, answers, targets, sources, strict=True):
+            known = {} if answer is None else {"label": [start, *target], "answer": answer}
+            yield {"uid": fields["uid"], **known, **encoded}
+
+    def _answer(self, split: Split, number: int, fields: Mapping[str, str]) -> str | None:
+        """The reference text, empty where a question has no answer; None where the line does not tell.
+
+        Several answers are one text, in the order in which the context has them, as MT-DNN joins them.
+        """
+        told = fields.get("answers", fields.get("label", ""))
+        if not told:
+            if split.is_train:
+                raise DataError("found no text to learn; a training example needs one", split.path, number)
+            return None
+        if "answers" not in fields:
+            return told
+        answers = parse_list(split, number, "answers", told)
+        return ", ".join(sorted(answers, key=fields["context"].find))
+
+    # token file
+
+    @property
+    def accepted_labels(self) -> str:
+        return "lists of at least two token ids, the first of which starts the decoder"
+
+    def accepts_label(self, label: Any, lengths: Sequence[int]) -> bool:
+        if not isinstance(label, list) or len(label) < 2:
+            return False
+        return all(type(token) is int and token >= 0 for token in label)
+
+    # batch
+
+    def collate_labels(self, labels: Sequence[Any], width: int) -> Tensor:
+        """(examples, tokens of the longest label); -1 behind shorter ones."""
+        longest = max(map(len, labels))
+        padded = np.full((len(labels), longest), NO_TOKEN, dtype=np.int64)
+        for row, own in enumerate(labels):
+            padded[row, : len(own)] = own
+        return torch.from_numpy(padded)
+
+    def y_input_ids(self, batch: Batch) -> Tensor | None:
+        """What the decoder reads, (examples, tokens): its own start, then all but the last token of the text."""
+        if batch.labels is None:
+            return None
+        read = batch.labels[:, :-1]
+        read = torch.where(read == NO_TOKEN, self._padding, read)
+        read[:, 0] = self._start
+        return read
+
+    def _written(self, batch: Batch) -> Tensor:
+        """What the decoder has to write at each place, (examples, tokens); -1 where a text has ended."""
+        assert batch.labels is not None
+        written = batch.labels[:, 1:]
+        return torch.where(written == self._padding, NO_TOKEN, written)
+
+    @property
+    def _padding(self) -> int:
+        return self.opt.get("pad_token_id") or 0
+
+    @property
+    def _start(self) -> int:
+        start = self.opt.get("decoder_start_token_id")
+        return self._padding if start is None else start
+
+    # network
+
+    def build_head(self, hidden_size: int, dropout_p: float) -> nn.Module:
+        """None: the decoder's own language-model head gives the scores."""
+        return nn.Identity()
+
+    def forward(self, network: SANBertNetwork, head: nn.Module, inputs: ModelInputs) -> Tensor:
+        """Scores of all words at each place of the text, (examples, tokens, words)."""
+        output = network.bert(
+            input_ids=inputs.input_ids,
+            attention_mask=inputs.attention_mask,
+            decoder_input_ids=inputs.y_input_ids,
+            use_cache=False,
+        )
+        return output.logits
+
+    # loss
+
+    def loss(self, criterion: Criterion, logits: Tensor, batch: Batch) -> Tensor:
+        """The mean over all tokens that the batch's texts have."""
+        return criterion(logits.flatten(0, 1), self._written(batch).flatten())
+
+    def counted(self, batch: Batch) -> Tensor | None:
+        return None if batch.labels is None else self._written(batch) != NO_TOKEN
+
+    # evaluation
+
+    def infer(self, network: SANBertNetwork, batch: Batch) -> tuple[Values, Values]:
+        """The log-probability of the text that is written, (examples,), and that text."""
+        bert: Any = network.bert
+        found = bert.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_new_tokens=self.opt.get("max_answer_len", 10),
+            num_beams=self.opt.get("num_beams", 1),
+            do_sample=False,
+            decoder_start_token_id=self._start,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+        beams = getattr(found, "beam_indices", None)
+        steps = bert.compute_transition_scores(found.sequences, found.scores, beams, normalize_logits=True)
+        tokens = found.sequences[:, 1:][:, : steps.size(1)]
+        is_end = torch.isin(tokens, torch.tensor(bert.generation_config.eos_token_id, device=tokens.device))
+        within = is_end.cumsum(1) - is_end.long() == 0  # up to the token that ends the text
+        scores = steps.float().masked_fill(~within, 0.0).sum(1).cpu().numpy()
+        texts = self.tokenizer.batch_decode(found.sequences, skip_special_tokens=True)
+        return scores, [self._shown(text.strip()) for text in texts]
+
+    def _shown(self, text: str) -> str:
+        """A question's text for no answer is none."""
+        return "" if self.task_def.data_type == DataFormat.CLUE_GEN and text == NO_ANSWER else text
+
+    def evaluate(
+        self,
+        dataset: SingleTaskDataset,
+        metrics: Sequence[Metric],
+        scores: Values,
+        predictions: Values,
+        with_label: bool = True,
+    ) -> Evaluation:
+        """Metrics of texts: ACC, the same text; EmF1 and EmF12, as SQuAD compares answers."""
+        if not with_label or dataset.labels is None:
+            return Evaluation({}, predictions, scores, None, dataset.uids)
+        golds = [self._reference(sample) for sample in dataset.samples()]
+        found: dict[str, float] = {}
+        for metric in metrics:
+            if metric == Metric.EmF1:
+                found |= squad_v1([[gold] for gold in golds], list(predictions))
+            elif metric == Metric.EmF12:
+                found |= squad_v2([[gold] if gold else [] for gold in golds], list(predictions))
+            else:
+                found |= calc_metrics([metric], golds, list(predictions), scores)
+        return Evaluation(found, predictions, scores, golds, dataset.uids)
+
+    def _reference(self, sample: Mapping[str, Any]) -> str:
+        """The text that a line of a token file has as `answer`; a list of texts, in MT-DNN's files, begins with it."""
+        answer = sample.get("answer")
+        if isinstance(answer, Mapping):
+            answer = answer.get("text")
+        if isinstance(answer, list):
+            answer = answer[0] if answer else ""
+        if answer is None:
+            (answer,) = self.tokenizer.batch_decode([sample["label"]], skip_special_tokens=True)
+        return self._shown(str(answer).strip())
+
+    def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
+        """The texts."""
+        return list(predictions)
+
+
+@register_task("SeqenceGenerationMRC")
+class SequenceGenerationMRCTask(SequenceGenerationTask):
+    """Answers to questions about a context, which need not be parts of it."""
+
+    data_formats = (DataFormat.PremiseAndOneHypothesis, DataFormat.CLUE_GEN)

@@ -1,0 +1,221 @@
+"""Masked language modeling: pre-training, or going on with it, on plain text."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from data_utils.errors import FlagError, UserError
+from data_utils.masking import Masker
+from data_utils.metrics import Metric, calc_metrics
+from data_utils.prepro import Line, Split, Tokenization
+from data_utils.task_def import DataFormat, TaskType
+from module.encoder import load_masked_lm
+from module.mlm_head import MaskLmHead
+from module.noise import example_seeds
+from mt_dnn.loss import LossCriterion
+from tasks.base import Evaluation, ModelInputs, Task, Values, register_task
+
+if TYPE_CHECKING:
+    from mt_dnn.batcher import Batch
+    from mt_dnn.dataset import SingleTaskDataset
+    from mt_dnn.loss import Criterion
+    from mt_dnn.matcher import SANBertNetwork
+
+logger = logging.getLogger(__name__)
+
+NOT_MASKED = -1  # the label of all other tokens
+EVALUATION_SEED = 0  # every evaluation masks the same tokens
+SHORTEST = 2  # tokens of a part of a sequence, special ones aside
+
+
+@register_task("MaskLM")
+class MaskLMTask(Task):
+    """The tokens that were masked, among all words of the encoder; the definition's `n_class` has no meaning.
+
+    Which tokens those are is drawn anew in every update, from the run's seed, the update and the sequence's id. There
+    is no next-sentence prediction.
+    """
+
+    default_loss = LossCriterion.MlmCriterion
+    data_formats = (DataFormat.MLM,)
+    own_labels = True
+    uses_word_table = True
+    view = TaskType.MaskLM
+
+    @classmethod
+    def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
+        found = entry.get("metric_meta")
+        wrong = isinstance(found, list) and set(map(str, found)) - {Metric.ACC.name}
+        return [f"key 'metric_meta': found {found}, accepted: [ACC] for MaskLM"] if wrong else []
+
+    # text
+
+    def check_text(self, where: str, do_padding: bool) -> None:
+        super().check_text(where, do_padding)
+        if do_padding:
+            raise UserError(f"{where}: --do_padding has no use for MaskLM; leave it out, train.py's pads batches")
+
+    def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
+        """Documents → sequences of as many whole sentences as fit; `uid`: the document's number and the sequence's."""
+        tokenizer = text.tokenizer
+        if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
+            raise FlagError(f"--model: the tokenizer of {text.spec.name} has no CLS and SEP tokens, which MaskLM needs")
+        for _, fields in lines:
+            sentences = [piece.ids for piece in text.pieces(fields["sentences"])]
+            for number, tokens in enumerate(packed(sentences, text.spec.max_seq_len - 2)):
+                token_id = [tokenizer.cls_token_id, *tokens, tokenizer.sep_token_id]
+                yield {"uid": f"{fields['uid']}-{number}", "token_id": token_id, "type_id": [0] * len(token_id)}
+
+    # token file
+
+    @property
+    def accepted_labels(self) -> str:
+        return "none: the tokens themselves are the labels"
+
+    def accepts_label(self, label: Any, lengths: Sequence[int]) -> bool:
+        return False
+
+    # batch
+
+    def prepare(self, batch: Batch, seeds: Sequence[int]) -> Batch:
+        """Masked, and of some sequences (`--short_seq_prob`) a part alone."""
+        return self._masked(batch, seeds, self.opt["short_seq_prob"])
+
+    def _masked(self, batch: Batch, seeds: Sequence[int], short_seq_prob: float = 0.0) -> Batch:
+        """The batch as the model sees it, with the tokens to tell as labels, (rows, tokens), -1 elsewhere."""
+        input_ids = np.full(batch.input_ids.shape, self.masker.pad_token_id)
+        labels = np.full_like(input_ids, NOT_MASKED)
+        mask, types = np.zeros_like(input_ids), np.zeros_like(input_ids)
+        lengths = batch.attention_mask.sum(1).tolist()
+        for row, (length, seed) in enumerate(zip(lengths, seeds, strict=True)):
+            draw = np.random.default_rng(seed)
+            tokens = batch.input_ids[row, :length].cpu().numpy()
+            kept = np.arange(length)
+            if short_seq_prob and length - 2 > SHORTEST and draw.random() < short_seq_prob:
+                kept = part_of(length, draw)
+            seen, places = self.masker(tokens[kept], draw)
+            input_ids[row, : len(kept)] = seen
+            labels[row, places] = tokens[kept][places]
+            mask[row, : len(kept)] = 1
+            types[row, : len(kept)] = batch.token_type_ids[row, :length].cpu().numpy()[kept]
+        device = batch.input_ids.device
+        new = [torch.from_numpy(array).to(device) for array in (input_ids, mask, types, labels)]
+        return replace(batch, input_ids=new[0], attention_mask=new[1], token_type_ids=new[2], labels=new[3])
+
+    @cached_property
+    def masker(self) -> Masker:
+        share, most = self.opt["masked_lm_prob"], self.opt["max_predictions_per_seq"]
+        try:
+            return Masker(self.tokenizer, self.opt["vocab_size"], share, most)
+        except ValueError as error:
+            raise FlagError(f"MaskLM: {error}; accepted: --tokenizer of a masked language model") from error
+
+    def y_input_ids(self, batch: Batch) -> Tensor | None:
+        """The labels: scores are computed for masked tokens alone."""
+        return batch.labels
+
+    # network
+
+    def build_head(self, hidden_size: int, dropout_p: float) -> nn.Module:
+        """Its keys in a checkpoint are `dense.*`, `norm.*` and `bias`."""
+        embedding_size = self.opt.get("embedding_size") or hidden_size
+        actf = self.task_def.actf or self.opt.get("hidden_act", "gelu")
+        eps = self.opt.get("layer_norm_eps", 1e-12)
+        return MaskLmHead(hidden_size, embedding_size, self.opt["vocab_size"], actf, eps)
+
+    def take_over_head(self, head: nn.Module, encoder: str) -> None:
+        found = load_masked_lm(encoder, self.opt.get("transformer_cache"))
+        assert isinstance(head, MaskLmHead)
+        taken = found is not None and head.take_over(*found)
+        logger.info("MaskLM: %s", "the encoder's own head goes on" if taken else "the head starts anew")
+
+    def forward(self, network: SANBertNetwork, head: nn.Module, inputs: ModelInputs) -> Tensor:
+        """Scores of the masked tokens, (masked tokens, words); without `y_input_ids` of all, (rows, tokens, words)."""
+        hidden = network.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask)
+        if inputs.y_input_ids is not None:
+            hidden = hidden[inputs.y_input_ids != NOT_MASKED]
+        return head(hidden, network.bert.get_input_embeddings().weight)
+
+    # loss
+
+    def loss(self, criterion: Criterion, logits: Tensor, batch: Batch) -> Tensor:
+        """The mean over the masked tokens of the batch."""
+        assert batch.labels is not None
+        return criterion(logits, batch.labels[batch.labels != NOT_MASKED])
+
+    def counted(self, batch: Batch) -> Tensor | None:
+        assert batch.labels is not None
+        return batch.labels != NOT_MASKED
+
+    # evaluation
+
+    def infer(self, network: SANBertNetwork, batch: Batch) -> tuple[Values, Values]:
+        masked = self._masked(batch, example_seeds(EVALUATION_SEED, 0, batch.row_uids))
+        return self.predict(network.run(masked), masked)
+
+    def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
+        """Of each sequence, for its masked tokens in order: the true one's log-probability, and the predicted id."""
+        assert batch.labels is not None
+        is_masked = batch.labels != NOT_MASKED
+        counts = is_masked.sum(1).tolist()
+        gold = batch.labels[is_masked].unsqueeze(1)
+        scores = logits.float().log_softmax(-1).gather(1, gold)[:, 0].cpu()
+        predictions = logits.argmax(-1).cpu()
+        scores_of, predictions_of = (
+            [part.numpy() for part in values.split(counts)] for values in (scores, predictions)
+        )
+        return scores_of, predictions_of
+
+    def evaluate(
+        self,
+        dataset: SingleTaskDataset,
+        metrics: Sequence[Metric],
+        scores: Values,
+        predictions: Values,
+        with_label: bool = True,
+    ) -> Evaluation:
+        """Over all masked tokens: the metrics, and `perplexity`, the exponential of the mean loss (no percentage)."""
+        golds = [self._told(dataset, index) for index in range(len(dataset))] if with_label else None
+        found = {}
+        if golds is not None:
+            found = calc_metrics(metrics, *(np.concatenate(list(values)) for values in (golds, predictions, scores)))
+            found["perplexity"] = math.exp(min(-float(np.concatenate(list(scores)).mean()), 700.0))
+        return Evaluation(found, predictions, scores, golds, dataset.uids)
+
+    def _told(self, dataset: SingleTaskDataset, index: int) -> np.ndarray:
+        """The tokens of a sequence that `infer` masked."""
+        example = dataset[index]
+        tokens = example["token_id"].astype(np.int64)
+        (seed,) = example_seeds(EVALUATION_SEED, 0, [example["uid"]])
+        return tokens[self.masker(tokens, np.random.default_rng(seed))[1]]
+
+
+def packed(sentences: Sequence[list[int]], room: int) -> Iterator[list[int]]:
+    """A document's sentences in sequences of at most `room` tokens; a sentence is cut where it fills one alone."""
+    tokens: list[int] = []
+    for sentence in sentences:
+        if tokens and len(tokens) + len(sentence) > room:
+            yield tokens
+            tokens = []
+        tokens = tokens + sentence
+        while len(tokens) > room:
+            yield tokens[:room]
+            tokens = tokens[room:]
+    if tokens:
+        yield tokens
+
+
+def part_of(length: int, draw: np.random.Generator) -> np.ndarray:
+    """The places of a random part of a sequence, of at least two tokens, between its first and its last token."""
+    size = int(draw.integers(SHORTEST, length - 1))
+    start = int(draw.integers(1, length - size))
+    return np.concatenate([[0], np.arange(start, start + size), [length - 1]])

@@ -1,0 +1,108 @@
+"""Whole runs over encoder families beside BERT: trained plainly and under noise, saved, and read back."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+import predict
+from data_utils.errors import DataError, FlagError, TaskDefError
+from data_utils.readers import read_score_file
+from experiments.exp_def import TaskDefs
+from mt_dnn.checkpoint import load_checkpoint
+from mt_dnn.config import parse_args
+from mt_dnn.trainer import train
+from tests.encoder_folder import write_encoder
+from tests.mt_dnn.runs import SIFT, SMART
+
+TASKS = "toy: {data_format: PremiseOnly, task_type: Classification, n_class: 2, metric_meta: [ACC]}"
+FAMILIES = {"xlnet": (SMART,), "t5": (SMART,), "albert": (SMART, SIFT), "xlm_roberta": (SMART, SIFT)}
+RUNS = [(family, method) for family, methods in FAMILIES.items() for method in ((), *methods)]
+
+
+def write_data(folder: Path) -> None:
+    """Sentences of several lengths; the label says whether the first word comes again."""
+    draw = random.Random(1)
+    (folder / "tasks.yml").write_text(TASKS)
+    for split, count in (("train", 96), ("dev", 24)):
+        lines = []
+        for number in range(count):
+            tokens = [4, *(draw.randint(6, 20) for _ in range(draw.randint(3, 9))), 3]
+            example = {"uid": str(number), "label": int(tokens[1] in tokens[2:]), "token_id": tokens}
+            lines.append(json.dumps(example | {"type_id": [0] * len(tokens)}) + "\n")
+        (folder / f"toy_{split}.json").write_text("".join(lines))
+
+
+def flags_of(folder: Path, encoder: Path | str, *flags: str) -> list[str]:
+    base = (
+        f"--task_def {folder / 'tasks.yml'} --data_dir {folder} --train_datasets toy --test_datasets toy --epochs 2 "
+        f"--init_checkpoint {encoder} --output_dir {folder / 'out'} --log_file {folder / 'log.txt'} "
+        "--optimizer adamw --learning_rate 1e-3 --batch_size 16 --dataloader_num_workers 0"
+    )
+    return [*base.split(), *flags]
+
+
+@pytest.mark.parametrize(("family", "method"), RUNS)
+def test_an_encoder_trains_and_its_checkpoint_predicts_as_it_did(tmp_path: Path, family: str, method: tuple[str, ...]):
+    write_data(tmp_path)
+    encoder = write_encoder(tmp_path / family, family)
+    train(parse_args(flags_of(tmp_path, encoder, *method)))
+    output = tmp_path / "out"
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    first = next(line for line in lines if line["kind"] == "update")
+    assert ("R" in first) == bool(method) and (not method or first["R"] > 0)
+    untrained = load_checkpoint(output / "model_0.pt")["state"]
+    moved = {
+        name for name, tensor in load_checkpoint(output / "model_1.pt")["state"].items()
+        if not torch.equal(tensor, untrained[name])
+    }  # fmt: skip
+    assert {"scoring_list.0.1.weight"} < moved and sum(name.startswith("bert.") for name in moved) > 5
+    predict.main([
+        "--task_def", str(tmp_path / "tasks.yml"), "--task", "toy", "--with_label", "--prep_input",
+        str(tmp_path / "toy_dev.json"), "--checkpoint", str(output / "model_1.pt"), "--score", str(tmp_path / "again"),
+    ])  # fmt: skip
+    expected, found = read_score_file(output / "toy_dev_scores_epoch_1.json"), read_score_file(tmp_path / "again")
+    assert found["predictions"] == expected["predictions"]
+    torch.testing.assert_close(torch.tensor(found["scores"]), torch.tensor(expected["scores"]), rtol=0, atol=1e-6)
+
+
+def test_of_an_encoder_decoder_a_classifier_has_the_encoder_alone(tmp_path: Path):
+    write_data(tmp_path)
+    train(parse_args(flags_of(tmp_path, write_encoder(tmp_path / "t5", "t5"), "--epochs", "1")))
+    state = load_checkpoint(tmp_path / "out" / "model_0.pt")["state"]
+    assert "bert.encoder.embed_tokens.weight" in state and not any("decoder" in name for name in state)
+    # which goes on from its own checkpoint
+    again = flags_of(tmp_path, tmp_path / "out" / "model_0.pt", "--epochs", "1", "--output_dir", str(tmp_path / "b"))
+    assert train(parse_args(again)).history
+
+
+@pytest.mark.parametrize("family", ["t5", "xlnet"])
+def test_without_a_layer_norm_in_the_embedding_block_only_pre_ln_is_there(tmp_path: Path, family: str):
+    write_data(tmp_path)
+    encoder = write_encoder(tmp_path / family, family)
+    with pytest.raises(FlagError, match=r"--adv_norm_level: .* has no injection point 'post_ln'; it has: pre_ln"):
+        train(parse_args(flags_of(tmp_path, encoder, *SIFT)))
+
+
+def test_encoders_that_are_not_public_are_refused_by_name(tmp_path: Path):
+    with pytest.raises(FlagError, match="--encoder_type: found 12, MSRLONGT5G, which is not public"):
+        parse_args(["--encoder_type", "12"])
+    assert parse_args(["--encoder_type", "9"]).model.encoder_type == 9
+    (tmp_path / "tasks.yml").write_text(TASKS.replace("}", ", encoder_type: MSRT5}"))
+    with pytest.raises(TaskDefError, match="'encoder_type': found MSRT5, a model that is not public, accepted: BERT"):
+        TaskDefs(tmp_path / "tasks.yml")
+
+
+def test_an_encoder_that_does_not_stand_alone_is_told(tmp_path: Path):
+    import transformers
+
+    write_data(tmp_path)
+    transformers.BartConfig(vocab_size=40, d_model=8, encoder_layers=1, decoder_layers=1).save_pretrained(
+        tmp_path / "b"
+    )
+    with pytest.raises(DataError, match="the encoder of bart does not stand alone; accepted: generation tasks"):
+        train(parse_args(flags_of(tmp_path, tmp_path / "b")))
