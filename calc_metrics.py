@@ -21,7 +21,7 @@ from data_utils.readers import read_canonical_tsv, read_scores
 from data_utils.task_def import TaskType
 from experiments.exp_def import TaskDef, TaskDefs
 from mt_dnn.dataset import SingleTaskDataset
-from tasks import get_task
+from tasks import Values, get_task
 
 OF_TSV = (TaskType.Classification, TaskType.Regression)
 OF_TOKENS = (*OF_TSV, TaskType.SeqenceLabeling)
@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     uids = list(golds.uids)
     predictions, scores = read_scores(arguments.score, uids, task_def.n_class)
     alike = len({own.shape for own in scores}) == 1 and scores[0].ndim == 1
-    values: Sequence[Any] = np.stack(scores) if alike else scores
-    answers: Sequence[Any] = np.array(predictions) if alike else [np.array(own) for own in predictions]
+    values: Values = np.stack(scores) if alike else scores
+    answers: Values = np.array(predictions) if alike else [np.array(own) for own in predictions]
     print(json.dumps(get_task(task_def).evaluate(golds, task_def.metric_meta, values, answers).metrics))
 
 

@@ -52,7 +52,7 @@ class SequenceLabelingTask(Task):
         if missing:
             raise UserError(f"{where}: labels lack {', '.join(missing)}; a SeqenceLabeling task needs X, CLS and SEP")
         if do_padding:
-            raise UserError(f"{where}: --do_padding is not there yet for SeqenceLabeling; leave it out")
+            raise UserError(f"{where}: --do_padding has no use for SeqenceLabeling; leave it out")
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         labels, tokenizer = self.task_def.label_vocab, text.tokenizer
