@@ -18,9 +18,12 @@ from data_utils.errors import FlagError, UserError
 from data_utils.readers import read_score_file, read_token_json, write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Batch
-from mt_dnn.loss import LossCriterion
+from mt_dnn.loss import KlCriterion, LossCriterion, RankCeCriterion
+from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.model import build_network, build_objective
+from mt_dnn.objective import TrainingObjective
 from mt_dnn.run_data import RunData
+from tests.encoders import tiny_encoder
 from tests.mt_dnn.runs import RUN, TASK_DEF, tiny_config
 from tests.tasks.learning import WORDS, learned, write_small_encoder, write_task
 
@@ -81,6 +84,26 @@ def test_methods_that_stand_in_the_task_losss_place_distil_too(tmp_path: Path) -
     assert batch.soft_labels is not None
     distilled = ((network.run(batch) - batch.soft_labels) ** 2).mean()
     torch.testing.assert_close(losses[1] - losses[0], distilled, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("enable_san", [False, True])
+def test_of_ranking_candidates_are_compared_within_their_group(tmp_path: Path, enable_san: bool) -> None:
+    definition = "toy: {data_format: PremiseAndMultiHypothesis, task_type: Ranking, n_class: 1, metric_meta: [ACC], "
+    (tmp_path / "tasks.yml").write_text(f"{definition} enable_san: {str(enable_san).lower()}}}")
+    opt = {"task_def_list": [TaskDefs(tmp_path / "tasks.yml").get_task_def("toy")], "answer_mem_type": 0}
+    torch.manual_seed(0)
+    network = SANBertNetwork(opt, tiny_encoder("bert", dtype=torch.float32)).eval()
+    ids = torch.randint(5, 40, (5, 6))
+    types, soft = torch.tensor([[0, 0, 0, 1, 1, 1]] * 5), torch.randn(5, 1)
+    ones = torch.ones_like(ids)
+    batch = Batch(ids, ones, types, torch.tensor([0, 1]), 0, ("a", "b"), groups=(2, 3), soft_labels=soft)
+    found = TrainingObjective(network, [RankCeCriterion()], kd_criteria=[KlCriterion()])(batch, [])
+    gold = distilled = torch.zeros(())
+    for label, logits, scores in zip((0, 1), network.run(batch).split((2, 3)), soft.split((2, 3)), strict=True):
+        log_p, q = logits.flatten().log_softmax(0), scores.flatten().softmax(0)
+        gold = gold - log_p[label] / 2
+        distilled = distilled + (q * (q.log() - log_p)).sum() / 2
+    torch.testing.assert_close(found.loss, gold + distilled)
 
 
 def _batch(run: RunData) -> Batch:
