@@ -44,6 +44,22 @@ class Example(_InBatch):
     task: Task
 
 
+def example_of(
+    uid: str, tokens: np.ndarray, types: np.ndarray, task: Task, task_id: int = 0, label: Any = None
+) -> Example:
+    """An example of one sequence that is in no file."""
+    return Example(
+        uid=uid,
+        label=label,
+        token_id=tokens,
+        type_id=types,
+        lengths=(len(tokens),),
+        softlabel=None,
+        task_id=task_id,
+        task=task,
+    )
+
+
 class Lazily(Sequence[Any]):
     """One thing of each of some examples, made when it is asked for."""
 

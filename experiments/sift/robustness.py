@@ -21,6 +21,7 @@ from experiments.sift.pgd import pgd
 from module.noise_injection import LEVELS, UnsupportedLevelError
 from mt_dnn.batcher import Collater, Example, SingleTaskDataset
 from mt_dnn.config import Config
+from mt_dnn.dataset import example_of
 from mt_dnn.model import MTDNNModel, restore_network
 from mt_dnn.run_data import check_fits_encoder
 from mt_dnn.sampler import batches_by_length
@@ -233,13 +234,4 @@ class Tokenize:
 
     def _example(self, uid: str, encoded: Mapping[str, list[int]]) -> Example:
         tokens, types = np.array(encoded["token_id"]), np.array(encoded["type_id"])
-        return Example(
-            uid=uid,
-            label=None,
-            token_id=tokens,
-            type_id=types,
-            lengths=(len(tokens),),
-            softlabel=None,
-            task_id=self.task_id,
-            task=self.task,
-        )
+        return example_of(uid, tokens, types, self.task, self.task_id)

@@ -11,14 +11,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from experiments.exp_def import TaskDefs
 from experiments.sift.pgd import pgd
 from module.noise_injection import UnsupportedLevelError
 from mt_dnn.batcher import Batch, Collater, Example
+from mt_dnn.dataset import example_of
+from tasks import get_task
 from tests.encoders import LinearModel, remove_norm_eps, scale_tables, tiny_classifier
 
 HIDDEN = 12
 VOCABULARY = 40  # the tiny encoders' too
 COLLATE = Collater(0)
+TASK = get_task(TaskDefs("experiments/sift/sentiment_task_def.yml").get_task_def("sentiment"))
 RADII = {"pre_ln": [0.3, 0.5], "post_ln": [0.2, 0.3], "deberta": [0.2, 0.3]}  # a tiny encoder's, that part examples
 
 
@@ -51,7 +55,7 @@ def examples_of(count: int, network: nn.Module) -> list[Example]:
     examples = []
     for number, length in enumerate(generator.integers(2, 8, count)):
         tokens, types = generator.integers(5, VOCABULARY, length), np.zeros(length, np.int64)
-        example = Example(uid=f"example {number}", label=np.int64(0), token_id=tokens, type_id=types, task_id=0)
+        example = example_of(f"example {number}", tokens, types, TASK, label=np.int64(0))
         best = int(logits_of(network, COLLATE([example])).argmax())
         example["label"] = np.int64((best + (number % 7 == 6)) % 2)
         examples.append(example)
