@@ -106,7 +106,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "other.pt")
     with pytest.raises(DataError, match="missing"):
         load_checkpoint(tmp_path / "nowhere.pt")
-    with pytest.raises(DataError, match="holds no checkpoint"):
+    with pytest.raises(DataError, match="holds no intact checkpoint"):
         newest_checkpoint(tmp_path / "nothing")
 
 

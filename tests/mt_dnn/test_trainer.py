@@ -180,13 +180,13 @@ def test_a_level_that_the_encoder_does_not_have_is_a_flag_error(tmp_path: Path) 
 
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     trainer = Trainer(tiny_config(tmp_path, "--epochs", "2"))
-    evaluate = trainer._evaluate
+    save = trainer._save
 
-    def spoil(epoch: int) -> None:
-        evaluate(epoch)
+    def spoil(name: str, *progress: int) -> None:
+        save(name, *progress)
         trainer.model.network.scoring_list[0][1].bias.data.fill_(math.nan)
 
-    trainer._evaluate = spoil  # type: ignore[method-assign]
+    trainer._save = spoil  # type: ignore[method-assign]
     with pytest.raises(UserError, match="parameters are not finite after update"):
         trainer.run()
     assert (tmp_path / "model_0.pt").is_file()
