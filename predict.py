@@ -57,9 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from data_utils.readers import write_score_file
     from experiments.exp_def import TaskDefs
     from mt_dnn.batcher import Collater, SingleTaskDataset
+    from mt_dnn.build import restore_network
     from mt_dnn.config import Config
     from mt_dnn.inference import eval_model
-    from mt_dnn.model import MTDNNModel, restore_network
+    from mt_dnn.model import MTDNNModel
     from mt_dnn.run_data import check_fits_encoder
 
     log = create_logger(None)

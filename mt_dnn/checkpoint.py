@@ -160,3 +160,16 @@ def newest_checkpoint(folder: Path | str, tell: Callable[[str], None] = print) -
         else:
             return path
     raise DataError("holds no intact checkpoint model_*.pt to resume from; start without --resume", folder)
+
+
+def forget_older(folder: Path, count: int, kept: str) -> None:
+    """Remove all checkpoints of a folder but the newest.
+
+    Args:
+        count: how many stay; 0: all.
+        kept: the name of one that stays in any case.
+    """
+    for path in checkpoints_in(folder)[count:] if count else []:
+        if path.name != kept:
+            checksum_of(path).unlink(missing_ok=True)
+            path.unlink()

@@ -25,9 +25,9 @@ from data_utils.files import atomic_folder, writable_folder
 from data_utils.task_def import TaskType
 from data_utils.tokenizer import load_tokenizer
 from experiments.exp_def import TaskDef
+from mt_dnn.build import restore_network
 from mt_dnn.config import Config
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.model import restore_network
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

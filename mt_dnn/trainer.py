@@ -22,13 +22,13 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from data_utils.errors import DataError, FlagError, Stopped, UserError
+from data_utils.errors import FlagError, Stopped, UserError
 from data_utils.files import atomic_write, held_folder, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.readers import write_glue_submission, write_score_file
 from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
-from mt_dnn.checkpoint import checkpoints_in, checksum_of, load_checkpoint, load_state, newest_checkpoint
+from mt_dnn.checkpoint import forget_older, load_checkpoint, load_state, newest_checkpoint
 from mt_dnn.config import Config
 from mt_dnn.hf_export import HfExport
 from mt_dnn.inference import encode_dataset, eval_model
@@ -37,6 +37,7 @@ from mt_dnn.mishaps import WHAT_HELPS, SkippedUpdates, told_in_a_line
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.processes import build_accelerator
 from mt_dnn.random_state import random_state, set_random_state
+from mt_dnn.resumption import check_resumable, deltas_of, order_flags
 from mt_dnn.run_data import RunData, check_fits_encoder
 from mt_dnn.selection import Selection
 from mt_dnn.stop_signals import StopSignals
@@ -45,12 +46,6 @@ from mt_dnn.unlabeled import UnlabeledBatches
 
 KEPT_DELTAS = "kept_deltas.bin"  # δ of the run as it goes
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar
-
-# Flags that decide which examples meet which update; a resumed run that changes one is another run.
-ORDER_FLAGS = (
-    "train_datasets", "batch_size", "max_tokens_per_batch", "grad_accumulation_step", "no_group_by_length",
-    "max_seq_len", "seed", "epochs", "ratio", "mix_opt",
-)  # fmt: skip
 
 
 @dataclass
@@ -351,7 +346,7 @@ class Trainer:
                 "batches_done": batches_done,
                 "random_states": states,
                 "unlabeled": self.unlabeled.position(),
-                "flags": {name: self.config.to_flat()[name] for name in ORDER_FLAGS},
+                "flags": order_flags(self.config),
                 "history": self.result.history,
                 "best_epoch": self.result.best_epoch,
                 "best_value": self.result.best_value,
@@ -365,17 +360,8 @@ class Trainer:
                 self.model.save(str(path), progress)
                 for older in set(self.output_dir.glob("model_*.deltas")) - {deltas_of(path)}:
                     older.unlink()
-            self._forget_older()
+            forget_older(self.output_dir, self.config.training.keep_last, f"model_{self.result.best_epoch}.pt")
         self.accelerator.wait_for_everyone()
-
-    def _forget_older(self) -> None:
-        """Remove the checkpoints that `--keep_last` does not keep."""
-        best = self.output_dir / f"model_{self.result.best_epoch}.pt"
-        count = self.config.training.keep_last
-        for path in checkpoints_in(self.output_dir)[count:] if count else []:
-            if path != best:
-                checksum_of(path).unlink(missing_ok=True)
-                path.unlink()
 
     def _save_hf(self) -> None:
         """Write the best epoch's model for transformers, which the network then holds.
@@ -402,7 +388,7 @@ class Trainer:
         if "random_states" not in progress:
             self.log.info("the checkpoint tells no progress: parameters are taken over, training starts at epoch 0")
             return 0, 0
-        self._check_resumable(path, progress["flags"])
+        check_resumable(self.config, path, progress["flags"])
         states = progress["random_states"]
         if len(states) == self.accelerator.num_processes:
             set_random_state(states[self.accelerator.process_index])
@@ -419,15 +405,6 @@ class Trainer:
         self.result.best_epoch, self.result.best_value = progress["best_epoch"], progress["best_value"]
         return progress["epoch"], progress["batches_done"]
 
-    def _check_resumable(self, path: str, saved: dict[str, Any]) -> None:
-        flat = self.config.to_flat()
-        saved = Config().to_flat() | saved  # a flag that the checkpoint does not know was at its default
-        changed = [
-            f"--{name} {saved[name]} there, {flat[name]} here" for name in ORDER_FLAGS if saved[name] != flat[name]
-        ]
-        if changed:
-            raise DataError(f"was written with other flags, which a resume has to keep: {'; '.join(changed)}", path)
-
     def _announce(self) -> None:
         examples = sum(len(dataset) for dataset in self.data.train)
         self.log.info(
@@ -442,11 +419,6 @@ class Trainer:
             shown = {name[4:]: value for name, value in asdict(adversarial).items() if name.startswith("adv_")}
             del shown["train"]
             self.log.info("adversarial: %s", ", ".join(f"{name} {value}" for name, value in shown.items()))
-
-
-def deltas_of(checkpoint: Path) -> Path:
-    """The δ that belong to a checkpoint; they are kept for the newest alone."""
-    return checkpoint.with_suffix(".deltas")
 
 
 def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -18,9 +18,9 @@ from data_utils.errors import FlagError, UserError
 from data_utils.readers import read_score_file, read_token_json, write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Batch
+from mt_dnn.build import build_network, build_objective
 from mt_dnn.loss import KlCriterion, LossCriterion, RankCeCriterion
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.model import build_network, build_objective
 from mt_dnn.objective import TrainingObjective
 from mt_dnn.run_data import RunData
 from tests.encoders import tiny_encoder

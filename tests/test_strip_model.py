@@ -10,9 +10,9 @@ from transformers import AutoModel, AutoTokenizer
 
 import strip_model
 from data_utils.errors import UserError
+from mt_dnn.build import restore_network
 from mt_dnn.checkpoint import load_checkpoint
 from mt_dnn.encoder_files import read_encoder
-from mt_dnn.model import restore_network
 from tests.encoder_folder import write_encoder
 from tests.mt_dnn.runs import RUN, assert_same, parameters, tiny_run
 

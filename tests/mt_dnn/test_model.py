@@ -9,7 +9,8 @@ import torch
 
 from data_utils.errors import FlagError
 from mt_dnn.batcher import Batch, Collater
-from mt_dnn.model import MTDNNModel, build_network, build_objective
+from mt_dnn.build import build_network, build_objective
+from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation import (
     PERTURBATIONS,
     AdversarialPerturbation,

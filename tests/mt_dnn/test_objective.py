@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mt_dnn.batcher import Batch
-from mt_dnn.model import build_network, build_objective
+from mt_dnn.build import build_network, build_objective
 from mt_dnn.objective import TrainingObjective
 from tests.encoders import LEVELS
 from tests.mt_dnn.runs import tiny_config

@@ -17,9 +17,9 @@ from module.dropout_wrapper import DropoutWrapper
 from module.san import SANClassifier
 from module.token_head import TokenHead
 from mt_dnn.batcher import Collater, SingleTaskDataset
+from mt_dnn.build import restore_network
 from mt_dnn.config import parse_args
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.model import restore_network
 from mt_dnn.trainer import train
 from tests.encoders import tiny_encoder, token_batch
 from tests.mt_dnn.runs import assert_same, parameters

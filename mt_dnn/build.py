@@ -1,0 +1,124 @@
+"""Networks and training objectives, as a configuration or a checkpoint describes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from data_utils.errors import DataError, FlagError
+from data_utils.task_def import EncoderModelType
+from experiments.exp_def import TaskDef
+from module.encoder import checkpoint_activations, encoder_from_config, is_checkpoint, load_encoder, without_attention
+from module.noise_injection import UnsupportedLevelError
+from mt_dnn.bregman import BregmanTerm
+from mt_dnn.checkpoint import load_checkpoint, load_state
+from mt_dnn.config import Config
+from mt_dnn.loss import LOSS_REGISTRY, CeCriterion, Criterion, LossCriterion
+from mt_dnn.matcher import SANBertNetwork
+from mt_dnn.objective import TrainingObjective
+from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnReleasePerturbation, SiftPerturbation
+from tasks import needs_decoder
+
+
+def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwork:
+    """The network over the configuration's encoder: by name, from a folder, or out of an MT-DNN checkpoint.
+
+    Of a checkpoint the encoder is taken; heads start anew, for their tasks may be others. With `--encoder_type 4` its
+    word embeddings alone are kept, under LSTMs.
+    """
+    model, training = config.model, config.training
+    opt = {**config.to_flat(), "tokenizer": config.tokenizer, "task_def_list": list(task_defs)}
+    settings: dict[str, Any] = {
+        "with_decoder": needs_decoder(task_defs),
+        "dropout_p": training.bert_dropout_p,
+        "num_hidden_layers": model.num_hidden_layers,
+    }
+    if not is_checkpoint(config.encoder):
+        encoder = load_encoder(config.encoder, cache_dir=training.transformer_cache, **settings)
+        network = SANBertNetwork(opt, encoder)
+        for task, head in zip(network.tasks, network.scoring_list, strict=True):
+            task.take_over_head(head, config.encoder)
+    else:
+        content = load_checkpoint(config.encoder)
+        network = SANBertNetwork(opt, encoder_from_config(content["config"], **settings))
+        load_state(network, content["state"], config.encoder, encoder_only=True)
+    if model.encoder_type == EncoderModelType.SAN:
+        network = SANBertNetwork(opt, without_attention(network.bert, training.bert_dropout_p))
+    if training.grad_checkpointing:
+        try:
+            checkpoint_activations(network.bert)
+        except ValueError as error:
+            raise FlagError(f"--grad_checkpointing: {error}") from error
+    return network
+
+
+def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
+    """The whole network of a checkpoint, heads included, and the checkpoint's flat configuration."""
+    content = load_checkpoint(path)
+    if not content["config"]["task_def_list"]:
+        raise DataError("holds no task definitions (task_def_list); its heads cannot be rebuilt", path)
+    network = SANBertNetwork({**content["config"], "tokenizer": Config.from_flat(content["config"]).tokenizer})
+    load_state(network, content["state"], path)
+    return network, content["config"]
+
+
+def build_objective(config: Config, network: SANBertNetwork, total_updates: int = 1) -> TrainingObjective:
+    """Task losses, and the regularizer and the proximal term that the configuration asks for."""
+    adversarial = config.adversarial
+    criteria = [_criterion(task.task_def.loss) for task in network.tasks]
+    kd_criteria = []
+    if config.data.mkd_opt > 0:
+        kd_criteria = [_criterion_of_scores(task.task_def.kd_loss) for task in network.tasks]
+    bregman = None
+    if adversarial.bregman_mu > 0:
+        bregman = BregmanTerm(network, adversarial.bregman_mu, adversarial.betas, total_updates)
+    try:
+        perturbation = build_perturbation(config, network)
+        alpha = adversarial.adv_alpha * adversarial.adv_every
+        return TrainingObjective(network, criteria, perturbation, alpha, bregman, kd_criteria)
+    except UnsupportedLevelError as error:
+        raise FlagError(f"--adv_norm_level: {error}") from error
+
+
+def build_perturbation(config: Config, network: SANBertNetwork) -> AdversarialPerturbation | None:
+    """The regularizer that the configuration asks for with `--adv_train`."""
+    adversarial = config.adversarial
+    if not adversarial.adv_train:
+        return None
+    method = PERTURBATIONS[adversarial.adv_opt]
+    if adversarial.adv_opt == "smart" and adversarial.adv_preset == "mtdnn_release":
+        method = MtdnnReleasePerturbation
+    elif adversarial.adv_opt == "smart" and adversarial.adv_norm_level == SiftPerturbation.default_level:
+        method = SiftPerturbation
+    return method(
+        epsilon=adversarial.adv_epsilon,
+        step_size=adversarial.adv_step_size,
+        noise_var=adversarial.adv_noise_var,
+        norm_p=adversarial.adv_p_norm,
+        k=adversarial.adv_k,
+        loss_map=[_criterion(task.task_def.adv_loss) for task in network.tasks],
+        norm_level=("token", "sentence").index(adversarial.adv_norm_scope),
+        radius=adversarial.adv_radius,
+        projection=adversarial.adv_projection,
+        scale=adversarial.adv_scale,
+        level=adversarial.adv_norm_level,
+        noise_clamp=adversarial.adv_noise_clamp,
+        detach_base=adversarial.adv_detach_base,
+        same_dropout=adversarial.adv_same_dropout,
+        noise=adversarial.adv_noise,
+        start_ratio=adversarial.adv_start_ratio,
+    )
+
+
+def _criterion(loss: LossCriterion) -> Criterion:
+    return LOSS_REGISTRY[loss]()
+
+
+def _criterion_of_scores(loss: LossCriterion) -> Criterion:
+    """A criterion that compares logits with logits, not with labels."""
+    criterion = _criterion(loss)
+    if isinstance(criterion, CeCriterion):
+        of_labels = [name for name, kind in LOSS_REGISTRY.items() if isinstance(kind(), CeCriterion)]
+        accepted = ", ".join(name.name for name in LOSS_REGISTRY if name not in of_labels)
+        raise FlagError(f"kd_loss {loss.name} compares with labels, not with a teacher's scores; accepted: {accepted}")
+    return criterion
