@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 
@@ -217,9 +218,18 @@ def _test(spec: RunSpec, stage: str, checkpoint: Path) -> dict[str, Any]:
         scored = score(checkpoint, spec.path(test), Path(spec.task_def), spec.task)
         found[test] = {
             "golds": scored.golds.tolist(),
-            "probabilities": scored.probabilities.round(DIGITS).tolist(),
+            "probabilities": rounded(scored.probabilities).tolist(),
             "metrics": scored.metrics,
         }
+    return found
+
+
+def rounded(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities (examples, classes) with few digits, but where these would make a tie of the two largest."""
+    found = probabilities.astype(np.float64).round(DIGITS)
+    largest = np.sort(found, axis=1)[:, -2:]
+    tied = largest[:, 0] == largest[:, 1]
+    found[tied] = probabilities[tied]
     return found
 
 

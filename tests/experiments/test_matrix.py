@@ -21,7 +21,7 @@ from experiments.sift import matrix, report, study_run
 from experiments.sift.matrix import Folders, Jobs, Trial, all_alike, chosen, run_specs, trial_specs, trials_of
 from experiments.sift.runs import Record
 from experiments.sift.study import TRAINED, Robustness, Study
-from experiments.sift.study_run import RunSpec, execute, finished
+from experiments.sift.study_run import RunSpec, execute, finished, rounded
 from mt_dnn.config import Config
 from mt_dnn.trainer import train
 
@@ -231,6 +231,13 @@ def test_a_result_of_other_data_does_not_count(study: Study, folders: Folders):
     path = Path(spec.test_dir) / "sentiment_b_test.json"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
     assert finished(spec) is None
+
+
+def test_rounding_makes_no_tie_that_would_change_a_prediction():
+    probabilities = np.array([[0.4999991, 0.5000009], [0.123456789, 0.876543211], [0.5, 0.5]], dtype=np.float32)
+    found = rounded(probabilities)
+    assert found.argmax(1).tolist() == probabilities.argmax(1).tolist() == [1, 1, 0]
+    assert found[1].tolist() == [0.12346, 0.87654]
 
 
 def test_processes_side_by_side_and_a_failure_that_stops_no_other(study: Study, folders: Folders):
