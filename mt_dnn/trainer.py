@@ -248,6 +248,7 @@ class Trainer:
         """Stop because a signal asked for it, with the checkpoint of that name just written."""
         number = self.stop.received
         assert number is not None
+        self.accelerator.end_training()
         raise Stopped(
             f"stopped by {signal.Signals(number).name} after update {self.model.updates}; {self.output_dir / saved} "
             "holds the run: --resume goes on with it",

@@ -134,6 +134,7 @@ def test_tokens_without_a_target_weigh_nothing(tmp_path: Path) -> None:
 
 RUN = """
 import sys
+import torch
 from safetensors.torch import save_file
 from tests.hf import parameters
 from tests.mt_dnn.test_hf_normalization import two_process_trainer
@@ -145,6 +146,8 @@ for job in jobs:
     if trainer.is_world_process_zero():
         save_file(parameters(trainer.model), f"{folder}/{job}.safetensors")
         print(job, trainer.accelerator.num_processes, trainer.state.log_history[0]["adv_loss"])
+# Left to the interpreter's end, gloo's threads may abort the process.
+torch.distributed.destroy_process_group()
 """
 
 # name: head, method, options of the trainer
