@@ -53,6 +53,8 @@ def main(argv: list[str] | None = None) -> None:
             found = trainer.evaluate()
             if trainer.is_world_process_zero():
                 print(f"{name}: accuracy {found['eval_accuracy']:.3f}, cross-entropy {found['eval_loss']:.4f}")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
