@@ -153,23 +153,11 @@ def test_a_damaged_run_is_told_in_one_line(folder: Path, text: str):
 def test_the_recomputed_metric_may_differ_by_rounding_alone(folder: Path):
     path = first_run(folder)
     accuracy = out_test(json.loads(path.read_text()))["metrics"]["ACC"]
-    change(path, lambda file: out_test(file)["metrics"].update(ACC=accuracy + 0.009))
+    change(path, lambda file: out_test(file)["metrics"].update(ACC=accuracy + 0.9e-4))
     assert len(read_study(folder).runs) == 15
-    change(path, lambda file: out_test(file)["metrics"].update(ACC=accuracy + 0.011))
+    change(path, lambda file: out_test(file)["metrics"].update(ACC=accuracy + 1.1e-4))
     with pytest.raises(DataError, match="ACC is"):
         read_study(folder)
-
-
-def test_a_tie_by_rounding_may_have_been_either_class(folder: Path):
-    def tie(file: dict[str, Any]) -> None:
-        stored = out_test(file)
-        right = [p[1] > p[0] for p in stored["probabilities"]]
-        stored["probabilities"][0] = [0.5, 0.5]
-        others = sum(bool(one) == bool(gold) for one, gold in zip(right[1:], stored["golds"][1:], strict=True))
-        stored["metrics"] = {"ACC": 100 * (others + (stored["golds"][0] == 1)) / 30}  # the run took class 1
-
-    change(first_run(folder), tie)
-    assert len(read_study(folder).runs) == 15
 
 
 def test_runs_must_have_seen_the_same_examples(folder: Path):
