@@ -54,6 +54,13 @@ class UpdateReport(NamedTuple):
     chance_rise: Tensor | None = None
 
 
+class Seeded(NamedTuple):
+    """A batch as an update meets it, and a seed of this update for each of its rows."""
+
+    batch: Batch
+    seeds: list[int]
+
+
 class Shares(NamedTuple):
     """Weights of an update's batches in one process, with which the mean over processes of the sum over batches is the
     mean over all that is counted. They stay on the device: to read them would make the host wait.
@@ -149,19 +156,21 @@ class MTDNNModel:
             measure_gain: measure the ascent gain, at the cost of three forwards a batch.
         """
         self.objective.train()
-        batches = tuple(self._prepare(batch) for batch in batches)
-        beside = [extra and self._prepare(extra, UNLABELED) for extra in unlabeled or [None] * len(batches)]
-        shares = self._shares(batches, beside)
+        own = [self._prepare(batch) for batch in batches]
+        beside = [
+            None if extra is None else self._prepare(extra, UNLABELED) for extra in unlabeled or [None] * len(batches)
+        ]
+        shares = self._shares([seeded.batch for seeded in own], [extra and extra.batch for extra in beside])
         reports = []
-        for position, (batch, extra) in enumerate(zip(batches, beside, strict=True)):
+        for position, (seeded, extra) in enumerate(zip(own, beside, strict=True)):
             last = position == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.objective):
-                value = self._objective(batch, extra, measure_gain)
+                value = self._objective(seeded, extra, measure_gain)
                 loss = value.loss * shares.examples[position]
                 if value.unlabeled_loss is not None:
                     loss = loss + value.unlabeled_loss * (shares.unlabeled[position] * shares.accompanied)
                 self.accelerator.backward(loss)
-            parts = zip(_report(value, batch), shares.of_report(position), strict=True)
+            parts = zip(_report(value, seeded.batch), shares.of_report(position), strict=True)
             reports.append([part if part is None else part.float() * weight for part, weight in parts])
         columns = [[value for value in column if value is not None] for column in zip(*reports, strict=True)]
         report = UpdateReport(*(torch.stack(column).sum() if column else None for column in columns))  # type: ignore[arg-type]
@@ -203,24 +212,20 @@ class MTDNNModel:
             finite = self.accelerator.reduce(finite.float(), "sum") == self.accelerator.num_processes
         return bool(finite)
 
-    def _seeds(self, batch: Batch, prefix: str = "") -> list[int]:
-        """One a row, of this update."""
-        uids = [prefix + uid for uid in batch.row_uids]
-        return example_seeds(self.config.training.seed, self.updates, uids)
-
-    def _prepare(self, batch: Batch, prefix: str = "") -> Batch:
+    def _prepare(self, batch: Batch, prefix: str = "") -> Seeded:
         """The batch as this update meets it: what its task and `--dropout_w` draw anew is drawn."""
-        seeds = self._seeds(batch, prefix)
+        uids = [prefix + uid for uid in batch.row_uids]
+        seeds = example_seeds(self.config.training.seed, self.updates, uids)
         batch = self.network.tasks[batch.task_id].prepare(batch, seeds)
-        return batch if self.word_dropout is None else self.word_dropout(batch, seeds)
+        return Seeded(batch if self.word_dropout is None else self.word_dropout(batch, seeds), seeds)
 
-    def _objective(self, batch: Batch, unlabeled: Batch | None, measure_gain: bool) -> ObjectiveValue:
+    def _objective(self, own: Seeded, unlabeled: Seeded | None, measure_gain: bool) -> ObjectiveValue:
         device = self.accelerator.device
         return self.objective(
-            batch.to(device),
-            self._seeds(batch),
-            None if unlabeled is None else unlabeled.to(device),
-            [] if unlabeled is None else self._seeds(unlabeled, UNLABELED),
+            own.batch.to(device),
+            own.seeds,
+            None if unlabeled is None else unlabeled.batch.to(device),
+            [] if unlabeled is None else unlabeled.seeds,
             regularized=self.regularized,
             measure_gain=measure_gain,
         )

@@ -67,7 +67,7 @@ def test_fewer_values_are_kept_and_the_generator_stands_where_it_stood(method: s
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            value = model._objective(batch, None, False)
+            value = model._objective(model._prepare(batch), None, False)
         kept.append(sum(size for pointer, size in sizes.items() if pointer not in own))
         value.loss.backward()
         states.append(torch.get_rng_state())

@@ -77,7 +77,7 @@ def model(data: Path, encoder: Path, *flags: str, **others: Any) -> MTDNNModel:
 
 def masked(model: MTDNNModel, batch: Batch, update: int = 0) -> Batch:
     model.updates = update
-    return model._prepare(batch)
+    return model._prepare(batch).batch
 
 
 # learning
