@@ -1,8 +1,14 @@
-"""Tokenize canonical files: `ROOT/TASK_SPLIT.tsv` (of data_format MLM `.txt`) → `ROOT/MODEL/TASK_SPLIT.json`."""
+"""Tokenize canonical files: `ROOT/TASK_SPLIT.tsv` (of data_format MLM `.txt`) → `ROOT/MODEL/TASK_SPLIT.json`.
+
+With --from, the files are first made of tables of your own, and the task definition is written for you:
+
+    python prepro_std.py --from reviews.csv --text review --label stars --model bert-base-uncased
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,29 +27,85 @@ from data_utils.prepro import (
 from data_utils.pretrained import folder_name
 from data_utils.readers import canonical_suffix, write_lines
 from experiments.exp_def import TaskDefs
+from experiments.own_tables import DEFINITION, Columns, OwnTask, write_definition
 from tasks import get_task
+
+GLUE = Path("experiments/glue/glue_task_def.yml")
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags; names and defaults are MT-DNN's."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="bert-base-uncased", help="encoder: hub name, local folder, embedded-minilm")
     parser.add_argument("--do_padding", action="store_true", help="pad every example to --max_seq_len")
     parser.add_argument("--root_dir", type=Path, default=Path("data/canonical_data"), help="folder of the TSVs")
-    parser.add_argument("--task_def", type=Path, default=Path("experiments/glue/glue_task_def.yml"), help="the YAML")
+    parser.add_argument(
+        "--task_def", type=Path, help=f"the YAML (default: {GLUE}; with --from: {DEFINITION} in --root_dir)"
+    )
     parser.add_argument("--do_lower", action="store_true", help="lower-case, where the tokenizer leaves the choice")
     parser.add_argument("--transformer_cache", default=".cache", help="folder for downloads")
     parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--max_seq_len", type=int, default=512, help="longer examples are cut to so many tokens")
     parser.add_argument("--doc_stride", type=int, default=128, help="spans: tokens that neighbouring windows share")
     parser.add_argument("--max_query_len", type=int, default=64, help="spans: questions are cut to so many tokens")
+    own = parser.add_argument_group("tables of your own")
+    own.add_argument(
+        "--from", dest="sources", nargs="+", default=[], metavar="TABLE",
+        help="a .csv, .tsv or .jsonl file with named columns, a folder with train.csv, perhaps dev.csv and test.csv, "
+        "or a data set's name (NAME or NAME:CONFIGURATION); each is a task",
+    )  # fmt: skip
+    own.add_argument("--text", default="text", help="its column, or two columns of a pair of texts, split by a comma")
+    own.add_argument("--label", default="label", help="its column")
+    own.add_argument("--id", help="its column (default: rows are numbered)")
+    own.add_argument("--task_name", help="of the task (default: the file's, folder's or data set's name)")
+    own.add_argument(
+        "--task_type", choices=["Classification", "Regression"],
+        help="(default: Regression where all labels are numbers, and not all whole ones)",
+    )  # fmt: skip
+    own.add_argument(
+        "--dev_share", type=float, default=0.1, help="held out for development where there is no such table"
+    )
     args = parser.parse_args(argv)
+    if args.task_def is None:
+        args.task_def = args.root_dir / DEFINITION if args.sources else GLUE
+    if not 0 < args.dev_share < 1:
+        raise FlagError(f"--dev_share: found {args.dev_share:g}, accepted: a number above 0 and below 1")
+    if args.task_name is not None and (len(args.sources) != 1 or re.search(r"[_/\s]", args.task_name)):
+        raise FlagError(
+            f"--task_name: found {args.task_name!r}, accepted: one table's name, without '_', '/' and spaces"
+        )
     for name, least in (("doc_stride", 0), ("max_query_len", 1)):
         if getattr(args, name) < least:
             raise FlagError(f"--{name}: found {getattr(args, name)}, accepted: a whole number from {least}")
     if args.workers < 1:
         raise FlagError(f"--workers: found {args.workers}, accepted: a whole number from 1")
     return args
+
+
+def make_tasks(args: argparse.Namespace) -> list[Split]:
+    """Make canonical TSVs and a task definition of the tables of `--from`.
+
+    Raises:
+        UserError: a table that cannot be used; nothing is written before all are read.
+    """
+    from mt_dnn.hf_export import head_activation  # what it imports takes seconds, and --help has not to wait
+
+    columns = Columns(tuple(name.strip() for name in args.text.split(",")), args.label, args.id)
+    if len(columns.text) > 2:
+        raise FlagError(f"--text: found {len(columns.text)} columns, accepted: one or two")
+    regression = None if args.task_type is None else args.task_type == "Regression"
+    cache = args.transformer_cache
+    tasks = [OwnTask(source, columns, args.task_name, regression, args.dev_share, cache) for source in args.sources]
+    names = [task.name for task in tasks]
+    if len(set(names)) < len(names):
+        raise FlagError(f"--from: found tables of one name ({', '.join(names)}), accepted: a name each, or --task_name")
+    write_definition(args.task_def, tasks, head_activation(args.model, cache))
+    task_defs = TaskDefs(args.task_def)
+    return [
+        Split(path, get_task(task_defs.get_task_def(task.name)), split == "train")
+        for task in tasks
+        for split, path in task.write(args.root_dir).items()
+    ]
 
 
 def find_files(args: argparse.Namespace) -> list[Split]:
@@ -88,7 +150,7 @@ def find_files(args: argparse.Namespace) -> list[Split]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert every split that is there."""
     args = parse_args(argv)
-    files = find_files(args)
+    files = make_tasks(args) if args.sources else find_files(args)
     tokenizer = TokenizerSpec(
         name=args.model,
         do_lower_case=True if args.do_lower else None,
@@ -107,6 +169,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             shown = tqdm(lines, desc=target.name, unit=" examples", disable=None, leave=False)
             count = write_lines(target, shown)
             print(f"{target}: {count} examples")
+    if args.sources:
+        tasks = ",".join(dict.fromkeys(split.path.stem.split("_")[0] for split in files))
+        print(
+            f"next: python train.py --task_def {args.task_def} --data_dir {folder} --init_checkpoint {args.model} "
+            f"--train_datasets {tasks} --test_datasets {tasks} --adv_train --adv_norm_level post_ln"
+        )
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from data_utils.errors import DataError, FlagError, nearest, run_command_line
 from data_utils.files import atomic_folder, writable_folder
+from data_utils.pretrained import resolve_pretrained
 from data_utils.task_def import TaskType
 from data_utils.tokenizer import load_tokenizer
 from experiments.exp_def import TaskDef
@@ -32,6 +33,7 @@ from mt_dnn.matcher import SANBertNetwork
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+ANY_ACTIVATION = "gelu"  # DeBERTa's own, where the class takes any
 TOLERANCE = 1e-5  # between the logits of both models, relative to the largest
 PROBLEM_TYPES = {
     TaskType.Classification: "single_label_classification",  # pipelines apply a softmax
@@ -67,6 +69,24 @@ FAMILIES = {
     "roberta": _OWN_HEAD,
     "xlm-roberta": _OWN_HEAD,
 }
+
+
+def head_activation(encoder: str, cache_dir: str | None = None) -> str | None:
+    """The activation (`actf`) of a head that can be written as the classifier of its encoder's family.
+
+    Args:
+        encoder: a hub name, a local folder, or `embedded-minilm`.
+        cache_dir: where downloads are kept.
+
+    Returns:
+        A name of transformers' activations; None where there is no such classifier, or no configuration.
+    """
+    try:
+        family = AutoConfig.from_pretrained(resolve_pretrained(encoder), cache_dir=cache_dir).model_type
+    except (OSError, ValueError):
+        return None
+    layout = FAMILIES.get(family)
+    return None if layout is None else layout.activation or ANY_ACTIVATION
 
 
 class HfExport:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from data_utils.errors import DataError, FlagError, UserError
+from experiments.exp_def import TaskDefs
+from mt_dnn.config import parse_args
 from prepro_std import main
 
 REPOSITORY = Path(__file__).parents[1]
@@ -193,3 +195,38 @@ def test_the_command_prints_one_line_and_exits_with_2(tmp_path: Path):
     result = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stderr.startswith(f"error: {tmp_path}: ") and result.stderr.count("\n") == 1
+
+
+def test_tables_of_ones_own_become_tasks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name, label in (("my_reviews", "stars"), ("tweets", "stars")):
+        lines = [f'"Word {number}, {name}",{["good", "bad"][number % 2]}\n' for number in range(40)]
+        (tmp_path / f"{name}.csv").write_text(f"review,{label}\n" + "".join(lines))
+    root = tmp_path / "data"
+    sources = [str(tmp_path / f"{name}.csv") for name in ("my_reviews", "tweets")]
+    flags = ["--model", "embedded-minilm", "--root_dir", str(root), "--text", "review", "--label", "stars"]
+    main(["--from", *sources, *flags])
+    train, dev = (read(root, f"my-reviews_{split}.json") for split in ("train", "dev"))
+    assert len(train) == 36 and sorted(example["label"] for example in dev) == [0, 0, 1, 1]
+    assert train[0]["label"] == 1 and train[0]["token_id"][1] == read(root, "tweets_train.json")[0]["token_id"][1]
+    task_def = TaskDefs(root / "task_def.yml").get_task_def("tweets")
+    assert task_def.actf == "tanh" and list(task_def.label_vocab.tok2ind) == ["bad", "good"]
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told.startswith("next: python train.py ") and "--train_datasets my-reviews,tweets " in told
+    config = parse_args(told.split()[3:])
+    assert Path(config.data_dir) == root / "embedded-minilm" and config.data.test_datasets == ("my-reviews", "tweets")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--from", "absent.csv"], "absent.csv: cannot be read"),
+        (["--from", "a.csv", "--text", "a,b,c"], "--text: found 3 columns, accepted: one or two"),
+        (["--from", "a.csv", "b.csv", "--task_name", "x"], "--task_name: found 'x', accepted: one table's name"),
+        (["--from", "a.csv", "--task_name", "my_x"], "--task_name: found 'my_x'"),
+        (["--from", "a.csv", "--dev_share", "1"], "--dev_share: found 1, accepted"),
+    ],
+)
+def test_mistakes_about_tables_are_told_and_nothing_is_written(flags: list[str], said: str, tmp_path: Path):
+    with pytest.raises(UserError, match=said):
+        main([*flags, "--root_dir", str(tmp_path / "data")])
+    assert not (tmp_path / "data").exists()

@@ -1,0 +1,122 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from data_utils.errors import UserError
+from experiments.canonical import Example
+from experiments.exp_def import TaskDefs
+from experiments.own_tables import Columns, OwnTask, hold_out, write_definition
+
+COLUMNS = Columns(("text",), "label")
+
+
+def table(path: Path, *rows: dict[str, object]) -> str:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def rows(*labels: object) -> list[dict[str, object]]:
+    return [{"text": f"text {number}", "label": label} for number, label in enumerate(labels)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (["good", "bad"] * 10, ["bad", "good"]),
+        ([10, 9, 1] * 10, ["1", "9", "10"]),
+        ([True, False] * 10, ["false", "true"]),
+        ([1.0, 2.5] * 10, []),
+    ],
+)
+def test_labels_say_what_task_it_is(labels: list[object], expected: list[str], tmp_path: Path) -> None:
+    task = OwnTask(table(tmp_path / "my_own.jsonl", *rows(*labels)), COLUMNS)
+    assert (task.name, task.labels, task.regression) == ("my-own", expected, not expected)
+    write_definition(tmp_path / "task_def.yml", [task], "tanh")
+    found = TaskDefs(tmp_path / "task_def.yml").get_task_def("my-own")
+    assert found.n_class == max(1, len(expected)) and found.actf == "tanh"
+    assert expected == ([] if found.label_vocab is None else list(found.label_vocab.tok2ind))
+
+
+def test_whole_numbers_are_measures_where_it_is_said(tmp_path: Path) -> None:
+    source = table(tmp_path / "a.jsonl", *rows(*[1, 2, 3] * 10))
+    assert OwnTask(source, COLUMNS, regression=True).definition()["task_type"] == "Regression"
+
+
+def test_splits_and_their_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = Columns(("text", "other"), "label", "key")
+    row = {"text": "a\tb\nc", "other": "d", "label": "x", "key": 7}
+    table(tmp_path / "in" / "train.jsonl", row, row | {"label": "y", "key": 8}, row | {"other": " "})
+    table(tmp_path / "in" / "dev.jsonl", row | {"label": None})
+    table(tmp_path / "in" / "test.jsonl", {"text": "a", "other": "b", "key": "z"})
+    paths = OwnTask(str(tmp_path / "in"), pairs).write(tmp_path)
+    assert {split: path.read_text() for split, path in paths.items()} == {
+        "train": "7\tx\ta b c\td\n8\ty\ta b c\td\n",
+        "dev": "7\t\ta b c\td\n",
+        "test": "z\t\ta\tb\n",
+    }
+    assert "in_train.tsv: 2 examples; 1 left out, a text being empty" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"txt": "a", "label": "x"}, "no column 'text' (did you mean 'txt'?); --text names it; accepted: txt, label"),
+        ({"text": "a"}, "line 21: found no column 'label'; --label names it; accepted: text"),
+        ({"text": "a", "label": ""}, "line 21: found no label in column 'label'"),
+        ({"text": ["a"], "label": "x"}, "line 21: found \"['a']\", accepted: a text or a number"),
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_be_used_are_told_by_line(wrong: dict[str, object], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as found:
+        OwnTask(table(tmp_path / "a.jsonl", *rows(*["x", "y"] * 10), wrong), COLUMNS)
+    assert said in str(found.value)
+
+
+def test_a_label_that_was_never_learned_is_told(tmp_path: Path) -> None:
+    table(tmp_path / "in" / "train.jsonl", *rows(*["good", "bad"] * 10))
+    table(tmp_path / "in" / "dev.jsonl", *rows("good", "godo"))
+    with pytest.raises(UserError, match=r"dev\.jsonl, line 2: found the label 'godo' \(did you mean 'good'\?\)"):
+        OwnTask(str(tmp_path / "in"), COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("labels", "regression", "said"),
+    [
+        (["x"] * 9, None, "every label in column 'label' is 'x'"),
+        ([f"id{number}" for number in range(9)], None, "holds 9 different labels in 9 rows, which are no classes"),
+        (["1", "two"] * 9, True, "line 2: found the label 'two', accepted: a finite number"),
+    ],
+)
+def test_labels_that_are_none(labels: list[object], regression: bool | None, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        OwnTask(table(tmp_path / "a.jsonl", *rows(*labels)), COLUMNS, regression=regression)
+
+
+def test_the_held_out_share_has_each_label_and_no_text_of_the_rest() -> None:
+    examples: list[Example] = [
+        (str(number), "rare" if number % 10 == 0 else "often", f"text {number // 2}") for number in range(1000)
+    ]
+    rest, share = hold_out(examples, 0.2)
+    assert sorted([*rest, *share], key=lambda example: int(example[0])) == examples
+    assert Counter(label for _, label, _ in share) == {"rare": 20, "often": 180}
+    assert not {text for _, _, text in rest} & {text for _, _, text in share}
+    assert hold_out(examples, 0.2) == (rest, share)
+    # by chance, not every fifth of the file
+    assert len({int(uid) // 100 for uid, _, _ in share}) == 10
+
+
+def test_a_definition_keeps_what_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "task_def.yml"
+    first = OwnTask(table(tmp_path / "a.jsonl", *rows(*["x", "y"] * 10)), COLUMNS)
+    second = OwnTask(table(tmp_path / "b.jsonl", *rows(*["x", "z"] * 10)), COLUMNS)
+    write_definition(path, [first])
+    path.write_text("# mine\n" + path.read_text().rstrip("\n"))
+    write_definition(path, [first, second], "tanh")
+    assert path.read_text().startswith("# mine\na:\n") and TaskDefs(path).names == ("a", "b")
+    before = path.read_text()
+    with pytest.raises(UserError, match="defines task 'a' otherwise"):
+        write_definition(path, [OwnTask(table(tmp_path / "c.jsonl", *rows(*[1, 2] * 9)), COLUMNS, name="a")])
+    assert path.read_text() == before
