@@ -1,0 +1,213 @@
+"""The pictures of docs/concepts.md: the path of each method's δ, and one word's vector at `pre_ln` and `post_ln`.
+
+python -m experiments.sift.pictures
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from transformers import AutoTokenizer, BertModel
+
+from data_utils.errors import run_command_line
+from data_utils.files import atomic_write
+from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
+from data_utils.task_def import TaskType
+from experiments.sift.figures import COLOURS, SETTINGS
+from module.noise_injection import NoiseInjection
+from mt_dnn.perturbation import PERTURBATIONS
+from mt_dnn.perturbation.base import AdversarialPerturbation
+
+RADIUS = 1.0
+STEPS = 4
+SEED = 2
+GRID = np.linspace(-1.3, 1.3, 41)
+CAPTIONS = {
+    "random": "noise alone, no search",
+    "r3f": "uniform noise, no search",
+    "at": "climbs the loss of the gold label",
+    "freelb": "climbs likewise; every point is learned from",
+    "vat": "climbs KL(f(h) ‖ f(h+δ))",
+    "smart": "climbs the symmetrized KL; SiFT at post_ln",
+    "alum": "as SMART, after half of the updates",
+}
+SCALES = (0.5, 1.0, 2.0)  # of the embedding tables
+WORD = "wonderful"
+POINTS = 121  # of a circle
+SHARE = 0.2  # of the length of the word's vector at scale 1
+
+
+class OneWord(nn.Module):
+    """A classifier of one word with a vector of two entries: what a plane can show. Remembers h + δ of every pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.word = nn.Embedding(1, 2)
+        self.seen: list[Tensor] = []
+        with torch.no_grad():
+            self.word.weight.copy_(torch.tensor([[0.3, -0.2]]))
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.word
+
+    def forward(self, ids: Tensor) -> Tensor:
+        h = self.word(ids)
+        self.seen.append(h.detach()[0, 0].clone())
+        return self.logits(h[:, 0])
+
+    def logits(self, h: Tensor) -> Tensor:
+        """(words, 2) → (words, 2): the second class is likelier above a bent line."""
+        x, y = h[:, 0], h[:, 1]
+        score = 2 * y + 1.3 * torch.sin(1.7 * x) - 0.8 * x * y - 0.3
+        return torch.stack((-score, score), dim=1) / 2
+
+
+def path(name: str) -> tuple[Tensor, Tensor]:
+    """The δ that a method's passes were made with, (passes, 2), and what it climbs on the grid, (41, 41)."""
+    torch.manual_seed(SEED)
+    model, mask, labels = OneWord(), torch.ones(1, 1), torch.tensor([1])
+    searched = name not in ("random", "r3f")
+    method: AdversarialPerturbation = PERTURBATIONS[name](
+        norm_p="l2", radius=RADIUS, step_size=0.45, noise_var=0.25 if searched else 0.6, k=STEPS, start_ratio=0.0
+    )
+    ids = torch.zeros(1, 1, dtype=torch.long)
+    task_loss = nn.CrossEntropyLoss()
+    clean = model(ids)
+    base = model.seen.pop()
+    method.regularize(
+        lambda: model(ids), model, clean, mask, task_type=TaskType.Classification,
+        task_loss=lambda output: task_loss(output, labels), noise_seeds=[SEED],
+    )  # fmt: skip
+    grid = torch.tensor(np.stack(np.meshgrid(GRID, GRID), -1), dtype=torch.float32).view(-1, 2)
+    height = climbed(name, model.logits(base + grid), clean, labels)
+    return torch.stack(model.seen) - base, height.view(len(GRID), len(GRID)).detach()
+
+
+def climbed(name: str, outputs: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
+    """What a method climbs, of logits (points, 2): the loss of the gold label, KL, or the symmetrized KL, which is
+    drawn for noise too, though it climbs nothing."""
+    if name in ("at", "freelb"):
+        return nn.functional.cross_entropy(outputs, labels.expand(len(outputs)), reduction="none")
+    perturbed, expected = outputs.log_softmax(-1), clean.log_softmax(-1)
+    forward = (expected.exp() * (expected - perturbed)).sum(-1)
+    return forward if name == "vat" else forward + (perturbed.exp() * (perturbed - expected)).sum(-1)
+
+
+def draw_methods() -> Figure:
+    figure = Figure(figsize=(11, 6.2))
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.92, wspace=0.06, hspace=0.2)
+    axes = figure.subplots(2, 4).flatten()
+    for axis, (name, caption) in zip(axes, CAPTIONS.items(), strict=False):
+        deltas, heights = path(name)
+        axis.contourf(GRID, GRID, heights, levels=14, cmap="Greys", alpha=0.6)
+        axis.add_patch(matplotlib.patches.Circle((0, 0), RADIUS, fill=False, color=COLOURS[1], linewidth=1.5))
+        axis.plot(0, 0, "o", color=COLOURS[0], markersize=5)
+        axis.plot(*deltas.T, "-", color=COLOURS[2], linewidth=1.5)
+        axis.plot(*deltas.T, "o", color=COLOURS[2], markersize=4)
+        learned = deltas if name == "freelb" else deltas[-1:]
+        axis.plot(*learned.T, "*", color=COLOURS[2], markersize=14, markeredgecolor="white")
+        axis.set_title(f"{name}\n{caption}", fontsize=9)
+        _plain(axis)
+    axes[-1].axis("off")
+    axes[-1].text(
+        0, 0.5,
+        "black: the clean vector, δ = 0\nblue: the ball of radius ε\norange: δ of each pass\n"
+        "star: δ that is learned from\ngrey: what is climbed, darker is higher",
+        va="center", fontsize=10, linespacing=1.8,
+    )  # fmt: skip
+    return figure
+
+
+def _plain(axis: Axes) -> None:
+    axis.set(xticks=[], yticks=[], aspect="equal")
+
+
+def normalized(encoder: BertModel, token: int, scale: float, level: str, deltas: Tensor) -> Tensor:
+    """A word's vector behind the LayerNorm, the tables being multiplied by `scale`.
+
+    Args:
+        deltas: (points, hidden), added at `level`.
+
+    Returns:
+        (points, hidden).
+    """
+    tables = [module for module in encoder.embeddings.children() if isinstance(module, nn.Embedding)]
+    before = [table.weight.detach().clone() for table in tables]
+    found: list[Tensor] = []
+    with torch.no_grad():
+        for table in tables:
+            table.weight.mul_(scale)
+        injection = NoiseInjection(encoder, level)
+        ids = torch.full((len(deltas), 1), token)
+        with injection.add(deltas[:, None, :]):
+            handle = encoder.embeddings.LayerNorm.register_forward_hook(lambda _, __, out: found.append(out[:, 0]))
+            encoder.embeddings(ids)
+            handle.remove()
+        for table, weight in zip(tables, before, strict=True):
+            table.weight.copy_(weight)
+    return found[0]
+
+
+def circles(encoder: BertModel, token: int, level: str) -> dict[float, Tensor]:
+    """By scale of the tables: how a circle of noise at `level` shifts a word's vector behind the LayerNorm.
+
+    The circle lies in a random plane; its radius is `SHARE` of the vector's length at that level and scale 1.
+
+    Returns:
+        (points, 2) each, in the plane that the shifts lie in (but for the LayerNorm's curvature), in lengths of the
+        normalized vector.
+    """
+    hidden = encoder.config.hidden_size
+    plane = torch.linalg.qr(torch.randn(hidden, 2, generator=torch.Generator().manual_seed(SEED)))[0]
+    angles = torch.linspace(0, 2 * torch.pi, POINTS)
+    none = torch.zeros(1, hidden)
+    word = encoder.embeddings.word_embeddings.weight[token].detach()
+    size = (word if level == "pre_ln" else normalized(encoder, token, 1.0, level, none)).norm()
+    deltas = SHARE * size * torch.stack((angles.cos(), angles.sin()), 1) @ plane.T
+    shifts = {}
+    for scale in SCALES:
+        clean = normalized(encoder, token, scale, level, none)
+        moved = normalized(encoder, token, scale, level, deltas) - clean
+        frame = torch.linalg.svd(moved, full_matrices=False)[2][:2]
+        shifts[scale] = moved @ frame.T / clean.norm()
+    return shifts
+
+
+def draw_levels() -> Figure:
+    folder = resolve_pretrained(EMBEDDED_NAME)
+    encoder = BertModel.from_pretrained(folder).eval()
+    token = AutoTokenizer.from_pretrained(folder).get_vocab()[WORD]
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    for axis, level in zip(axes, ("pre_ln", "post_ln"), strict=True):
+        for place, (scale, shift) in enumerate(circles(encoder, token, level).items()):
+            line = ("--", "-", ":")[place]
+            axis.plot(*shift.T, color=COLOURS[place], linestyle=line, linewidth=2, label=f"tables × {scale:g}")
+        axis.plot(0, 0, "o", color=COLOURS[0], markersize=4)
+        axis.set_title(f"noise at {level}")
+        axis.set_aspect("equal")
+    axes[0].set_ylabel("shift behind the LayerNorm, in vector lengths")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("docs/images"), help="of the pictures")
+    folder = parser.parse_args(argv).folder
+    with matplotlib.rc_context(SETTINGS):
+        for name, draw in (("methods", draw_methods), ("levels", draw_levels)):
+            with atomic_write(folder / f"{name}.svg") as file:
+                draw().savefig(file, format="svg", metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    run_command_line(main)
