@@ -146,9 +146,10 @@ def normalized(encoder: BertModel, token: int, scale: float, level: str, deltas:
         for table in tables:
             table.weight.mul_(scale)
         injection = NoiseInjection(encoder, level)
-        ids = torch.full((len(deltas), 1), token)
-        with injection.add(deltas[:, None, :]):
-            handle = encoder.embeddings.LayerNorm.register_forward_hook(lambda _, __, out: found.append(out[:, 0]))
+        # as the second token, for the first position's vector is one of its own kind
+        ids = torch.full((len(deltas), 2), token)
+        with injection.add(torch.stack((torch.zeros_like(deltas), deltas), 1)):
+            handle = encoder.embeddings.LayerNorm.register_forward_hook(lambda _, __, out: found.append(out[:, 1]))
             encoder.embeddings(ids)
             handle.remove()
         for table, weight in zip(tables, before, strict=True):
@@ -185,8 +186,9 @@ def draw_levels() -> Figure:
     folder = resolve_pretrained(EMBEDDED_NAME)
     encoder = BertModel.from_pretrained(folder).eval()
     token = AutoTokenizer.from_pretrained(folder).get_vocab()[WORD]
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    figure = Figure(figsize=(9, 5))
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
+    figure.subplots_adjust(left=0.08, right=0.99, bottom=0.14, top=0.93, wspace=0.05)
     for axis, level in zip(axes, ("pre_ln", "post_ln"), strict=True):
         for place, (scale, shift) in enumerate(circles(encoder, token, level).items()):
             line = ("--", "-", ":")[place]
@@ -195,7 +197,7 @@ def draw_levels() -> Figure:
         axis.set_title(f"noise at {level}")
         axis.set_aspect("equal")
     axes[0].set_ylabel("shift behind the LayerNorm, in vector lengths")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncols=3, frameon=False)
     return figure
 
 
