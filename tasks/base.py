@@ -9,7 +9,7 @@ The methods stand in the order in which they are used: definition, text, token f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 TASK_REGISTRY: dict[str, type[Task]] = {}
 
 Values = np.ndarray | Sequence[Any]  # one of each example
+SMALLEST = 1e-6  # a probability of 0 has no logarithm
 
 
 class ModelInputs(NamedTuple):
@@ -65,11 +66,23 @@ class ModelInputs(NamedTuple):
         return premise, hypothesis
 
 
+@dataclass(frozen=True)
+class Entries:
+    """What a model says of a dataset, as a score file holds it.
+
+    uids: the ids; predictions, scores: one an id (of classification arrays (examples,) and (examples, n_class)).
+    """
+
+    uids: Sequence[str]
+    predictions: Values
+    scores: Values
+
+
 class Evaluation(NamedTuple):
     """A dataset's results in the dataset's order.
 
-    metrics: by name, in percent (empty without labels); predictions, scores: one an id, as a score file holds them
-    (of classification arrays (examples,) and (examples, n_class)); golds: labels, or None; uids.
+    metrics: by name, in percent (empty without labels); predictions, scores, uids: those of the `Entries`; golds: what
+    the labels say of each, or None.
     """
 
     metrics: dict[str, float]
@@ -94,6 +107,8 @@ class Task:
         label_type: of a label in a token file, as numpy names it.
         many_labels: an example has a list of labels: one a token, or a start and an end.
         many_rows: an example has several sequences, such as a question with each of its answers.
+        in_windows: an example is a part of what a score file's entry is of, such as a window of a long text.
+        distils: logits can be held against a teacher's scores.
         own_labels: the labels are made of the tokens themselves; token files hold none.
         generates: the encoder's decoder is needed.
         uses_word_table: the head computes with the encoder's table of words too.
@@ -106,6 +121,8 @@ class Task:
     label_type: type[np.generic] = np.int64
     many_labels = False
     many_rows = False
+    in_windows = False
+    distils = False
     own_labels = False
     generates = False
     uses_word_table = False
@@ -121,7 +138,10 @@ class Task:
 
         Raises:
             FlagError: there is none of that name.
+            DataError: the command has no encoder, and so needs data that tells what a tokenizer would.
         """
+        if "tokenizer" not in self.opt:
+            raise DataError(f"{self.task_def.task_type.name}: found no answer in an example; this command needs one")
         try:
             return load_tokenizer(self.opt["tokenizer"], cache_dir=self.opt.get("transformer_cache"))
         except DataError as error:
@@ -189,6 +209,18 @@ class Task:
         """
         return type(label) is int and 0 <= label < self.task_def.n_class
 
+    def soft_count(self, lengths: Sequence[int]) -> int:
+        """How many numbers an example's `softlabel` has; `lengths` as above."""
+        return self.task_def.n_class * len(lengths)
+
+    def soft_label(self, scores: np.ndarray) -> np.ndarray:
+        """A teacher's scores of an example, as `predict` gives them, as logits; here logarithms of probabilities."""
+        return np.log(scores.clip(min=SMALLEST))
+
+    def taught_label(self, scores: np.ndarray) -> Any:
+        """The label that stands in the gold one's place where a teacher's scores do."""
+        return int(scores.argmax())
+
     # batch
 
     def collate_labels(self, labels: Sequence[Any], width: int) -> Tensor:
@@ -199,6 +231,10 @@ class Task:
             width: tokens of the batch, padding included.
         """
         return torch.from_numpy(np.array(labels))
+
+    def collate_soft_labels(self, soft: Sequence[np.ndarray], width: int) -> Tensor:
+        """A teacher's logits of a batch's examples as one tensor, here (rows, n_class); arguments as above."""
+        return torch.from_numpy(np.concatenate(soft)).view(-1, self.task_def.n_class)
 
     def prepare(self, batch: Batch, seeds: Sequence[int]) -> Batch:
         """The batch that the network meets in this update, for types that draw something anew, such as masks.
@@ -225,6 +261,11 @@ class Task:
         """Whether the head is this base's, in whose place the stochastic answer network can stand (`enable_san`)."""
         return cls.build_head is Task.build_head
 
+    @property
+    def has_answer_network(self) -> bool:
+        """Whether the head is that network, which takes premise and hypothesis apart."""
+        return self.task_def.enable_san and self.pools() and self.opt.get("answer_opt", 1) == 1
+
     def build_answer_network(self, hidden_size: int, options: AnswerOptions) -> nn.Module:
         """The head of a task with `enable_san`; the definition's `dropout_p` wins over the flags'."""
         own = self.task_def.dropout_p
@@ -241,7 +282,7 @@ class Task:
     def forward(self, network: SANBertNetwork, head: nn.Module, inputs: ModelInputs) -> Any:
         """Logits of a batch: here the head on the encoder's output, (rows, tokens, hidden) → (rows, n_class)."""
         states = network.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask)
-        return head(states, *inputs.sentences()) if isinstance(head, SANClassifier) else head(states)
+        return head(states, *inputs.sentences()) if self.has_answer_network else head(states)
 
     # loss
 
@@ -249,6 +290,14 @@ class Task:
         """The task loss, a mean over examples."""
         assert batch.labels is not None
         return criterion(logits, batch.labels)
+
+    def taught(self, logits: Any) -> Any:
+        """The logits that are held against a teacher's."""
+        return logits
+
+    def teacher(self, batch: Batch) -> Any:
+        """A teacher's logits of a batch, as `taught` has them."""
+        return batch.soft_labels
 
     def counted(self, batch: Batch) -> Tensor | None:
         """(rows, tokens): the tokens whose distributions are compared, where each has one; None: all real ones."""
@@ -277,9 +326,30 @@ class Task:
         Args:
             metrics: those to compute where the dataset has labels and `with_label` is set.
         """
-        golds = dataset.labels if with_label else None
-        found = {} if golds is None else calc_metrics(metrics, golds, predictions, scores)
-        return Evaluation(found, predictions, scores, golds, dataset.uids)
+        found = self.entries(dataset, scores, predictions)
+        golds = self.golds(dataset) if with_label and dataset.has_labels else None
+        values = {} if golds is None else self.measure(metrics, golds, found)
+        return Evaluation(values, found.predictions, found.scores, golds, found.uids)
+
+    def uids(self, dataset: SingleTaskDataset) -> Sequence[str]:
+        """The ids of a score file's entries, here one an example."""
+        return dataset.uids
+
+    def entries(self, dataset: SingleTaskDataset, scores: Values, predictions: Values) -> Entries:
+        """What a score file holds of the scores and predictions of a dataset's examples."""
+        return Entries(self.uids(dataset), predictions, scores)
+
+    def golds(self, dataset: SingleTaskDataset) -> Any:
+        """What a dataset's labels say of each entry."""
+        return dataset.labels
+
+    def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
+        """Metrics of entries by name, in percent."""
+        return calc_metrics(metrics, golds, entries.predictions, entries.scores)
+
+    def shape_of_scores(self, prediction: Any, gold: Any) -> tuple[int, ...]:
+        """Of an entry's scores, which a score file holds without their shape."""
+        return (self.task_def.n_class,)
 
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """What GLUE's submission table holds for each example: the predicted class, as text where it has a name."""
@@ -355,6 +425,12 @@ def get_task(task_def: TaskDef, opt: Mapping[str, Any] | None = None) -> Task:
         TaskDefError: the task type has no class.
     """
     return task_class(task_def.task_type)(task_def, opt)
+
+
+def not_distilled(task: Task) -> str:
+    """Why a task cannot be distilled, in words."""
+    accepted = ", ".join(name for name, kind in TASK_REGISTRY.items() if kind.distils)
+    return f"{task.task_def.task_type.name} has no scores to learn from a teacher; accepted: {accepted}"
 
 
 def needs_decoder(task_defs: Sequence[TaskDef]) -> bool:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 class ClassificationTask(Task):
     """One of `n_class` classes; scores are probabilities."""
 
+    distils = True
+
     @classmethod
     def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
         labels, n_class = entry.get("labels"), entry.get("n_class")

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 
 from data_utils.errors import DataError, UserError
 from data_utils.metrics import Metric, calc_metrics
-from data_utils.prepro import Line, Split, Tokenization
+from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.squad_metrics import squad_v1, squad_v2
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion
-from tasks.base import Evaluation, ModelInputs, Task, Values, register_task
-from tasks.sequence_labeling import parse_list
+from tasks.base import Entries, ModelInputs, Task, Values, register_task
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
@@ -192,27 +191,24 @@ class SequenceGenerationTask(Task):
         """A question's text for no answer is none."""
         return "" if self.task_def.data_type == DataFormat.CLUE_GEN and text == NO_ANSWER else text
 
-    def evaluate(
-        self,
-        dataset: SingleTaskDataset,
-        metrics: Sequence[Metric],
-        scores: Values,
-        predictions: Values,
-        with_label: bool = True,
-    ) -> Evaluation:
+    def golds(self, dataset: SingleTaskDataset) -> Any:
+        return [self._reference(sample) for sample in dataset.samples()]
+
+    def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
         """Metrics of texts: ACC, the same text; EmF1 and EmF12, as SQuAD compares answers."""
-        if not with_label or dataset.labels is None:
-            return Evaluation({}, predictions, scores, None, dataset.uids)
-        golds = [self._reference(sample) for sample in dataset.samples()]
+        predictions = list(entries.predictions)
         found: dict[str, float] = {}
         for metric in metrics:
             if metric == Metric.EmF1:
-                found |= squad_v1([[gold] for gold in golds], list(predictions))
+                found |= squad_v1([[gold] for gold in golds], predictions)
             elif metric == Metric.EmF12:
-                found |= squad_v2([[gold] if gold else [] for gold in golds], list(predictions))
+                found |= squad_v2([[gold] if gold else [] for gold in golds], predictions)
             else:
-                found |= calc_metrics([metric], golds, list(predictions), scores)
-        return Evaluation(found, predictions, scores, golds, dataset.uids)
+                found |= calc_metrics([metric], golds, predictions, entries.scores)
+        return found
+
+    def shape_of_scores(self, prediction: Any, gold: Any) -> tuple[int, ...]:
+        return ()
 
     def _reference(self, sample: Mapping[str, Any]) -> str:
         """The text that a line of a token file has as `answer`; a list of texts, in MT-DNN's files, begins with it."""

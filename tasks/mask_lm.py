@@ -22,7 +22,7 @@ from module.encoder import load_masked_lm
 from module.mlm_head import MaskLmHead
 from module.noise import example_seeds
 from mt_dnn.loss import LossCriterion
-from tasks.base import Evaluation, ModelInputs, Task, Values, register_task
+from tasks.base import Entries, ModelInputs, Task, Values, register_task
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
@@ -175,21 +175,15 @@ class MaskLMTask(Task):
         )
         return scores_of, predictions_of
 
-    def evaluate(
-        self,
-        dataset: SingleTaskDataset,
-        metrics: Sequence[Metric],
-        scores: Values,
-        predictions: Values,
-        with_label: bool = True,
-    ) -> Evaluation:
+    def golds(self, dataset: SingleTaskDataset) -> Any:
+        return [self._told(dataset, index) for index in range(len(dataset))]
+
+    def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
         """Over all masked tokens: the metrics, and `perplexity`, the exponential of the mean loss (no percentage)."""
-        golds = [self._told(dataset, index) for index in range(len(dataset))] if with_label else None
-        found = {}
-        if golds is not None:
-            found = calc_metrics(metrics, *(np.concatenate(list(values)) for values in (golds, predictions, scores)))
-            found["perplexity"] = math.exp(min(-float(np.concatenate(list(scores)).mean()), 700.0))
-        return Evaluation(found, predictions, scores, golds, dataset.uids)
+        values = (golds, entries.predictions, entries.scores)
+        found = calc_metrics(metrics, *(np.concatenate(list(own)) for own in values))
+        mean = float(np.concatenate(list(entries.scores)).mean())
+        return {**found, "perplexity": math.exp(min(-mean, 700.0))}
 
     def _told(self, dataset: SingleTaskDataset, index: int) -> np.ndarray:
         """The tokens of a sequence that `infer` masked."""

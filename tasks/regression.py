@@ -28,6 +28,7 @@ class RegressionTask(Task):
     default_loss = LossCriterion.MseCriterion
     default_adv_loss = LossCriterion.MseCriterion
     label_type = np.float32
+    distils = True
     view = TaskType.Regression
 
     @classmethod
@@ -51,6 +52,12 @@ class RegressionTask(Task):
 
     def accepts_label(self, label: Any, lengths: Sequence[int]) -> bool:
         return type(label) in (int, float) and abs(label) <= LARGEST_LABEL  # false for NaN too
+
+    def soft_label(self, scores: np.ndarray) -> np.ndarray:
+        return scores
+
+    def taught_label(self, scores: np.ndarray) -> float:
+        return float(scores[0])
 
     def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
         scores = logits.float().cpu().numpy()

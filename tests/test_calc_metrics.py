@@ -53,7 +53,7 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     cola = RUN / "tinydata" / "cola_dev.json"
     for task, labels, message in (
         ("mnli", RUN / "tinydata" / "mnli_train.json", "not of the"),
-        ("mnli", cola, "scores; of 3 classes"),
+        ("mnli", cola, "holds 20 scores; 30 were expected"),
         ("cola", tmp_path / "no.tsv", "cannot be read"),
     ):
         with pytest.raises(UserError, match=message):
