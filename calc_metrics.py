@@ -66,9 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     task = get_task(task_def)
     source = labels_of(arguments.std_input, task)
     golds, uids = task.golds(source), list(task.uids(source))
-    predictions, scores = read_scores(
-        arguments.score, uids, lambda prediction, place: task.shape_of_scores(prediction, golds[place])
-    )
+    predictions, scores = read_scores(arguments.score, uids, lambda found: task.shapes_of_scores(found, golds))
     values: Any = np.stack(scores) if len({own.shape for own in scores}) == 1 else scores
     answers: Any = [np.array(own) if isinstance(own, list) else own for own in predictions]
     print(json.dumps(task.measure(task_def.metric_meta, golds, Entries(uids, answers, values))))

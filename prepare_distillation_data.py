@@ -51,7 +51,7 @@ def scores_of(path: Path, dataset: SingleTaskDataset) -> list[np.ndarray]:
         units = [(length,) for own in lengths for length in own]
     counts = [task.soft_count(own) for own in units]
     try:
-        parts = read_scores(path, uids, lambda _, place: (counts[place],))[1]
+        parts = read_scores(path, uids, lambda _: [(count,) for count in counts])[1]
     except DataError as error:
         if task.in_windows:
             raise DataError(f"{error}; of {task.task_def.task_type.name} predict.py --by_window writes it") from error

@@ -125,7 +125,10 @@ def find_files(args: argparse.Namespace) -> list[Split]:
             continue
         where = f"{args.task_def}: task {task_name!r}"
         task = get_task(task_def)
-        task.check_text(where, args.do_padding)
+        task.check_text(where)
+        if args.do_padding and not task.pads:
+            kind = task_def.task_type.name
+            print(f"{where}: not padded, as {kind} is in MT-DNN neither; train.py --do_padding pads batches")
         lacking = [f"{task_name}_{split}{suffix}" for split in task_def.split_names if split not in splits]
         if lacking:
             print(f"skipped, not in {args.root_dir}: {', '.join(lacking)}")

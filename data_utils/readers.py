@@ -276,13 +276,13 @@ def read_score_file(path: Path | str) -> Scores:
 
 
 def read_scores(
-    path: Path | str, uids: Sequence[str], shape: Callable[[Any, int], tuple[int, ...]]
+    path: Path | str, uids: Sequence[str], shapes_of: Callable[[list[Any]], Sequence[tuple[int, ...]]]
 ) -> tuple[list[Any], list[np.ndarray]]:
     """Predictions and scores of a score file, in the order of `uids`.
 
     Args:
         uids: ids of the entries; the file has to hold the same.
-        shape: of an entry's scores, by its prediction and its place in `uids`.
+        shapes_of: predictions in that order → the shape of each one's scores.
 
     Returns:
         Of each entry its prediction, and its scores in that shape.
@@ -300,7 +300,7 @@ def read_scores(
     # Where ids repeat, the order of both files tells which is which.
     order = list(range(len(uids))) if list(uids) == found["uids"] else [places[uid] for uid in uids]
     predictions = [found["predictions"][place] for place in order]
-    shapes = [shape(prediction, place) for place, prediction in enumerate(predictions)]
+    shapes = shapes_of(predictions)
     values = np.asarray(found["scores"], dtype=np.float64)
     sizes = np.zeros(len(uids), np.int64)
     sizes[order] = [math.prod(own) for own in shapes]  # in the file's order

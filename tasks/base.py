@@ -109,6 +109,7 @@ class Task:
         many_rows: an example has several sequences, such as a question with each of its answers.
         in_windows: an example is a part of what a score file's entry is of, such as a window of a long text.
         distils: logits can be held against a teacher's scores.
+        pads: `prepro_std.py --do_padding` pads the examples.
         own_labels: the labels are made of the tokens themselves; token files hold none.
         generates: the encoder's decoder is needed.
         uses_word_table: the head computes with the encoder's table of words too.
@@ -121,6 +122,7 @@ class Task:
     label_type: type[np.generic] = np.int64
     many_labels = False
     many_rows = False
+    pads = True
     in_windows = False
     distils = False
     own_labels = False
@@ -156,12 +158,11 @@ class Task:
 
     # text
 
-    def check_text(self, where: str, do_padding: bool) -> None:
+    def check_text(self, where: str) -> None:
         """See that text of this task can be tokenized.
 
         Args:
             where: file and task, for the message.
-            do_padding: examples are to be padded.
 
         Raises:
             UserError: it cannot.
@@ -347,9 +348,9 @@ class Task:
         """Metrics of entries by name, in percent."""
         return calc_metrics(metrics, golds, entries.predictions, entries.scores)
 
-    def shape_of_scores(self, prediction: Any, gold: Any) -> tuple[int, ...]:
-        """Of an entry's scores, which a score file holds without their shape."""
-        return (self.task_def.n_class,)
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        """Of each entry's scores, which a score file holds without their shapes."""
+        return [(self.task_def.n_class,)] * len(predictions)
 
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """What GLUE's submission table holds for each example: the predicted class, as text where it has a name."""

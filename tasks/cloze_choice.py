@@ -63,8 +63,8 @@ class ClozeChoiceTask(RankingTask):
                 found |= ranking_metrics([metric], [right for _, right in golds], entries.scores, best)
         return found
 
-    def shape_of_scores(self, prediction: Any, gold: Any) -> tuple[int, ...]:
-        return (len(gold[1]),)
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [(len(right),) for _, right in golds]
 
     def _texts(self, dataset: SingleTaskDataset, key: str) -> Iterator[list[str]]:
         """A token file's lists, which are literals in a text."""

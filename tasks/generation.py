@@ -43,6 +43,7 @@ class SequenceGenerationTask(Task):
         DataFormat.CLUE_GEN,
     )
     many_labels = True
+    pads = False
     generates = True
     view = TaskType.SeqenceGeneration
 
@@ -54,12 +55,6 @@ class SequenceGenerationTask(Task):
         return [f"key 'metric_meta': found {found}, accepted: {accepted}"] if wrong else []
 
     # text
-
-    def check_text(self, where: str, do_padding: bool) -> None:
-        super().check_text(where, do_padding)
-        if do_padding:
-            kind = self.task_def.task_type.name
-            raise UserError(f"{where}: --do_padding has no use for {kind}; leave it out, train.py's pads batches")
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         start = text.tokenizer.pad_token_id  # T5 starts with it; `y_input_ids` takes what the model starts with
@@ -207,8 +202,8 @@ class SequenceGenerationTask(Task):
                 found |= calc_metrics([metric], golds, predictions, entries.scores)
         return found
 
-    def shape_of_scores(self, prediction: Any, gold: Any) -> tuple[int, ...]:
-        return ()
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [()] * len(predictions)
 
     def _reference(self, sample: Mapping[str, Any]) -> str:
         """The text that a line of a token file has as `answer`; a list of texts, in MT-DNN's files, begins with it."""

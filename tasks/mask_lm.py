@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_utils.errors import FlagError, UserError
+from data_utils.errors import FlagError
 from data_utils.masking import Masker
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
@@ -48,6 +48,7 @@ class MaskLMTask(Task):
     default_loss = LossCriterion.MlmCriterion
     data_formats = (DataFormat.MLM,)
     own_labels = True
+    pads = False
     uses_word_table = True
     view = TaskType.MaskLM
 
@@ -58,11 +59,6 @@ class MaskLMTask(Task):
         return [f"key 'metric_meta': found {found}, accepted: [ACC] for MaskLM"] if wrong else []
 
     # text
-
-    def check_text(self, where: str, do_padding: bool) -> None:
-        super().check_text(where, do_padding)
-        if do_padding:
-            raise UserError(f"{where}: --do_padding has no use for MaskLM; leave it out, train.py's pads batches")
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         """Documents → sequences of as many whole sentences as fit; `uid`: the document's number and the sequence's."""

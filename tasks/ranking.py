@@ -123,8 +123,8 @@ class RankingTask(Task):
         groups = [np.split(np.asarray(values), bounds) for values in (entries.scores, entries.predictions)]
         return ranking_metrics(metrics, golds, *groups)
 
-    def shape_of_scores(self, prediction: Any, gold: Any) -> tuple[int, ...]:
-        return ()
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [()] * len(predictions)
 
 
 def gold_candidates(sample: Mapping[str, Any]) -> np.ndarray:

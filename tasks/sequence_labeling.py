@@ -33,6 +33,7 @@ class SequenceLabelingTask(Task):
     default_loss = LossCriterion.SeqCeCriterion
     data_formats = (DataFormat.Seqence,)
     many_labels = True
+    pads = False
     distils = True
     view = TaskType.SeqenceLabeling
 
@@ -43,14 +44,12 @@ class SequenceLabelingTask(Task):
             return [f"key 'labels': found {len(labels)} labels, accepted: at most n_class ({n_class})"]
         return []
 
-    def check_text(self, where: str, do_padding: bool) -> None:
-        super().check_text(where, do_padding)
+    def check_text(self, where: str) -> None:
+        super().check_text(where)
         labels = self.task_def.label_vocab
         missing = [label for label in (LATER_PIECE, FIRST, LAST) if labels is None or label not in labels]
         if missing:
             raise UserError(f"{where}: labels lack {', '.join(missing)}; a SeqenceLabeling task needs X, CLS and SEP")
-        if do_padding:
-            raise UserError(f"{where}: --do_padding has no use for SeqenceLabeling; leave it out")
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         labels, tokenizer = self.task_def.label_vocab, text.tokenizer
@@ -139,8 +138,8 @@ class SequenceLabelingTask(Task):
                 found |= calc_metrics([metric], *map(np.concatenate, parts))
         return found
 
-    def shape_of_scores(self, prediction: Any, gold: Any) -> tuple[int, ...]:
-        return len(prediction), self.task_def.n_class
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [(len(own), self.task_def.n_class) for own in predictions]
 
     def _tags(self, metric: Metric, labels: np.ndarray) -> list[str]:
         """A sentence's labels by name; a word taken for a later piece or a special token is in no entity."""

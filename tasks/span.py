@@ -92,6 +92,7 @@ class SpanClassificationTask(Task):
     default_loss = LossCriterion.SpanCeCriterion
     data_formats = (DataFormat.CLUE_SPAN,)
     many_labels = True
+    pads = False
     in_windows = True
     distils = True
     view = TaskType.SpanClassification
@@ -112,11 +113,6 @@ class SpanClassificationTask(Task):
             if metric in Metric.__members__ and metric not in known:
                 found.append(f"key 'metric_meta': found {metric}, accepted: {', '.join(known)} for this task_type")
         return found
-
-    def check_text(self, where: str, do_padding: bool) -> None:
-        super().check_text(where, do_padding)
-        if do_padding:
-            raise UserError(f"{where}: --do_padding is not there for spans; leave it out, train.py pads batches")
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         for window in read_windows(split, lines, text):
@@ -235,8 +231,8 @@ class SpanClassificationTask(Task):
             found |= squad_v1(golds, predictions) if metric == Metric.EmF1 else squad_v2(golds, predictions, *withheld)
         return found
 
-    def shape_of_scores(self, prediction: Any, gold: Any) -> tuple[int, ...]:
-        return (1,)
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [(1,)] * len(predictions)
 
     def _questions(self, dataset: SingleTaskDataset, scores: Values) -> dict[str, Question]:
         """By id, in the order of the file."""
@@ -297,8 +293,8 @@ class SpanClassificationYNTask(SpanClassificationTask):
             return False
         return label[2] in (0, 1) and _is_span(label[:2], lengths[0])
 
-    def shape_of_scores(self, prediction: Any, gold: Any) -> tuple[int, ...]:
-        return (2,)
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [(2,)] * len(predictions)
 
     def _choose(self, questions: Mapping[str, Question]) -> Chosen:
         """No answer where its score exceeds the best answer's by more than the threshold; columns: both scores."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from data_utils.errors import DataError, UserError
+from data_utils.errors import DataError
 from data_utils.metrics import Metric
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.spans import Span, text_of
@@ -71,10 +71,8 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
             )
         return found
 
-    def check_text(self, where: str, do_padding: bool) -> None:
-        Task.check_text(self, where, do_padding)
-        if do_padding:
-            raise UserError(f"{where}: --do_padding is not there for spans; leave it out, train.py pads batches")
+    def check_text(self, where: str) -> None:
+        Task.check_text(self, where)
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         """Of answers that overlap the first counts."""
@@ -116,8 +114,8 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
         labels = [own.argmax(-1) for own in entries.scores]
         return super().measure(metrics, golds, replace(entries, predictions=labels))
 
-    def shape_of_scores(self, prediction: Any, gold: Any) -> tuple[int, ...]:
-        return len(gold), self.task_def.n_class
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [(len(own), self.task_def.n_class) for own in golds]
 
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """Of each question the list, as JSON."""
