@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.errors import DataError, FlagError, run_command_line
+from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.log_wrapper import create_logger
 from data_utils.prepro import Split
 from data_utils.readers import read_canonical_tsv, read_scores
@@ -27,7 +27,7 @@ OF_TSV = (TaskType.Classification, TaskType.Regression)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task_def", default="experiments/glue/glue_task_def.yml", help="task definitions (YAML)")
     parser.add_argument("--task", required=True, help="name of the task")
     parser.add_argument("--std_input", type=Path, required=True, help="the labels: token JSON lines, or canonical TSV")

@@ -10,11 +10,12 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from data_utils.errors import FlagError, nearest, run_command_line
+from data_utils.errors import FlagError, OneLineParser, nearest, run_command_line
+from mt_dnn.flags import truth
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task_def", default="experiments/glue/glue_task_def.yml", help="task definitions (YAML)")
     parser.add_argument("--task", help="name of the task; may be left out where the checkpoint has one task")
     parser.add_argument("--task_id", type=int, help="number of the task's head; default: by --task's name")
@@ -31,7 +32,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--batch_size_eval", type=int, help="examples a batch (default: as many as make a full batch of tokens)"
     )
-    parser.add_argument("--cuda", action="store_true", default=None, help="use the GPU (default: where there is one)")
+    parser.add_argument(
+        "--cuda",
+        type=truth,
+        nargs="?",
+        const=True,
+        metavar="true|false",
+        help="use the GPU (default: where there is one)",
+    )
     parser.add_argument("--checkpoint", required=True, help="checkpoint of train.py or of MT-DNN")
     arguments = parser.parse_args(argv)
     if arguments.batch_size_eval is not None and arguments.batch_size_eval < 1:
@@ -93,7 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.with_label and not dataset.has_labels:
         raise FlagError(f"--with_label: {arguments.prep_input} has no labels")
     model = MTDNNModel(
-        Config.from_flags({"cuda": arguments.cuda} if arguments.cuda else {}), flat["task_def_list"], network=network
+        Config.from_flags({} if arguments.cuda is None else {"cuda": arguments.cuda}),
+        flat["task_def_list"],
+        network=network,
     )
     collater = Collater(getattr(network.bert.config, "pad_token_id", None) or 0)
     if arguments.by_window:

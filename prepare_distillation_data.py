@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data_utils.errors import DataError, FlagError, run_command_line
+from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.log_wrapper import create_logger
 from data_utils.readers import read_scores, read_token_json, write_lines
 from experiments.exp_def import TaskDefs
@@ -27,7 +27,7 @@ from tasks import get_task, not_distilled
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task_def", default="experiments/glue/glue_task_def.yml", help="task definitions (YAML)")
     parser.add_argument("--task", required=True, help="name of the task")
     parser.add_argument("--add_soft_label", action="store_true", help="keep the label and add the softlabel")

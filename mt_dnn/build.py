@@ -13,7 +13,7 @@ from module.noise_injection import UnsupportedLevelError
 from mt_dnn.bregman import BregmanTerm
 from mt_dnn.checkpoint import load_checkpoint, load_state
 from mt_dnn.config import Config
-from mt_dnn.loss import LOSS_REGISTRY, CeCriterion, Criterion, LossCriterion
+from mt_dnn.loss import LOSS_REGISTRY, Criterion, LossCriterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.objective import TrainingObjective
 from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnReleasePerturbation, SiftPerturbation
@@ -68,7 +68,7 @@ def build_objective(config: Config, network: SANBertNetwork, total_updates: int 
     criteria = [_criterion(task.task_def.loss) for task in network.tasks]
     kd_criteria = []
     if config.data.mkd_opt > 0:
-        kd_criteria = [_criterion_of_scores(task.task_def.kd_loss) for task in network.tasks]
+        kd_criteria = [_criterion(task.task_def.kd_loss) for task in network.tasks]
     bregman = None
     if adversarial.bregman_mu > 0:
         bregman = BregmanTerm(network, adversarial.bregman_mu, adversarial.betas, total_updates)
@@ -112,13 +112,3 @@ def build_perturbation(config: Config, network: SANBertNetwork) -> AdversarialPe
 
 def _criterion(loss: LossCriterion) -> Criterion:
     return LOSS_REGISTRY[loss]()
-
-
-def _criterion_of_scores(loss: LossCriterion) -> Criterion:
-    """A criterion that compares logits with logits, not with labels."""
-    criterion = _criterion(loss)
-    if isinstance(criterion, CeCriterion):
-        of_labels = [name for name, kind in LOSS_REGISTRY.items() if isinstance(kind(), CeCriterion)]
-        accepted = ", ".join(name.name for name in LOSS_REGISTRY if name not in of_labels)
-        raise FlagError(f"kd_loss {loss.name} compares with labels, not with a teacher's scores; accepted: {accepted}")
-    return criterion

@@ -25,7 +25,7 @@ from data_utils.tokenizer import load_tokenizer
 from module.pooler import Pooler
 from module.san import AnswerOptions, SANClassifier
 from module.sentence_masks import kept_tokens, sentence_masks
-from mt_dnn.loss import LossCriterion
+from mt_dnn.loss import OF_CLASSES, LossCriterion
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -102,6 +102,7 @@ class Task:
 
     Attributes:
         default_loss: criterion of the gold labels where the definition names none.
+        losses: those that the definition may name.
         default_adv_loss: the divergence, likewise.
         data_formats: the canonical TSVs that the type can be read from.
         label_type: of a label in a token file, as numpy names it.
@@ -117,6 +118,7 @@ class Task:
     """
 
     default_loss: LossCriterion = LossCriterion.CeCriterion
+    losses: tuple[LossCriterion, ...] = OF_CLASSES
     default_adv_loss: LossCriterion = LossCriterion.SymKlCriterion
     data_formats: tuple[DataFormat, ...] = (DataFormat.PremiseOnly, DataFormat.PremiseAndOneHypothesis)
     label_type: type[np.generic] = np.int64

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 NO_TOKEN = -1  # the label where a shorter text has ended
 NO_ANSWER = "no answer"  # what is written where a question has none
-METRICS = (Metric.ACC, Metric.EmF1, Metric.EmF12)
+OF_NUMBERS = (Metric.F1, Metric.F1MAC, Metric.F1MIC, Metric.MCC, Metric.Pearson, Metric.Spearman)
+METRICS = (Metric.ACC, Metric.EmF1, Metric.EmF12, *OF_NUMBERS)
+NO_NUMBER = -1.0  # what a text that is no number counts as
 
 
 @register_task("SeqenceGeneration")
@@ -190,7 +192,7 @@ class SequenceGenerationTask(Task):
         return [self._reference(sample) for sample in dataset.samples()]
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
-        """Metrics of texts: ACC, the same text; EmF1 and EmF12, as SQuAD compares answers."""
+        """Metrics of texts: ACC, the same text; EmF1 and EmF12, as SQuAD compares answers; others of their numbers."""
         predictions = list(entries.predictions)
         found: dict[str, float] = {}
         for metric in metrics:
@@ -198,6 +200,8 @@ class SequenceGenerationTask(Task):
                 found |= squad_v1([[gold] for gold in golds], predictions)
             elif metric == Metric.EmF12:
                 found |= squad_v2([[gold] if gold else [] for gold in golds], predictions)
+            elif metric in OF_NUMBERS:
+                found |= metrics_of_numbers(metric, golds, predictions)
             else:
                 found |= calc_metrics([metric], golds, predictions, entries.scores)
         return found
@@ -219,6 +223,37 @@ class SequenceGenerationTask(Task):
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """The texts."""
         return list(predictions)
+
+
+def metrics_of_numbers(metric: Metric, golds: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """A metric of classes or of a regression where texts are numbers, such as GLUE's labels as text.
+
+    A text that is no number counts as -1; F1, which knows the classes 0 and 1 alone, takes it and any other number for
+    the wrong class.
+
+    Raises:
+        UserError: a reference is no number.
+    """
+    right, found = ([_number(text) for text in texts] for texts in (golds, predictions))
+    if None in right:
+        shown = golds[right.index(None)]
+        raise UserError(f"metric {metric.name} is of numbers; found the reference {shown!r}; accepted: {_OF_TEXTS}")
+    values = np.array([NO_NUMBER if number is None else number for number in found])
+    gold = np.array(right, dtype=np.float64)
+    if metric == Metric.F1:
+        values = np.where(np.isin(values, (0, 1)), values, 1 - gold)
+    return calc_metrics([metric], gold, values, values)
+
+
+_OF_TEXTS = ", ".join(metric.name for metric in METRICS if metric not in OF_NUMBERS)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
 
 
 @register_task("SeqenceGenerationMRC")

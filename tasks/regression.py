@@ -26,6 +26,7 @@ class RegressionTask(Task):
     """One output; it is the score, and the predictions of a score file are all 0, as MT-DNN's are."""
 
     default_loss = LossCriterion.MseCriterion
+    losses = (LossCriterion.MseCriterion,)
     default_adv_loss = LossCriterion.MseCriterion
     label_type = np.float32
     distils = True

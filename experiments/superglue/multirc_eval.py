@@ -20,7 +20,7 @@ import numpy as np
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from data_utils.errors import DataError, run_command_line
+from data_utils.errors import DataError, OneLineParser, run_command_line
 from data_utils.log_wrapper import create_logger
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.readers import read_scores
@@ -43,7 +43,7 @@ def exact_match(uids: Sequence[str], right: np.ndarray) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--std_input", type=Path, required=True, help="token JSON lines with labels")
     parser.add_argument("--score", type=Path, required=True, help="score file of train.py or predict.py")
     arguments = parser.parse_args(argv)
