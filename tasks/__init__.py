@@ -5,11 +5,7 @@ import pkgutil
 
 from tasks.base import (
     TASK_REGISTRY,
-    Entries,
-    Evaluation,
-    ModelInputs,
     Task,
-    Values,
     class_index,
     get_task,
     needs_decoder,
@@ -17,6 +13,7 @@ from tasks.base import (
     register_task,
     task_class,
 )
+from tasks.values import Entries, Evaluation, ModelInputs, Values
 
 __all__ = [
     "TASK_REGISTRY", "Entries", "Evaluation", "ModelInputs", "Task", "Values", "class_index", "get_task",

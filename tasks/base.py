@@ -9,9 +9,9 @@ The methods stand in the order in which they are used: definition, text, token f
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from data_utils.task_def import DataFormat, TaskType, new_task_type
 from data_utils.tokenizer import load_tokenizer
 from module.pooler import Pooler
 from module.san import AnswerOptions, SANClassifier
-from module.sentence_masks import kept_tokens, sentence_masks
 from mt_dnn.loss import OF_CLASSES, LossCriterion
+from tasks.values import Entries, Evaluation, ModelInputs, Values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -38,58 +38,7 @@ if TYPE_CHECKING:
 
 TASK_REGISTRY: dict[str, type[Task]] = {}
 
-Values = np.ndarray | Sequence[Any]  # one of each example
 SMALLEST = 1e-6  # a probability of 0 has no logarithm
-
-
-class ModelInputs(NamedTuple):
-    """What the network is called with, (rows, tokens) each; see `SANBertNetwork.forward`.
-
-    premise_mask, hyp_mask: 1 at the tokens that do not belong to the premise, or the hypothesis, as in MT-DNN; None
-    where the tokens themselves tell.
-    """
-
-    input_ids: Tensor
-    token_type_ids: Tensor | None = None
-    attention_mask: Tensor | None = None
-    premise_mask: Tensor | None = None
-    hyp_mask: Tensor | None = None
-    y_input_ids: Tensor | None = None
-
-    def sentences(self) -> tuple[Tensor, Tensor]:
-        """The tokens of the premise and of the hypothesis, two boolean (rows, tokens)."""
-        found = sentence_masks(self.input_ids, self.token_type_ids, self.attention_mask)
-        given, width = (self.premise_mask, self.hyp_mask), self.input_ids.size(1)
-        premise, hypothesis = (
-            own if mask is None else kept_tokens(mask, width) for own, mask in zip(found, given, strict=True)
-        )
-        return premise, hypothesis
-
-
-@dataclass(frozen=True)
-class Entries:
-    """What a model says of a dataset, as a score file holds it.
-
-    uids: the ids; predictions, scores: one an id (of classification arrays (examples,) and (examples, n_class)).
-    """
-
-    uids: Sequence[str]
-    predictions: Values
-    scores: Values
-
-
-class Evaluation(NamedTuple):
-    """A dataset's results in the dataset's order.
-
-    metrics: by name, in percent (empty without labels); predictions, scores, uids: those of the `Entries`; golds: what
-    the labels say of each, or None.
-    """
-
-    metrics: dict[str, float]
-    predictions: Values
-    scores: Values
-    golds: Values | None
-    uids: Sequence[str]
 
 
 class Task:

@@ -10,8 +10,9 @@ from data_utils.metrics import Metric
 from data_utils.prepro import Split, parse_list
 from data_utils.squad_metrics import squad_v1
 from data_utils.task_def import DataFormat
-from tasks.base import Entries, Values, register_task
+from tasks.base import register_task
 from tasks.ranking import RankingTask, gold_candidates, one_at, ranking_metrics
+from tasks.values import Entries, Values
 
 if TYPE_CHECKING:
     from mt_dnn.dataset import SingleTaskDataset

@@ -15,7 +15,8 @@ from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion, grouped
-from tasks.base import Entries, Task, Values, class_index, register_task
+from tasks.base import Task, class_index, register_task
+from tasks.values import Entries, Values
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch

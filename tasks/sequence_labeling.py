@@ -15,7 +15,8 @@ from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.task_def import DataFormat, TaskType
 from module.token_head import TokenHead
 from mt_dnn.loss import LossCriterion
-from tasks.base import Entries, Task, Values, class_index, register_task
+from tasks.base import Task, class_index, register_task
+from tasks.values import Entries, Values
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch

@@ -17,7 +17,8 @@ from data_utils.spans import Offsets, Span, best_spans, text_of, tokens_of
 from data_utils.squad_metrics import squad_v1, squad_v2
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion
-from tasks.base import Entries, ModelInputs, Task, Values, register_task
+from tasks.base import Task, register_task
+from tasks.values import Entries, ModelInputs, Values
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch

@@ -14,9 +14,10 @@ from data_utils.metrics import Metric
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.spans import Span, text_of
 from data_utils.task_def import DataFormat
-from tasks.base import Entries, Task, Values, register_task
+from tasks.base import Task, register_task
 from tasks.sequence_labeling import SequenceLabelingTask
 from tasks.span import read_windows
+from tasks.values import Entries, Values
 
 if TYPE_CHECKING:
     from mt_dnn.dataset import SingleTaskDataset

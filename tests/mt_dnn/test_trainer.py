@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -120,7 +121,10 @@ def test_a_resume_with_another_data_order_is_refused(tmp_path: Path) -> None:
 def test_a_checkpoint_of_mtdnn_resumes_with_its_optimizer(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, "--resume", "--model_ckpt", str(RUN / "model_0.pt"), "--optimizer", "adamax")
     trainer = Trainer(config)
-    assert trainer._resume() == (0, 0)
+    load = torch.optim.Optimizer.load_state_dict
+    with patch.object(torch.optim.Optimizer, "load_state_dict", autospec=True, side_effect=load) as loaded:
+        assert trainer._resume() == (0, 0)
+    assert loaded.call_count == 1
     moments = trainer.model.optimizer.state_dict()["state"]
     assert (
         len(moments) == len([p for p in trainer.model.network.parameters()]) - 2
