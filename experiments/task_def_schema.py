@@ -12,7 +12,7 @@ from transformers.activations import ACT2FN
 from data_utils.errors import nearest
 from data_utils.metrics import Metric
 from data_utils.task_def import INTERNAL_ENCODERS, DataFormat, EncoderModelType, TaskType
-from mt_dnn.loss import DIVERGENCES, LossCriterion
+from mt_dnn.loss import LossCriterion
 from tasks import TASK_REGISTRY, Task
 
 Member = TypeVar("Member", bound=IntEnum)
@@ -151,16 +151,6 @@ def _san_mistakes(entry: Mapping[Any, Any], kind: type[Task]) -> list[str]:
     return []
 
 
-def _loss_mistakes(entry: Mapping[Any, Any], kind: type[Task]) -> list[str]:
-    """Criteria that cannot compare what they would be given: logits with labels, or logits with logits."""
-    mistakes = []
-    for key, accepted in (("loss", kind.losses), ("kd_loss", DIVERGENCES), ("adv_loss", DIVERGENCES)):
-        found, names = entry.get(key), [criterion.name for criterion in accepted]
-        if found in LossCriterion.__members__ and found not in names:
-            mistakes.append(f"key {key!r}: found {found}, accepted: {', '.join(names)} for {entry['task_type']}")
-    return mistakes
-
-
 def _contradictions(entry: Mapping[Any, Any]) -> list[str]:
     """Values that do not fit each other; looked for in the raw entry, whatever else is wrong with it."""
     mistakes = []
@@ -169,7 +159,6 @@ def _contradictions(entry: Mapping[Any, Any]) -> list[str]:
     if kind is not None:
         mistakes += kind.mistakes(entry)
         mistakes += _san_mistakes(entry, kind)
-        mistakes += _loss_mistakes(entry, kind)
     elif task_type in TaskType.__members__:
         found = f"found {task_type}, a name without a model in MT-DNN too"
         mistakes.append(f"key 'task_type': {found}, accepted: {', '.join(TASK_REGISTRY)}")

@@ -104,9 +104,11 @@ class SpanClassificationTask(Task):
 
     @classmethod
     def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
-        found, n_class = [], entry.get("n_class")
+        found, n_class, loss = [], entry.get("n_class"), entry.get("loss")
         if type(n_class) is int and n_class not in cls.outputs:
             found.append(f"key 'n_class': found {n_class}, accepted: {' or '.join(map(str, cls.outputs))} for spans")
+        if loss in LossCriterion.__members__ and loss != cls.default_loss.name:
+            found.append(f"key 'loss': found {loss}, accepted: {cls.default_loss.name} for spans")
         known = [metric.name for metric in cls.metrics]
         named = entry.get("metric_meta")
         for metric in named if isinstance(named, list) else []:

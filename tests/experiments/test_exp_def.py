@@ -142,25 +142,6 @@ cola: 5
     assert not found
 
 
-@pytest.mark.parametrize(
-    ("kind", "n_class", "accepted"),
-    [("Classification", 2, "CeCriterion"), ("Regression", 1, "MseCriterion"), ("SeqenceLabeling", 2, "CeCriterion")],
-)
-def test_criteria_that_cannot_compare_what_they_are_given_are_told(
-    tmp_path: Path, kind: str, n_class: int, accepted: str
-):
-    wrong = {"CeCriterion": "MseCriterion", "MseCriterion": "CeCriterion"}[accepted]
-    text = (
-        f"task:\n  data_format: PremiseOnly\n  task_type: {kind}\n  n_class: {n_class}\n  metric_meta: [ACC]\n"
-        f"  loss: {wrong}\n  kd_loss: CeCriterion\n  adv_loss: SpanCeCriterion\n"
-    )
-    found = mistakes(tmp_path, text)
-    assert len(found) == 3
-    assert found[0].startswith(f"task 'task', key 'loss': found {wrong}, accepted: {accepted}")
-    for line, key, name in zip(found[1:], ("kd_loss", "adv_loss"), ("CeCriterion", "SpanCeCriterion"), strict=True):
-        assert line.startswith(f"task 'task', key '{key}': found {name}, accepted: MseCriterion, KlCriterion, ")
-
-
 def test_a_key_that_stands_twice_is_told(tmp_path: Path):
     assert mistakes(tmp_path, SHORTEST + "  n_class: 2\n") == [
         "task 'cola', key 'n_class': found 2 times, accepted: once"
