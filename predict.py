@@ -10,23 +10,36 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from data_utils.errors import FlagError, nearest, run_command_line
+from data_utils.errors import FlagError, OneLineParser, nearest, run_command_line
+from mt_dnn.flags import truth
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task_def", default="experiments/glue/glue_task_def.yml", help="task definitions (YAML)")
     parser.add_argument("--task", help="name of the task; may be left out where the checkpoint has one task")
     parser.add_argument("--task_id", type=int, help="number of the task's head; default: by --task's name")
     parser.add_argument("--prep_input", required=True, help="token JSON lines, as prepro_std.py writes them")
     parser.add_argument("--with_label", action="store_true", help="the file has labels: compute the metrics")
     parser.add_argument("--score", default="scores.json", help="score file to write (default: %(default)s)")
+    parser.add_argument(
+        "--by_window",
+        action="store_true",
+        help="of texts that are read in windows: an entry a window, for prepare_distillation_data.py; no metrics",
+    )
     parser.add_argument("--metric", help="metrics, comma-separated (default: the task definition's)")
     parser.add_argument("--max_seq_len", type=int, default=512, help="longest example in tokens (default: 512)")
     parser.add_argument(
         "--batch_size_eval", type=int, help="examples a batch (default: as many as make a full batch of tokens)"
     )
-    parser.add_argument("--cuda", action="store_true", default=None, help="use the GPU (default: where there is one)")
+    parser.add_argument(
+        "--cuda",
+        type=truth,
+        nargs="?",
+        const=True,
+        metavar="true|false",
+        help="use the GPU (default: where there is one)",
+    )
     parser.add_argument("--checkpoint", required=True, help="checkpoint of train.py or of MT-DNN")
     arguments = parser.parse_args(argv)
     if arguments.batch_size_eval is not None and arguments.batch_size_eval < 1:
@@ -59,9 +72,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mt_dnn.batcher import Collater, SingleTaskDataset
     from mt_dnn.build import restore_network
     from mt_dnn.config import Config
-    from mt_dnn.inference import eval_model
+    from mt_dnn.inference import eval_model, score_examples
     from mt_dnn.model import MTDNNModel
     from mt_dnn.run_data import check_fits_encoder
+    from tasks import Evaluation
 
     log = create_logger(None)
     network, flat = restore_network(arguments.checkpoint)
@@ -82,13 +96,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         metrics = tuple(Metric[name] for name in arguments.metric.split(","))
     dataset = SingleTaskDataset(arguments.prep_input, False, task_id, task_def, arguments.max_seq_len)
     check_fits_encoder(dataset, network.bert)
+    if arguments.by_window and not dataset.task.in_windows:
+        raise FlagError(f"--by_window: {task_def.task_type.name} reads no windows; leave it out")
     if arguments.with_label and not dataset.has_labels:
         raise FlagError(f"--with_label: {arguments.prep_input} has no labels")
     model = MTDNNModel(
-        Config.from_flags({"cuda": arguments.cuda} if arguments.cuda else {}), flat["task_def_list"], network=network
+        Config.from_flags({} if arguments.cuda is None else {"cuda": arguments.cuda}),
+        flat["task_def_list"],
+        network=network,
     )
     collater = Collater(getattr(network.bert.config, "pad_token_id", None) or 0)
-    found = eval_model(model, dataset, metrics, collater, arguments.batch_size_eval, arguments.with_label)
+    if arguments.by_window:
+        scores, predictions = score_examples(model, dataset, collater, arguments.batch_size_eval)
+        found = Evaluation({}, predictions, scores, None, dataset.uids)
+    else:
+        found = eval_model(model, dataset, metrics, collater, arguments.batch_size_eval, arguments.with_label)
     write_score_file(arguments.score, found.metrics, found.predictions, found.uids, found.scores)
     for name, value in found.metrics.items():
         log.info("%s %s: %.2f", dataset.name, name, value)

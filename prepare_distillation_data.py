@@ -3,9 +3,10 @@ r"""Give the examples of a token file a teacher's scores, for `train.py --mkd_op
     python prepare_distillation_data.py --task mnli --add_soft_label --std_input mnli_train.json \
         --score mnli_train_scores.json --std_output distilled/mnli_train.json
 
-The score file is the teacher's for the same examples, as `predict.py` writes it. Its probabilities are written as their
-logarithms, for criteria compare logits; a regression's outputs as they are. Without --add_soft_label the teacher's
-answer takes the label's place.
+The score file is the teacher's for the same examples, as `predict.py` writes it; where long texts are read in windows,
+as `predict.py --by_window` does. Probabilities are written as their logarithms, for criteria compare logits; a
+regression's outputs and the logits of spans as they are. Without --add_soft_label the teacher's answer takes the
+label's place.
 """
 
 from __future__ import annotations
@@ -14,21 +15,19 @@ import argparse
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from data_utils.errors import FlagError, run_command_line
+from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
+from data_utils.log_wrapper import create_logger
 from data_utils.readers import read_scores, read_token_json, write_lines
-from data_utils.task_def import TaskType
 from experiments.exp_def import TaskDefs
-
-SMALLEST = 1e-6  # a probability of 0 has no logarithm
-BUILT = (TaskType.Classification, TaskType.Regression)
+from mt_dnn.dataset import SingleTaskDataset
+from tasks import get_task, not_distilled
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task_def", default="experiments/glue/glue_task_def.yml", help="task definitions (YAML)")
     parser.add_argument("--task", required=True, help="name of the task")
     parser.add_argument("--add_soft_label", action="store_true", help="keep the label and add the softlabel")
@@ -38,25 +37,43 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def scores_of(path: Path, dataset: SingleTaskDataset) -> list[np.ndarray]:
+    """A teacher's scores of each example of a dataset, (numbers,).
+
+    Raises:
+        DataError: the score file is of other examples.
+    """
+    task = dataset.task
+    uids = dataset.uids if task.in_windows else task.uids(dataset)
+    lengths = [dataset[index]["lengths"] for index in range(len(dataset))]
+    units = lengths
+    if len(uids) > len(dataset):  # an entry is one of an example's sequences
+        units = [(length,) for own in lengths for length in own]
+    counts = [task.soft_count(own) for own in units]
+    try:
+        parts = read_scores(path, uids, lambda _: [(count,) for count in counts])[1]
+    except DataError as error:
+        if task.in_windows:
+            raise DataError(f"{error}; of {task.task_def.task_type.name} predict.py --by_window writes it") from error
+        raise
+    ends = np.cumsum([task.soft_count(own) for own in lengths])[:-1]
+    return np.split(np.concatenate(parts), ends)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_args(argv)
+    create_logger(None, quiet=True)
     task_def = TaskDefs(arguments.task_def).get_task_def(arguments.task)
-    if task_def.task_type not in BUILT:
-        accepted = " and ".join(kind.name for kind in BUILT)
-        raise FlagError(f"--task: {arguments.task} is of {task_def.task_type.name}; accepted: {accepted}")
-    regression = task_def.task_type == TaskType.Regression
-    uids = [str(sample.get("uid")) for _, sample in read_token_json(arguments.std_input)]
-    predictions, scores = read_scores(arguments.score, uids, task_def.n_class)
+    task = get_task(task_def)
+    if not task.distils:
+        raise FlagError(f"--task: {arguments.task}: {not_distilled(task)}")
+    scores = scores_of(arguments.score, SingleTaskDataset(arguments.std_input, False, 0, task_def))
 
     def taught() -> Iterator[str]:
-        samples = read_token_json(arguments.std_input)
-        for (_, sample), prediction, own in zip(samples, predictions, scores, strict=True):
-            yield json.dumps(sample | _lesson(prediction, own))
-
-    def _lesson(prediction: Any, own: np.ndarray) -> dict[str, Any]:
-        if arguments.add_soft_label:
-            return {"softlabel": (own if regression else np.log(own.clip(min=SMALLEST))).tolist()}
-        return {"label": float(own[0]) if regression else prediction}
+        samples = read_token_json(arguments.std_input, task.many_rows)
+        for (_, sample), own in zip(samples, scores, strict=True):
+            soft = {"softlabel": task.soft_label(own).tolist()}
+            yield json.dumps(sample | (soft if arguments.add_soft_label else {"label": task.taught_label(own)}))
 
     count = write_lines(arguments.std_output, taught())
     print(f"{arguments.std_output}: {count} examples")

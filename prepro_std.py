@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data_utils.errors import DataError, FlagError, run_command_line
+from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.prepro import (
     Split,
     TokenizerSpec,
@@ -35,7 +35,7 @@ GLUE = Path("experiments/glue/glue_task_def.yml")
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags; names and defaults are MT-DNN's."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="bert-base-uncased", help="encoder: hub name, local folder, embedded-minilm")
     parser.add_argument("--do_padding", action="store_true", help="pad every example to --max_seq_len")
     parser.add_argument("--root_dir", type=Path, default=Path("data/canonical_data"), help="folder of the TSVs")
@@ -125,7 +125,10 @@ def find_files(args: argparse.Namespace) -> list[Split]:
             continue
         where = f"{args.task_def}: task {task_name!r}"
         task = get_task(task_def)
-        task.check_text(where, args.do_padding)
+        task.check_text(where)
+        if args.do_padding and not task.pads:
+            kind = task_def.task_type.name
+            print(f"{where}: not padded, as {kind} is in MT-DNN neither; train.py --do_padding pads batches")
         lacking = [f"{task_name}_{split}{suffix}" for split in task_def.split_names if split not in splits]
         if lacking:
             print(f"skipped, not in {args.root_dir}: {', '.join(lacking)}")

@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from data_utils.errors import FlagError, run_command_line
+from data_utils.errors import FlagError, OneLineParser, run_command_line
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--checkpoint", "--fin", required=True, help="checkpoint, or an encoder: hub name, folder, embedded-minilm"
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NoReturn
 
 
 class UserError(Exception):
@@ -38,6 +40,13 @@ class Stopped(Exception):
     def __init__(self, message: str, number: int):
         super().__init__(message)
         self.exit_code = 128 + number
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse whose complaints are `FlagError`s."""
+
+    def error(self, message: str) -> NoReturn:
+        raise FlagError(message)
 
 
 def nearest(name: str, accepted: Iterable[str]) -> str:

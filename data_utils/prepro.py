@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import json
 import multiprocessing
@@ -63,6 +64,23 @@ class Split:
     path: Path
     task: Task
     is_train: bool
+
+
+def parse_list(split: Split, number: int, column: str, text: str, kind: type[Any] = str) -> list[Any]:
+    """A list of texts (or of another kind) written in JSON's or Python's way, read as data.
+
+    Raises:
+        DataError: it is none; names file and line.
+    """
+    for parse in (json.loads, ast.literal_eval):  # JSON first: Python reads its escapes of rarer characters otherwise
+        try:
+            parsed = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(parsed, list) and all(type(item) is kind for item in parsed):
+            return parsed
+    accepted = "texts such as ['a', 'b']" if kind is str else "whole numbers such as [3, 14]"
+    raise DataError(f"{column}: found {text[:60]!r}; accepted: a list of {accepted}", split.path, number)
 
 
 class Tokenization:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -274,15 +275,17 @@ def read_score_file(path: Path | str) -> Scores:
     return Scores(metrics=content["metrics"], predictions=predictions, uids=uids, scores=scores)
 
 
-def read_scores(path: Path | str, uids: Sequence[str], n_class: int) -> tuple[list[Any], list[np.ndarray]]:
+def read_scores(
+    path: Path | str, uids: Sequence[str], shapes_of: Callable[[list[Any]], Sequence[tuple[int, ...]]]
+) -> tuple[list[Any], list[np.ndarray]]:
     """Predictions and scores of a score file, in the order of `uids`.
 
     Args:
-        uids: ids of a dataset's examples; the file has to hold the same.
-        n_class: scores of an example, or of each of its labels where its prediction is a list.
+        uids: ids of the entries; the file has to hold the same.
+        shapes_of: predictions in that order → the shape of each one's scores.
 
     Returns:
-        Of each example its prediction, and its scores: (n_class,), or (labels, n_class).
+        Of each entry its prediction, and its scores in that shape.
 
     Raises:
         DataError: as `read_score_file`; of other examples, or with another number of scores.
@@ -294,12 +297,14 @@ def read_scores(path: Path | str, uids: Sequence[str], n_class: int) -> tuple[li
         what = f"; it has none for the id {lacking[0]!r}" if lacking else ""
         count = len(found["uids"])
         raise DataError(f"is of {count} examples, not of the {len(uids)} of the dataset{what}", path)
-    shapes = [(len(own), n_class) if isinstance(own, list) else (n_class,) for own in found["predictions"]]
-    sizes = [int(np.prod(shape)) for shape in shapes]
-    values = np.asarray(found["scores"], dtype=np.float64)
-    if len(values) != sum(sizes):
-        raise DataError(f"holds {len(values)} scores; of {n_class} classes {sum(sizes)} were expected", path)
-    parts = np.split(values, np.cumsum(sizes)[:-1])
     # Where ids repeat, the order of both files tells which is which.
     order = list(range(len(uids))) if list(uids) == found["uids"] else [places[uid] for uid in uids]
-    return [found["predictions"][place] for place in order], [parts[place].reshape(shapes[place]) for place in order]
+    predictions = [found["predictions"][place] for place in order]
+    shapes = shapes_of(predictions)
+    values = np.asarray(found["scores"], dtype=np.float64)
+    sizes = np.zeros(len(uids), np.int64)
+    sizes[order] = [math.prod(own) for own in shapes]  # in the file's order
+    if len(values) != sizes.sum():
+        raise DataError(f"holds {len(values)} scores; {sizes.sum()} were expected. Is it of another task?", path)
+    parts = np.split(values, np.cumsum(sizes)[:-1])
+    return predictions, [parts[place].reshape(own) for place, own in zip(order, shapes, strict=True)]

@@ -43,7 +43,8 @@ class Batch:
         task_id: the number of the task's head.
         uids: the examples' ids, B of them.
         groups: how many sequences each example has, B of them; empty where each has one.
-        soft_labels: a teacher's scores, (R, n_class) float32; None where the file has none.
+        soft_labels: a teacher's logits as the task collates them, float32: (R, n_class) for classification; None where
+            the file has none.
         positions: the sequences' places in the run's training data, R of them; empty where they are not of it, or
             stand in.
         stands_in: the batch is there to keep a process in step that has no share of it, and counts nothing.
@@ -131,7 +132,7 @@ class Collater:
             task_id=examples[0]["task_id"],
             uids=tuple(example["uid"] for example in examples),
             groups=tuple(len(example["lengths"]) for example in examples) if task.many_rows else (),
-            soft_labels=torch.from_numpy(np.concatenate(soft)).view(shape[0], -1) if soft else None,
+            soft_labels=task.collate_soft_labels(soft, width) if soft else None,
             positions=tuple(place for example in examples for place in example.get("positions", ())),
             stands_in=examples[0].get("stands_in", False),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from data_utils.errors import DataError, FlagError
+from data_utils.errors import DataError, FlagError, TaskDefError
 from data_utils.task_def import EncoderModelType
 from experiments.exp_def import TaskDef
 from module.encoder import checkpoint_activations, encoder_from_config, is_checkpoint, load_encoder, without_attention
@@ -13,11 +13,11 @@ from module.noise_injection import UnsupportedLevelError
 from mt_dnn.bregman import BregmanTerm
 from mt_dnn.checkpoint import load_checkpoint, load_state
 from mt_dnn.config import Config
-from mt_dnn.loss import LOSS_REGISTRY, CeCriterion, Criterion, LossCriterion
+from mt_dnn.loss import DIVERGENCES, LOSS_REGISTRY, Criterion, LossCriterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.objective import TrainingObjective
 from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnReleasePerturbation, SiftPerturbation
-from tasks import needs_decoder
+from tasks import Task, needs_decoder
 
 
 def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwork:
@@ -65,10 +65,10 @@ def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
 def build_objective(config: Config, network: SANBertNetwork, total_updates: int = 1) -> TrainingObjective:
     """Task losses, and the regularizer and the proximal term that the configuration asks for."""
     adversarial = config.adversarial
-    criteria = [_criterion(task.task_def.loss) for task in network.tasks]
+    criteria = [_criterion(task, "loss") for task in network.tasks]
     kd_criteria = []
     if config.data.mkd_opt > 0:
-        kd_criteria = [_criterion_of_scores(task.task_def.kd_loss) for task in network.tasks]
+        kd_criteria = [_criterion(task, "kd_loss") for task in network.tasks]
     bregman = None
     if adversarial.bregman_mu > 0:
         bregman = BregmanTerm(network, adversarial.bregman_mu, adversarial.betas, total_updates)
@@ -96,7 +96,7 @@ def build_perturbation(config: Config, network: SANBertNetwork) -> AdversarialPe
         noise_var=adversarial.adv_noise_var,
         norm_p=adversarial.adv_p_norm,
         k=adversarial.adv_k,
-        loss_map=[_criterion(task.task_def.adv_loss) for task in network.tasks],
+        loss_map=[_criterion(task, "adv_loss") for task in network.tasks],
         norm_level=("token", "sentence").index(adversarial.adv_norm_scope),
         radius=adversarial.adv_radius,
         projection=adversarial.adv_projection,
@@ -110,15 +110,15 @@ def build_perturbation(config: Config, network: SANBertNetwork) -> AdversarialPe
     )
 
 
-def _criterion(loss: LossCriterion) -> Criterion:
-    return LOSS_REGISTRY[loss]()
+def _criterion(task: Task, key: str) -> Criterion:
+    """What a task's definition names as `loss`, `kd_loss` or `adv_loss`.
 
-
-def _criterion_of_scores(loss: LossCriterion) -> Criterion:
-    """A criterion that compares logits with logits, not with labels."""
-    criterion = _criterion(loss)
-    if isinstance(criterion, CeCriterion):
-        of_labels = [name for name, kind in LOSS_REGISTRY.items() if isinstance(kind(), CeCriterion)]
-        accepted = ", ".join(name.name for name in LOSS_REGISTRY if name not in of_labels)
-        raise FlagError(f"kd_loss {loss.name} compares with labels, not with a teacher's scores; accepted: {accepted}")
-    return criterion
+    Raises:
+        TaskDefError: it cannot compare what it would be given, logits with labels or logits with logits.
+    """
+    found: LossCriterion = getattr(task.task_def, key)
+    accepted = task.losses if key == "loss" else DIVERGENCES
+    if found not in accepted:
+        kind, names = task.task_def.task_type.name, ", ".join(criterion.name for criterion in accepted)
+        raise TaskDefError(f"task definition, key {key!r}: found {found.name}, accepted: {names} for {kind}")
+    return LOSS_REGISTRY[found]()

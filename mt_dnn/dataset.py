@@ -208,16 +208,13 @@ class SingleTaskDataset(Dataset[Example]):
         first, last = arrays.rows[example], arrays.rows[example + 1]
         bounds = arrays.offsets[first : last + 1]
         part = slice(bounds[0], bounds[-1])
-        soft = None
-        if self.has_soft_labels:
-            soft = arrays.soft_labels[first * self.task_def.n_class : last * self.task_def.n_class]
         return Example(
             uid=arrays.uid(example),
             label=None if self.labels is None else self.labels[index],
             token_id=arrays.tokens[part],
             type_id=arrays.types[part],
             lengths=tuple(np.diff(bounds).tolist()),
-            softlabel=soft,
+            softlabel=arrays.soft_label(example),
             task_id=self.task_id,
             task=self.task,
         )

@@ -12,9 +12,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, partial
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
-from data_utils.errors import FlagError, nearest
+from data_utils.errors import FlagError, OneLineParser, nearest
 
 TYPE_NAMES = {str: "text", int: "an integer", float: "a number", bool: "true or false", tuple: "names split by commas"}
 TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -53,14 +53,23 @@ def flags_of(group: type) -> dict[str, Flag]:
     return {item.name: item.metadata["flag"] for item in fields(group) if "flag" in item.metadata}
 
 
-class FlagParser(argparse.ArgumentParser):
-    """argparse whose complaints are one-line `FlagError`s; unknown flags are answered with the nearest one."""
+def truth(text: str) -> bool:
+    """A switch's value, as argparse's `type`.
+
+    Raises:
+        FlagError: it is none.
+    """
+    try:
+        return TRUTH[text.lower()]
+    except KeyError:
+        raise FlagError(f"found {text!r} for a switch, accepted: true or false") from None
+
+
+class FlagParser(OneLineParser):
+    """Gives the flags that were given alone; unknown ones are answered with the nearest one."""
 
     def __init__(self, **settings: Any):
         super().__init__(argument_default=argparse.SUPPRESS, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        raise FlagError(message)
 
     def given(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
         """The flags that `argv` holds, and no others, with their values."""

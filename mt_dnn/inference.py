@@ -24,10 +24,24 @@ def eval_model(
     batch_size: int | None = None,
     with_label: bool = True,
 ) -> Evaluation:
-    """Score every example once: the batches are dealt out among the processes, each process gets all results.
+    """What a model's scores of a dataset come to, in each process.
 
     Args:
         metric_meta: metrics to compute where the dataset has labels and `with_label` is set.
+        batch_size: as in `score_examples`.
+    """
+    scores, predictions = score_examples(model, dataset, collater, batch_size)
+    return model.network.tasks[dataset.task_id].evaluate(dataset, metric_meta, scores, predictions, with_label)
+
+
+def score_examples(
+    model: MTDNNModel, dataset: SingleTaskDataset, collater: Collater, batch_size: int | None = None
+) -> tuple[Values, Values]:
+    """Scores and predictions of each example, in the dataset's order.
+
+    The batches are dealt out among the processes, each process gets all results.
+
+    Args:
         batch_size: examples a batch; by default as many as make up a number of tokens (`evaluation_batches`).
     """
     accelerator = model.accelerator
@@ -39,8 +53,7 @@ def eval_model(
         results = gather_object(results)
     order = np.concatenate([indices for indices, _, _ in results]).argsort()
     scores = _in_order([scores for _, scores, _ in results], order)
-    predictions = _in_order([predictions for _, _, predictions in results], order)
-    return model.network.tasks[dataset.task_id].evaluate(dataset, metric_meta, scores, predictions, with_label)
+    return scores, _in_order([predictions for _, _, predictions in results], order)
 
 
 def encode_dataset(

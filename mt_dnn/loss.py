@@ -34,6 +34,24 @@ class LossCriterion(IntEnum):
     HLCriterion = 11
 
 
+# What compares logits with labels that are classes, and what compares logits with logits.
+OF_CLASSES = (
+    LossCriterion.CeCriterion,
+    LossCriterion.RankCeCriterion,
+    LossCriterion.SeqCeCriterion,
+    LossCriterion.MlmCriterion,
+)
+DIVERGENCES = (
+    LossCriterion.MseCriterion,
+    LossCriterion.KlCriterion,
+    LossCriterion.SymKlCriterion,
+    LossCriterion.NsKlCriterion,
+    LossCriterion.NsSymKlCriterion,
+    LossCriterion.JSCriterion,
+    LossCriterion.HLCriterion,
+)
+
+
 class Criterion(nn.Module):
     """Base of all criteria: `alpha` times the mean of `rows` over the batch.
 

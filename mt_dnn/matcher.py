@@ -42,7 +42,7 @@ class SANBertNetwork(nn.Module):
         answer = AnswerOptions.from_flat(opt)
         self.scoring_list = nn.ModuleList(
             task.build_answer_network(hidden_size, answer)
-            if task.task_def.enable_san and task.pools() and opt.get("answer_opt", 1) == 1
+            if task.has_answer_network
             else task.build_head(hidden_size, dropout_p)
             for task in self.tasks
         )

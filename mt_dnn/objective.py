@@ -177,9 +177,10 @@ class TrainingObjective(nn.Module):
         return {"task_type": task.view, "pairwise": batch.groups or 1, "counted": task.counted(batch)}
 
     def _task_loss(self, logits: Any, batch: Batch) -> Tensor:
-        loss = self._task(batch).loss(cast(Criterion, self.criteria[batch.task_id]), logits, batch)
+        task = self._task(batch)
+        loss = task.loss(cast(Criterion, self.criteria[batch.task_id]), logits, batch)
         if not self.kd_criteria or batch.soft_labels is None:
             return loss
         criterion = cast(Criterion, self.kd_criteria[batch.task_id])
-        teacher = Comparison(batch.soft_labels, batch.attention_mask, criterion, **self._view(batch))
-        return loss + sum(criterion(student, soft) for student, soft in teacher.pairs(logits))
+        teacher = Comparison(task.teacher(batch), batch.attention_mask, criterion, **self._view(batch))
+        return loss + sum(criterion(student, soft) for student, soft in teacher.pairs(task.taught(logits)))

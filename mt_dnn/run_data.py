@@ -9,13 +9,12 @@ from transformers import PreTrainedModel
 
 from data_utils.errors import DataError, FlagError, nearest
 from data_utils.prepro import prepro_command
-from data_utils.task_def import TaskType
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
 from mt_dnn.config import CANONICAL_DATA, Config
+from tasks import not_distilled
 
 EVALUATION_SPLITS = ("dev", "test")
-DISTILLED = (TaskType.Classification, TaskType.Regression, TaskType.Ranking)  # views with n_class scores a sequence
 
 logger = logging.getLogger(__name__)
 
@@ -70,15 +69,13 @@ class RunData:
                 self.evaluation[dataset, split] = self._read(dataset, split, task, is_train=False)
 
     def _check_soft_labels(self) -> None:
-        """See that there is something to distil, and where that is no single distribution an example."""
+        """See that there is something to distil, and that its tasks can be."""
         with_soft = [dataset for dataset in self.train if dataset.has_soft_labels]
         if not with_soft:
             raise FlagError("--mkd_opt: no training set has a softlabel; prepare_distillation_data.py writes them")
         for dataset in with_soft:
-            if dataset.task.view not in DISTILLED:
-                accepted = ", ".join(view.name for view in DISTILLED)
-                kind = dataset.task_def.task_type.name
-                raise FlagError(f"--mkd_opt: {dataset.name} is of {kind}; accepted with a softlabel: {accepted}")
+            if not dataset.task.distils:
+                raise FlagError(f"--mkd_opt: {dataset.name}: {not_distilled(dataset.task)}")
         for dataset in self.train:
             if not dataset.has_soft_labels:
                 logger.info("--mkd_opt: %s has no softlabel; its labels alone are learned", dataset.name)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-READER_VERSION = 2  # to be raised when what is read from a line, or what is checked in it, changes
+READER_VERSION = 3  # to be raised when what is read from a line, or what is checked in it, changes
 SHOWN = 60  # characters of a label in a message
 SETTLED_NS = 2_000_000_000  # a file changed later than that ago may change again within the same time stamp
 
@@ -46,7 +46,8 @@ class TokenArrays:
         labels: of all examples one after the other, of the task's type; (0,) where the file has none.
         label_offsets: example i has `labels[label_offsets[i]:label_offsets[i + 1]]`, (N + 1,) int64; (0,) where
             each has one.
-        soft_labels: a teacher's scores, n_class a sequence, (R · n_class,) float32; (0,) where the file has none.
+        soft_labels: a teacher's scores of all examples one after the other, float32; (0,) where the file has none.
+        soft_offsets: example i has `soft_labels[soft_offsets[i]:soft_offsets[i + 1]]`, (N + 1,) int64; (0,) likewise.
         uid_bytes: the examples' ids one after the other in UTF-8, uint8.
         uid_offsets: likewise, (N + 1,) int64.
         largest_token: (1,) uint32, so that a check of all tokens need not read them.
@@ -60,6 +61,7 @@ class TokenArrays:
     labels: np.ndarray
     label_offsets: np.ndarray
     soft_labels: np.ndarray
+    soft_offsets: np.ndarray
     uid_bytes: np.ndarray
     uid_offsets: np.ndarray
     largest_token: np.ndarray
@@ -77,6 +79,12 @@ class TokenArrays:
         if not len(self.label_offsets):
             return self.labels[index]
         return self.labels[self.label_offsets[index] : self.label_offsets[index + 1]]
+
+    def soft_label(self, index: int) -> np.ndarray | None:
+        """A teacher's scores; None where the file has none."""
+        if not len(self.soft_labels):
+            return None
+        return self.soft_labels[self.soft_offsets[index] : self.soft_offsets[index + 1]]
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Mapped arrays go to another process by the name of their file, not by their values."""
@@ -158,7 +166,7 @@ def read_token_arrays(path: Path, task: Task, labeled: bool = True, needs_labels
     """The examples of a file, read and checked line by line; arguments and errors of `open_token_arrays`."""
     tokens, types, offsets, rows = array("I"), array("B"), array("q", [0]), array("q", [0])
     labels: array[Any] = array("q" if task.label_type is np.int64 else "f")
-    label_offsets, soft_labels = array("q", [0]), array("f")
+    label_offsets, soft_labels, soft_offsets = array("q", [0]), array("f"), array("q", [0])
     uid_bytes, uid_offsets = bytearray(), array("q", [0])
     unlabelled = softless = 0  # number of the first line without
     for line, sample in read_token_json(path, task.many_rows):
@@ -174,8 +182,9 @@ def read_token_arrays(path: Path, task: Task, labeled: bool = True, needs_labels
         else:
             labels.append(label)
         label_offsets.append(len(labels))
-        soft = _soft_label(sample, task, len(sequences), path, line)
+        soft = _soft_label(sample, task, lengths, path, line)
         soft_labels.extend(soft)
+        soft_offsets.append(len(soft_labels))
         softless = softless or (0 if soft else line)
         try:
             for token_ids, type_ids in sequences:
@@ -202,6 +211,7 @@ def read_token_arrays(path: Path, task: Task, labeled: bool = True, needs_labels
         labels=np.frombuffer(labels, task.label_type),
         label_offsets=np.frombuffer(label_offsets, np.int64) if task.many_labels else np.zeros(0, np.int64),
         soft_labels=np.frombuffer(soft_labels, np.float32),
+        soft_offsets=np.frombuffer(soft_offsets, np.int64) if soft_labels else np.zeros(0, np.int64),
         uid_bytes=np.frombuffer(uid_bytes, np.uint8),
         uid_offsets=np.frombuffer(uid_offsets, np.int64),
         largest_token=all_tokens.max(keepdims=True),
@@ -239,12 +249,12 @@ def _label(sample: dict[str, Any], task: Task, lengths: Sequence[int], path: Pat
     return label
 
 
-def _soft_label(sample: dict[str, Any], task: Task, rows: int, path: Path, line: int) -> list[float]:
+def _soft_label(sample: dict[str, Any], task: Task, lengths: Sequence[int], path: Path, line: int) -> list[float]:
     """A teacher's scores; none where the line has none."""
     soft = sample.get("softlabel")
     if soft is None:
         return []
-    count = task.task_def.n_class * rows
+    count = task.soft_count(lengths)
     numbers = isinstance(soft, list) and all(type(value) in (int, float) and math.isfinite(value) for value in soft)
     if not numbers or len(soft) != count:
         raise DataError(f"softlabel must be a list of {count} finite numbers", path, line)

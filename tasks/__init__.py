@@ -5,20 +5,19 @@ import pkgutil
 
 from tasks.base import (
     TASK_REGISTRY,
-    Evaluation,
-    ModelInputs,
     Task,
-    Values,
     class_index,
     get_task,
     needs_decoder,
+    not_distilled,
     register_task,
     task_class,
 )
+from tasks.values import Entries, Evaluation, ModelInputs, Values
 
 __all__ = [
-    "TASK_REGISTRY", "Evaluation", "ModelInputs", "Task", "Values", "class_index", "get_task", "needs_decoder",
-    "register_task", "task_class",
+    "TASK_REGISTRY", "Entries", "Evaluation", "ModelInputs", "Task", "Values", "class_index", "get_task",
+    "needs_decoder", "not_distilled", "register_task", "task_class",
 ]  # fmt: skip
 
 for _module in pkgutil.iter_modules(__path__):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from data_utils.task_def import DataFormat, TaskType, new_task_type
 from data_utils.tokenizer import load_tokenizer
 from module.pooler import Pooler
 from module.san import AnswerOptions, SANClassifier
-from module.sentence_masks import kept_tokens, sentence_masks
-from mt_dnn.loss import LossCriterion
+from mt_dnn.loss import OF_CLASSES, LossCriterion
+from tasks.values import Entries, Evaluation, ModelInputs, Values
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -38,45 +38,7 @@ if TYPE_CHECKING:
 
 TASK_REGISTRY: dict[str, type[Task]] = {}
 
-Values = np.ndarray | Sequence[Any]  # one of each example
-
-
-class ModelInputs(NamedTuple):
-    """What the network is called with, (rows, tokens) each; see `SANBertNetwork.forward`.
-
-    premise_mask, hyp_mask: 1 at the tokens that do not belong to the premise, or the hypothesis, as in MT-DNN; None
-    where the tokens themselves tell.
-    """
-
-    input_ids: Tensor
-    token_type_ids: Tensor | None = None
-    attention_mask: Tensor | None = None
-    premise_mask: Tensor | None = None
-    hyp_mask: Tensor | None = None
-    y_input_ids: Tensor | None = None
-
-    def sentences(self) -> tuple[Tensor, Tensor]:
-        """The tokens of the premise and of the hypothesis, two boolean (rows, tokens)."""
-        found = sentence_masks(self.input_ids, self.token_type_ids, self.attention_mask)
-        given, width = (self.premise_mask, self.hyp_mask), self.input_ids.size(1)
-        premise, hypothesis = (
-            own if mask is None else kept_tokens(mask, width) for own, mask in zip(found, given, strict=True)
-        )
-        return premise, hypothesis
-
-
-class Evaluation(NamedTuple):
-    """A dataset's results in the dataset's order.
-
-    metrics: by name, in percent (empty without labels); predictions, scores: one an id, as a score file holds them
-    (of classification arrays (examples,) and (examples, n_class)); golds: labels, or None; uids.
-    """
-
-    metrics: dict[str, float]
-    predictions: Values
-    scores: Values
-    golds: Values | None
-    uids: Sequence[str]
+SMALLEST = 1e-6  # a probability of 0 has no logarithm
 
 
 class Task:
@@ -89,11 +51,15 @@ class Task:
 
     Attributes:
         default_loss: criterion of the gold labels where the definition names none.
+        losses: those that the definition may name.
         default_adv_loss: the divergence, likewise.
         data_formats: the canonical TSVs that the type can be read from.
         label_type: of a label in a token file, as numpy names it.
         many_labels: an example has a list of labels: one a token, or a start and an end.
         many_rows: an example has several sequences, such as a question with each of its answers.
+        in_windows: an example is a part of what a score file's entry is of, such as a window of a long text.
+        distils: logits can be held against a teacher's scores.
+        pads: `prepro_std.py --do_padding` pads the examples.
         own_labels: the labels are made of the tokens themselves; token files hold none.
         generates: the encoder's decoder is needed.
         uses_word_table: the head computes with the encoder's table of words too.
@@ -101,11 +67,15 @@ class Task:
     """
 
     default_loss: LossCriterion = LossCriterion.CeCriterion
+    losses: tuple[LossCriterion, ...] = OF_CLASSES
     default_adv_loss: LossCriterion = LossCriterion.SymKlCriterion
     data_formats: tuple[DataFormat, ...] = (DataFormat.PremiseOnly, DataFormat.PremiseAndOneHypothesis)
     label_type: type[np.generic] = np.int64
     many_labels = False
     many_rows = False
+    pads = True
+    in_windows = False
+    distils = False
     own_labels = False
     generates = False
     uses_word_table = False
@@ -121,7 +91,10 @@ class Task:
 
         Raises:
             FlagError: there is none of that name.
+            DataError: the command has no encoder, and so needs data that tells what a tokenizer would.
         """
+        if "tokenizer" not in self.opt:
+            raise DataError(f"{self.task_def.task_type.name}: found no answer in an example; this command needs one")
         try:
             return load_tokenizer(self.opt["tokenizer"], cache_dir=self.opt.get("transformer_cache"))
         except DataError as error:
@@ -136,12 +109,11 @@ class Task:
 
     # text
 
-    def check_text(self, where: str, do_padding: bool) -> None:
+    def check_text(self, where: str) -> None:
         """See that text of this task can be tokenized.
 
         Args:
             where: file and task, for the message.
-            do_padding: examples are to be padded.
 
         Raises:
             UserError: it cannot.
@@ -189,6 +161,18 @@ class Task:
         """
         return type(label) is int and 0 <= label < self.task_def.n_class
 
+    def soft_count(self, lengths: Sequence[int]) -> int:
+        """How many numbers an example's `softlabel` has; `lengths` as above."""
+        return self.task_def.n_class * len(lengths)
+
+    def soft_label(self, scores: np.ndarray) -> np.ndarray:
+        """A teacher's scores of an example, as `predict` gives them, as logits; here logarithms of probabilities."""
+        return np.log(scores.clip(min=SMALLEST))
+
+    def taught_label(self, scores: np.ndarray) -> Any:
+        """The label that stands in the gold one's place where a teacher's scores do."""
+        return int(scores.argmax())
+
     # batch
 
     def collate_labels(self, labels: Sequence[Any], width: int) -> Tensor:
@@ -199,6 +183,10 @@ class Task:
             width: tokens of the batch, padding included.
         """
         return torch.from_numpy(np.array(labels))
+
+    def collate_soft_labels(self, soft: Sequence[np.ndarray], width: int) -> Tensor:
+        """A teacher's logits of a batch's examples as one tensor, here (rows, n_class); arguments as above."""
+        return torch.from_numpy(np.concatenate(soft)).view(-1, self.task_def.n_class)
 
     def prepare(self, batch: Batch, seeds: Sequence[int]) -> Batch:
         """The batch that the network meets in this update, for types that draw something anew, such as masks.
@@ -225,6 +213,11 @@ class Task:
         """Whether the head is this base's, in whose place the stochastic answer network can stand (`enable_san`)."""
         return cls.build_head is Task.build_head
 
+    @property
+    def has_answer_network(self) -> bool:
+        """Whether the head is that network, which takes premise and hypothesis apart."""
+        return self.task_def.enable_san and self.pools() and self.opt.get("answer_opt", 1) == 1
+
     def build_answer_network(self, hidden_size: int, options: AnswerOptions) -> nn.Module:
         """The head of a task with `enable_san`; the definition's `dropout_p` wins over the flags'."""
         own = self.task_def.dropout_p
@@ -241,7 +234,7 @@ class Task:
     def forward(self, network: SANBertNetwork, head: nn.Module, inputs: ModelInputs) -> Any:
         """Logits of a batch: here the head on the encoder's output, (rows, tokens, hidden) → (rows, n_class)."""
         states = network.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask)
-        return head(states, *inputs.sentences()) if isinstance(head, SANClassifier) else head(states)
+        return head(states, *inputs.sentences()) if self.has_answer_network else head(states)
 
     # loss
 
@@ -249,6 +242,14 @@ class Task:
         """The task loss, a mean over examples."""
         assert batch.labels is not None
         return criterion(logits, batch.labels)
+
+    def taught(self, logits: Any) -> Any:
+        """The logits that are held against a teacher's."""
+        return logits
+
+    def teacher(self, batch: Batch) -> Any:
+        """A teacher's logits of a batch, as `taught` has them."""
+        return batch.soft_labels
 
     def counted(self, batch: Batch) -> Tensor | None:
         """(rows, tokens): the tokens whose distributions are compared, where each has one; None: all real ones."""
@@ -277,9 +278,30 @@ class Task:
         Args:
             metrics: those to compute where the dataset has labels and `with_label` is set.
         """
-        golds = dataset.labels if with_label else None
-        found = {} if golds is None else calc_metrics(metrics, golds, predictions, scores)
-        return Evaluation(found, predictions, scores, golds, dataset.uids)
+        found = self.entries(dataset, scores, predictions)
+        golds = self.golds(dataset) if with_label and dataset.has_labels else None
+        values = {} if golds is None else self.measure(metrics, golds, found)
+        return Evaluation(values, found.predictions, found.scores, golds, found.uids)
+
+    def uids(self, dataset: SingleTaskDataset) -> Sequence[str]:
+        """The ids of a score file's entries, here one an example."""
+        return dataset.uids
+
+    def entries(self, dataset: SingleTaskDataset, scores: Values, predictions: Values) -> Entries:
+        """What a score file holds of the scores and predictions of a dataset's examples."""
+        return Entries(self.uids(dataset), predictions, scores)
+
+    def golds(self, dataset: SingleTaskDataset) -> Any:
+        """What a dataset's labels say of each entry."""
+        return dataset.labels
+
+    def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
+        """Metrics of entries by name, in percent."""
+        return calc_metrics(metrics, golds, entries.predictions, entries.scores)
+
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        """Of each entry's scores, which a score file holds without their shapes."""
+        return [(self.task_def.n_class,)] * len(predictions)
 
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """What GLUE's submission table holds for each example: the predicted class, as text where it has a name."""
@@ -355,6 +377,12 @@ def get_task(task_def: TaskDef, opt: Mapping[str, Any] | None = None) -> Task:
         TaskDefError: the task type has no class.
     """
     return task_class(task_def.task_type)(task_def, opt)
+
+
+def not_distilled(task: Task) -> str:
+    """Why a task cannot be distilled, in words."""
+    accepted = ", ".join(name for name, kind in TASK_REGISTRY.items() if kind.distils)
+    return f"{task.task_def.task_type.name} has no scores to learn from a teacher; accepted: {accepted}"
 
 
 def needs_decoder(task_defs: Sequence[TaskDef]) -> bool:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from tasks.base import Task, Values, register_task
+from tasks.base import Task, register_task
+from tasks.values import Values
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 @register_task("Classification")
 class ClassificationTask(Task):
     """One of `n_class` classes; scores are probabilities."""
+
+    distils = True
 
     @classmethod
     def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:

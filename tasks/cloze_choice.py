@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from data_utils.errors import DataError
 from data_utils.metrics import Metric
-from data_utils.prepro import Split
+from data_utils.prepro import Split, parse_list
 from data_utils.squad_metrics import squad_v1
 from data_utils.task_def import DataFormat
-from tasks.base import Evaluation, Values, register_task
-from tasks.ranking import RankingTask, ranking_metrics
-from tasks.sequence_labeling import parse_list
+from tasks.base import register_task
+from tasks.ranking import RankingTask, gold_candidates, one_at, ranking_metrics
+from tasks.values import Entries, Values
 
 if TYPE_CHECKING:
     from mt_dnn.dataset import SingleTaskDataset
@@ -39,31 +39,38 @@ class ClozeChoiceTask(RankingTask):
             raise DataError(message, split.path, number)
         return {"choice": fields["choice"], "answer": fields["answer"]}
 
-    def evaluate(
-        self,
-        dataset: SingleTaskDataset,
-        metrics: Sequence[Metric],
-        scores: Values,
-        predictions: Values,
-        with_label: bool = True,
-    ) -> Evaluation:
-        """An entry a question; EmF1 over the texts that were chosen."""
-        samples = list(dataset.samples())
-        choices, answers = (list(self._texts(dataset, samples, key)) for key in ("choice", "answer"))
-        chosen = [own[int(best.argmax())] for own, best in zip(choices, predictions, strict=True)]
-        found: dict[str, float] = {}
-        labeled = with_label and dataset.labels is not None
-        for metric in metrics if labeled else ():
-            if metric == Metric.EmF1:
-                found |= squad_v1(answers, chosen)
-            else:
-                found |= ranking_metrics([metric], self.golds(samples), scores, predictions)
-        return Evaluation(found, chosen, scores, answers if labeled else None, dataset.uids)
+    def uids(self, dataset: SingleTaskDataset) -> Sequence[str]:
+        """One a question."""
+        return dataset.uids
 
-    def _texts(self, dataset: SingleTaskDataset, samples: Sequence[Mapping[str, Any]], key: str) -> Iterator[list[str]]:
+    def entries(self, dataset: SingleTaskDataset, scores: Values, predictions: Values) -> Entries:
+        """The texts that were chosen."""
+        choices = self._texts(dataset, "choice")
+        chosen = [own[int(best.argmax())] for own, best in zip(choices, predictions, strict=True)]
+        return Entries(dataset.uids, chosen, scores)
+
+    def golds(self, dataset: SingleTaskDataset) -> Any:
+        """Of each question the texts that are right, and 1 at the choices that are, 0 elsewhere, (choices,)."""
+        return list(zip(self._texts(dataset, "answer"), map(gold_candidates, dataset.samples()), strict=True))
+
+    def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
+        """EmF1 over the texts that were chosen."""
+        found: dict[str, float] = {}
+        for metric in metrics:
+            if metric == Metric.EmF1:
+                found |= squad_v1([texts for texts, _ in golds], list(entries.predictions))
+            else:
+                best = [one_at(int(own.argmax()), len(own)) for own in entries.scores]
+                found |= ranking_metrics([metric], [right for _, right in golds], entries.scores, best)
+        return found
+
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [(len(right),) for _, right in golds]
+
+    def _texts(self, dataset: SingleTaskDataset, key: str) -> Iterator[list[str]]:
         """A token file's lists, which are literals in a text."""
         split = Split(dataset.path, self, is_train=False)
-        for number, sample in enumerate(samples, start=1):
+        for number, sample in enumerate(dataset.samples(), start=1):
             texts = parse_list(split, number, key, str(sample.get(key)))
             if key == "choice" and len(texts) != len(sample["token_id"]):
                 message = f"choice must be a list of as many texts as token_id has sequences, found {len(texts)}"

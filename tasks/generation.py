@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from data_utils.errors import DataError, UserError
 from data_utils.metrics import Metric, calc_metrics
-from data_utils.prepro import Line, Split, Tokenization
+from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.squad_metrics import squad_v1, squad_v2
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion
-from tasks.base import Evaluation, ModelInputs, Task, Values, register_task
-from tasks.sequence_labeling import parse_list
+from tasks.base import Task, register_task
+from tasks.values import Entries, ModelInputs, Values
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 NO_TOKEN = -1  # the label where a shorter text has ended
 NO_ANSWER = "no answer"  # what is written where a question has none
-METRICS = (Metric.ACC, Metric.EmF1, Metric.EmF12)
+OF_NUMBERS = (Metric.F1, Metric.F1MAC, Metric.F1MIC, Metric.MCC, Metric.Pearson, Metric.Spearman)
+METRICS = (Metric.ACC, Metric.EmF1, Metric.EmF12, *OF_NUMBERS)
+NO_NUMBER = -1.0  # what a text that is no number counts as
 
 
 @register_task("SeqenceGeneration")
@@ -44,6 +46,7 @@ class SequenceGenerationTask(Task):
         DataFormat.CLUE_GEN,
     )
     many_labels = True
+    pads = False
     generates = True
     view = TaskType.SeqenceGeneration
 
@@ -55,12 +58,6 @@ class SequenceGenerationTask(Task):
         return [f"key 'metric_meta': found {found}, accepted: {accepted}"] if wrong else []
 
     # text
-
-    def check_text(self, where: str, do_padding: bool) -> None:
-        super().check_text(where, do_padding)
-        if do_padding:
-            kind = self.task_def.task_type.name
-            raise UserError(f"{where}: --do_padding has no use for {kind}; leave it out, train.py's pads batches")
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         start = text.tokenizer.pad_token_id  # T5 starts with it; `y_input_ids` takes what the model starts with
@@ -192,27 +189,26 @@ class SequenceGenerationTask(Task):
         """A question's text for no answer is none."""
         return "" if self.task_def.data_type == DataFormat.CLUE_GEN and text == NO_ANSWER else text
 
-    def evaluate(
-        self,
-        dataset: SingleTaskDataset,
-        metrics: Sequence[Metric],
-        scores: Values,
-        predictions: Values,
-        with_label: bool = True,
-    ) -> Evaluation:
-        """Metrics of texts: ACC, the same text; EmF1 and EmF12, as SQuAD compares answers."""
-        if not with_label or dataset.labels is None:
-            return Evaluation({}, predictions, scores, None, dataset.uids)
-        golds = [self._reference(sample) for sample in dataset.samples()]
+    def golds(self, dataset: SingleTaskDataset) -> Any:
+        return [self._reference(sample) for sample in dataset.samples()]
+
+    def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
+        """Metrics of texts: ACC, the same text; EmF1 and EmF12, as SQuAD compares answers; others of their numbers."""
+        predictions = list(entries.predictions)
         found: dict[str, float] = {}
         for metric in metrics:
             if metric == Metric.EmF1:
-                found |= squad_v1([[gold] for gold in golds], list(predictions))
+                found |= squad_v1([[gold] for gold in golds], predictions)
             elif metric == Metric.EmF12:
-                found |= squad_v2([[gold] if gold else [] for gold in golds], list(predictions))
+                found |= squad_v2([[gold] if gold else [] for gold in golds], predictions)
+            elif metric in OF_NUMBERS:
+                found |= metrics_of_numbers(metric, golds, predictions)
             else:
-                found |= calc_metrics([metric], golds, list(predictions), scores)
-        return Evaluation(found, predictions, scores, golds, dataset.uids)
+                found |= calc_metrics([metric], golds, predictions, entries.scores)
+        return found
+
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [()] * len(predictions)
 
     def _reference(self, sample: Mapping[str, Any]) -> str:
         """The text that a line of a token file has as `answer`; a list of texts, in MT-DNN's files, begins with it."""
@@ -228,6 +224,37 @@ class SequenceGenerationTask(Task):
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """The texts."""
         return list(predictions)
+
+
+def metrics_of_numbers(metric: Metric, golds: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
+    """A metric of classes or of a regression where texts are numbers, such as GLUE's labels as text.
+
+    A text that is no number counts as -1; F1, which knows the classes 0 and 1 alone, takes it and any other number for
+    the wrong class.
+
+    Raises:
+        UserError: a reference is no number.
+    """
+    right, found = ([_number(text) for text in texts] for texts in (golds, predictions))
+    if None in right:
+        shown = golds[right.index(None)]
+        raise UserError(f"metric {metric.name} is of numbers; found the reference {shown!r}; accepted: {_OF_TEXTS}")
+    values = np.array([NO_NUMBER if number is None else number for number in found])
+    gold = np.array(right, dtype=np.float64)
+    if metric == Metric.F1:
+        values = np.where(np.isin(values, (0, 1)), values, 1 - gold)
+    return calc_metrics([metric], gold, values, values)
+
+
+_OF_TEXTS = ", ".join(metric.name for metric in METRICS if metric not in OF_NUMBERS)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
 
 
 @register_task("SeqenceGenerationMRC")

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_utils.errors import FlagError, UserError
+from data_utils.errors import FlagError
 from data_utils.masking import Masker
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
@@ -22,7 +22,8 @@ from module.encoder import load_masked_lm
 from module.mlm_head import MaskLmHead
 from module.noise import example_seeds
 from mt_dnn.loss import LossCriterion
-from tasks.base import Evaluation, ModelInputs, Task, Values, register_task
+from tasks.base import Task, register_task
+from tasks.values import Entries, ModelInputs, Values
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
@@ -48,6 +49,7 @@ class MaskLMTask(Task):
     default_loss = LossCriterion.MlmCriterion
     data_formats = (DataFormat.MLM,)
     own_labels = True
+    pads = False
     uses_word_table = True
     view = TaskType.MaskLM
 
@@ -58,11 +60,6 @@ class MaskLMTask(Task):
         return [f"key 'metric_meta': found {found}, accepted: [ACC] for MaskLM"] if wrong else []
 
     # text
-
-    def check_text(self, where: str, do_padding: bool) -> None:
-        super().check_text(where, do_padding)
-        if do_padding:
-            raise UserError(f"{where}: --do_padding has no use for MaskLM; leave it out, train.py's pads batches")
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         """Documents → sequences of as many whole sentences as fit; `uid`: the document's number and the sequence's."""
@@ -175,21 +172,15 @@ class MaskLMTask(Task):
         )
         return scores_of, predictions_of
 
-    def evaluate(
-        self,
-        dataset: SingleTaskDataset,
-        metrics: Sequence[Metric],
-        scores: Values,
-        predictions: Values,
-        with_label: bool = True,
-    ) -> Evaluation:
+    def golds(self, dataset: SingleTaskDataset) -> Any:
+        return [self._told(dataset, index) for index in range(len(dataset))]
+
+    def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
         """Over all masked tokens: the metrics, and `perplexity`, the exponential of the mean loss (no percentage)."""
-        golds = [self._told(dataset, index) for index in range(len(dataset))] if with_label else None
-        found = {}
-        if golds is not None:
-            found = calc_metrics(metrics, *(np.concatenate(list(values)) for values in (golds, predictions, scores)))
-            found["perplexity"] = math.exp(min(-float(np.concatenate(list(scores)).mean()), 700.0))
-        return Evaluation(found, predictions, scores, golds, dataset.uids)
+        values = (golds, entries.predictions, entries.scores)
+        found = calc_metrics(metrics, *(np.concatenate(list(own)) for own in values))
+        mean = float(np.concatenate(list(entries.scores)).mean())
+        return {**found, "perplexity": math.exp(min(-mean, 700.0))}
 
     def _told(self, dataset: SingleTaskDataset, index: int) -> np.ndarray:
         """The tokens of a sequence that `infer` masked."""

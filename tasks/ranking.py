@@ -15,7 +15,8 @@ from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion, grouped
-from tasks.base import Evaluation, Task, Values, class_index, register_task
+from tasks.base import Task, class_index, register_task
+from tasks.values import Entries, Values
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
@@ -35,6 +36,7 @@ class RankingTask(Task):
     default_loss = LossCriterion.RankCeCriterion
     data_formats = (DataFormat.PremiseAndMultiHypothesis,)
     many_rows = True
+    distils = True
     view = TaskType.Ranking
 
     @classmethod
@@ -102,35 +104,34 @@ class RankingTask(Task):
         """Of each group probabilities (candidates,), and 1 at the best of them, 0 elsewhere."""
         parts = logits.float().flatten().split(list(batch.groups))
         scores = [part.softmax(-1).cpu().numpy() for part in parts]
-        return scores, [_one_at(own.argmax(), len(own)) for own in scores]
+        return scores, [one_at(own.argmax(), len(own)) for own in scores]
 
-    def evaluate(
-        self,
-        dataset: SingleTaskDataset,
-        metrics: Sequence[Metric],
-        scores: Values,
-        predictions: Values,
-        with_label: bool = True,
-    ) -> Evaluation:
-        """An entry a candidate; ACC over groups, other metrics over candidates."""
-        samples = list(dataset.samples())
-        golds = self.golds(samples) if with_label and dataset.labels is not None else None
-        uids = [uid for number, sample in enumerate(samples, 1) for uid in _candidate_ids(sample, dataset, number)]
-        flat_scores, flat_predictions = np.concatenate(scores), np.concatenate(predictions)
-        found = {}
-        if golds is not None:
-            found = ranking_metrics(metrics, golds, scores, predictions)
-        flat_golds = None if golds is None else np.concatenate(golds)
-        return Evaluation(found, flat_predictions, flat_scores, flat_golds, uids)
+    def uids(self, dataset: SingleTaskDataset) -> Sequence[str]:
+        """One a candidate."""
+        samples = enumerate(dataset.samples(), start=1)
+        return [uid for number, sample in samples for uid in _candidate_ids(sample, dataset, number)]
 
-    @staticmethod
-    def golds(samples: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
-        """Of each example of a token file 1 at the most relevant candidates, 0 elsewhere, (candidates,)."""
-        golds = []
-        for sample in samples:
-            relevances = np.asarray(sample.get("olabel") or _one_at(sample["label"], len(sample["token_id"])))
-            golds.append((relevances == relevances.max()).astype(np.int64))
-        return golds
+    def entries(self, dataset: SingleTaskDataset, scores: Values, predictions: Values) -> Entries:
+        return Entries(self.uids(dataset), np.concatenate(predictions), np.concatenate(scores))
+
+    def golds(self, dataset: SingleTaskDataset) -> Any:
+        """One a candidate, group by group: 1 at the most relevant ones, 0 elsewhere, (candidates,)."""
+        return list(map(gold_candidates, dataset.samples()))
+
+    def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
+        """ACC over groups, other metrics over candidates."""
+        bounds = np.cumsum([len(own) for own in golds])[:-1]
+        groups = [np.split(np.asarray(values), bounds) for values in (entries.scores, entries.predictions)]
+        return ranking_metrics(metrics, golds, *groups)
+
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [()] * len(predictions)
+
+
+def gold_candidates(sample: Mapping[str, Any]) -> np.ndarray:
+    """Of a token file's example 1 at the most relevant candidates, 0 elsewhere, (candidates,)."""
+    relevances = np.asarray(sample.get("olabel") or one_at(sample["label"], len(sample["token_id"])))
+    return (relevances == relevances.max()).astype(np.int64)
 
 
 def ranking_metrics(
@@ -160,7 +161,7 @@ def _number(text: str) -> float:
         return math.nan
 
 
-def _one_at(place: int, count: int) -> np.ndarray:
+def one_at(place: int, count: int) -> np.ndarray:
     return (np.arange(count) == place).astype(np.int64)
 
 

@@ -13,7 +13,8 @@ from data_utils.errors import DataError
 from data_utils.prepro import Split
 from data_utils.task_def import TaskType
 from mt_dnn.loss import LossCriterion
-from tasks.base import Task, Values, register_task
+from tasks.base import Task, register_task
+from tasks.values import Values
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
@@ -26,8 +27,10 @@ class RegressionTask(Task):
     """One output; it is the score, and the predictions of a score file are all 0, as MT-DNN's are."""
 
     default_loss = LossCriterion.MseCriterion
+    losses = (LossCriterion.MseCriterion,)
     default_adv_loss = LossCriterion.MseCriterion
     label_type = np.float32
+    distils = True
     view = TaskType.Regression
 
     @classmethod
@@ -51,6 +54,12 @@ class RegressionTask(Task):
 
     def accepts_label(self, label: Any, lengths: Sequence[int]) -> bool:
         return type(label) in (int, float) and abs(label) <= LARGEST_LABEL  # false for NaN too
+
+    def soft_label(self, scores: np.ndarray) -> np.ndarray:
+        return scores
+
+    def taught_label(self, scores: np.ndarray) -> float:
+        return float(scores[0])
 
     def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
         scores = logits.float().cpu().numpy()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +11,15 @@ from torch import Tensor, nn
 
 from data_utils.errors import DataError, UserError
 from data_utils.metrics import ENTITY_METRICS, Metric, calc_metrics
-from data_utils.prepro import Line, Split, Tokenization
+from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.task_def import DataFormat, TaskType
 from module.token_head import TokenHead
 from mt_dnn.loss import LossCriterion
-from tasks.base import Evaluation, Task, Values, class_index, register_task
+from tasks.base import Task, class_index, register_task
+from tasks.values import Entries, Values
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
-    from mt_dnn.dataset import SingleTaskDataset
     from mt_dnn.loss import Criterion
 
 LATER_PIECE, FIRST, LAST = "X", "CLS", "SEP"  # labels of a word's later pieces, and of the two special tokens
@@ -36,6 +34,8 @@ class SequenceLabelingTask(Task):
     default_loss = LossCriterion.SeqCeCriterion
     data_formats = (DataFormat.Seqence,)
     many_labels = True
+    pads = False
+    distils = True
     view = TaskType.SeqenceLabeling
 
     @classmethod
@@ -45,14 +45,12 @@ class SequenceLabelingTask(Task):
             return [f"key 'labels': found {len(labels)} labels, accepted: at most n_class ({n_class})"]
         return []
 
-    def check_text(self, where: str, do_padding: bool) -> None:
-        super().check_text(where, do_padding)
+    def check_text(self, where: str) -> None:
+        super().check_text(where)
         labels = self.task_def.label_vocab
         missing = [label for label in (LATER_PIECE, FIRST, LAST) if labels is None or label not in labels]
         if missing:
             raise UserError(f"{where}: labels lack {', '.join(missing)}; a SeqenceLabeling task needs X, CLS and SEP")
-        if do_padding:
-            raise UserError(f"{where}: --do_padding has no use for SeqenceLabeling; leave it out")
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         labels, tokenizer = self.task_def.label_vocab, text.tokenizer
@@ -82,6 +80,21 @@ class SequenceLabelingTask(Task):
             return False
         return all(type(index) is int and 0 <= index < self.task_def.n_class for index in label)
 
+    def soft_count(self, lengths: Sequence[int]) -> int:
+        """Of each token `n_class`."""
+        return self.task_def.n_class * lengths[0]
+
+    def taught_label(self, scores: np.ndarray) -> list[int]:
+        return scores.reshape(-1, self.task_def.n_class).argmax(-1).tolist()
+
+    def collate_soft_labels(self, soft: Sequence[np.ndarray], width: int) -> Tensor:
+        """(examples, width, n_class); padding has 0."""
+        padded = torch.zeros(len(soft), width, self.task_def.n_class)
+        for row, own in enumerate(soft):
+            by_token = torch.from_numpy(own.copy()).view(-1, self.task_def.n_class)
+            padded[row, : len(by_token)] = by_token
+        return padded
+
     def collate_labels(self, labels: Sequence[Any], width: int) -> Tensor:
         """(examples, width); padding has -1."""
         padded = np.full((len(labels), width), NOT_COUNTED, dtype=np.int64)
@@ -106,34 +119,28 @@ class SequenceLabelingTask(Task):
         kept = [row[:length] for row, length in zip(scores, lengths, strict=True)]
         return kept, [row.argmax(-1) for row in kept]
 
-    def evaluate(
-        self,
-        dataset: SingleTaskDataset,
-        metrics: Sequence[Metric],
-        scores: Values,
-        predictions: Values,
-        with_label: bool = True,
-    ) -> Evaluation:
-        """Metrics over words, or over the entities in them: pieces labelled X and the special tokens do not count.
+    def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
+        """Over words, or over the entities in them: pieces labelled X and the special tokens do not count.
 
         Raises:
             UserError: a metric over entities, of labels without names.
         """
-        golds = dataset.labels if with_label else None
         found: dict[str, float] = {}
-        if golds is not None:
-            counted = [self._is_word(np.asarray(own)) for own in golds]
-            parts = [
-                [own[words] for own, words in zip(values, counted, strict=True)]
-                for values in (golds, predictions, scores)
-            ]
-            for metric in metrics:
-                if metric in ENTITY_METRICS:
-                    tags = [[self._tags(metric, sentence) for sentence in sentences] for sentences in parts[:2]]
-                    found[metric.name] = ENTITY_METRICS[metric](*tags)
-                else:
-                    found |= calc_metrics([metric], *map(np.concatenate, parts))
-        return Evaluation(found, predictions, scores, golds, dataset.uids)
+        counted = [self._is_word(np.asarray(own)) for own in golds]
+        parts = [
+            [own[words] for own, words in zip(values, counted, strict=True)]
+            for values in (golds, entries.predictions, entries.scores)
+        ]
+        for metric in metrics:
+            if metric in ENTITY_METRICS:
+                tags = [[self._tags(metric, sentence) for sentence in sentences] for sentences in parts[:2]]
+                found[metric.name] = ENTITY_METRICS[metric](*tags)
+            else:
+                found |= calc_metrics([metric], *map(np.concatenate, parts))
+        return found
+
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [(len(own), self.task_def.n_class) for own in predictions]
 
     def _tags(self, metric: Metric, labels: np.ndarray) -> list[str]:
         """A sentence's labels by name; a word taken for a later piece or a special token is in no entity."""
@@ -149,20 +156,3 @@ class SequenceLabelingTask(Task):
             return np.ones(len(labels), bool)
         special = [vocabulary[name] for name in (LATER_PIECE, FIRST, LAST) if name in vocabulary]
         return ~np.isin(labels, special)
-
-
-def parse_list(split: Split, number: int, column: str, text: str, kind: type[Any] = str) -> list[Any]:
-    """A list of texts (or of another kind) written in JSON's or Python's way, read as data.
-
-    Raises:
-        DataError: it is none; names file and line.
-    """
-    for parse in (json.loads, ast.literal_eval):  # JSON first: Python reads its escapes of rarer characters otherwise
-        try:
-            parsed = parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(parsed, list) and all(type(item) is kind for item in parsed):
-            return parsed
-    accepted = "texts such as ['a', 'b']" if kind is str else "whole numbers such as [3, 14]"
-    raise DataError(f"{column}: found {text[:60]!r}; accepted: a list of {accepted}", split.path, number)

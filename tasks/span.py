@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from data_utils.errors import DataError, FlagError, UserError
 from data_utils.metrics import Metric
-from data_utils.prepro import Line, Split, Tokenization, TokenizerSpec
+from data_utils.prepro import Line, Split, Tokenization, TokenizerSpec, parse_list
 from data_utils.spans import Offsets, Span, best_spans, text_of, tokens_of
 from data_utils.squad_metrics import squad_v1, squad_v2
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion
-from tasks.base import Evaluation, ModelInputs, Task, Values, register_task
-from tasks.sequence_labeling import parse_list
+from tasks.base import Task, register_task
+from tasks.values import Entries, ModelInputs, Values
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
@@ -36,16 +36,15 @@ class Answers(NamedTuple):
     starts: list[int]
 
 
-class Chosen(NamedTuple):
-    """Of each question the prediction.
+@dataclass(frozen=True)
+class Chosen(Entries):
+    """Of each question the prediction, a text that is empty for no answer; scores are (questions, columns).
 
-    predictions: texts, empty for no answer; scores: (questions, columns), as a score file holds them; texts: what the
-    answer would be if there was one; null_scores: what the threshold is applied to, none where all have an answer.
+    texts: what the answer would be if there was one; null_scores: what the threshold is applied to, none where all
+    have an answer.
     """
 
-    predictions: list[str]
-    scores: np.ndarray
-    texts: list[str]
+    texts: Sequence[str] = ()
     null_scores: Sequence[float] | np.ndarray = ()
 
 
@@ -71,13 +70,11 @@ class Question:
 
     Attributes:
         context: the text.
-        golds: the right answers, where the file has them.
         spans: the best of each window.
         null_score: of having no answer: the lowest of the windows, for one with an answer is enough.
     """
 
     context: str
-    golds: Sequence[str]
     spans: list[Span] = field(default_factory=list)
     null_score: float = np.inf
 
@@ -94,8 +91,12 @@ class SpanClassificationTask(Task):
     """A start and an end, each one of the tokens; every question has an answer (SQuAD 1.1)."""
 
     default_loss = LossCriterion.SpanCeCriterion
+    losses = (LossCriterion.SpanCeCriterion,)
     data_formats = (DataFormat.CLUE_SPAN,)
     many_labels = True
+    pads = False
+    in_windows = True
+    distils = True
     view = TaskType.SpanClassification
     outputs: tuple[int, ...] = (2,)
     metrics: tuple[Metric, ...] = (Metric.EmF1, Metric.EmF12)
@@ -114,11 +115,6 @@ class SpanClassificationTask(Task):
             if metric in Metric.__members__ and metric not in known:
                 found.append(f"key 'metric_meta': found {metric}, accepted: {', '.join(known)} for this task_type")
         return found
-
-    def check_text(self, where: str, do_padding: bool) -> None:
-        super().check_text(where, do_padding)
-        if do_padding:
-            raise UserError(f"{where}: --do_padding is not there for spans; leave it out, train.py pads batches")
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         for window in read_windows(split, lines, text):
@@ -148,6 +144,30 @@ class SpanClassificationTask(Task):
         """(examples, 2): first and last token."""
         return torch.from_numpy(np.stack(labels))
 
+    def soft_count(self, lengths: Sequence[int]) -> int:
+        """A start and an end a token."""
+        return 2 * lengths[0]
+
+    def soft_label(self, scores: np.ndarray) -> np.ndarray:
+        """The logits that they are."""
+        return scores
+
+    def taught_label(self, scores: np.ndarray) -> list[int]:
+        """The likeliest span; one that begins at the token for no answer ends there."""
+        start, end = scores.reshape(2, -1)
+        joint = np.triu(start[:, None] + end[None, :])
+        allowed = np.triu(np.ones(joint.shape, bool))
+        allowed[NULL_ANSWER, NULL_ANSWER + 1 :] = False
+        first, last = np.unravel_index(np.where(allowed, joint, -np.inf).argmax(), joint.shape)
+        return self._label([int(first), int(last)], inside=bool(first != NULL_ANSWER))
+
+    def collate_soft_labels(self, soft: Sequence[np.ndarray], width: int) -> Tensor:
+        """(examples, 2, width), start and end; padding has 0."""
+        padded = torch.zeros(len(soft), 2, width)
+        for row, own in enumerate(soft):
+            padded[row, :, : len(own) // 2] = torch.from_numpy(own.copy()).view(2, -1)
+        return padded
+
     def build_head(self, hidden_size: int, dropout_p: float) -> nn.Module:
         """A projection of each token; its keys in a checkpoint are MT-DNN's, `1.*`, or with no dropout without `1.`."""
         own = self.task_def.dropout_p
@@ -164,44 +184,57 @@ class SpanClassificationTask(Task):
             ends = ends.masked_fill(padding, torch.finfo(ends.dtype).min)
         return *ends.unbind(-1), *logits[:, 0, 2:].unbind(-1)
 
-    def predict(self, logits: Sequence[Tensor], batch: Batch) -> tuple[Values, Values]:
-        """Of each window the logits (2, tokens) of start and end without padding, and the best token for each, (2,).
+    def taught(self, logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits of start and end, (rows, tokens) each.
 
         Where the head has a third output, the log-odds of an answer, they are taken from what says that there is none.
         """
-        ends = torch.stack(tuple(logits[:2]), 1).float()
-        for log_odds in logits[2:]:
-            ends[:, 0, NULL_ANSWER] -= log_odds.float()
-        scores = ends.cpu().numpy()
+        start, end, *further = (part.float() for part in logits)
+        for log_odds in further:
+            start = torch.cat([start[:, :1] - log_odds.unsqueeze(1), start[:, 1:]], 1)
+        return start, end
+
+    def teacher(self, batch: Batch) -> tuple[Tensor, ...]:
+        assert batch.soft_labels is not None
+        return batch.soft_labels.unbind(1)
+
+    def predict(self, logits: Sequence[Tensor], batch: Batch) -> tuple[Values, Values]:
+        """Of each window the logits (2, tokens) of `taught` without padding, and the best token for each, (2,)."""
+        scores = torch.stack(self.taught(logits), 1).cpu().numpy()
         lengths = batch.attention_mask.sum(1).tolist()
         kept = [row[:, :length] for row, length in zip(scores, lengths, strict=True)]
         return kept, [row.argmax(-1) for row in kept]
 
-    def evaluate(
-        self,
-        dataset: SingleTaskDataset,
-        metrics: Sequence[Metric],
-        scores: Values,
-        predictions: Values,
-        with_label: bool = True,
-    ) -> Evaluation:
+    def uids(self, dataset: SingleTaskDataset) -> Sequence[str]:
+        """One a question."""
+        return list(dict.fromkeys(dataset.uids))
+
+    def entries(self, dataset: SingleTaskDataset, scores: Values, predictions: Values) -> Chosen:
         """One answer a question, out of all its windows."""
+        return self._choose(self._questions(dataset, scores))
+
+    def golds(self, dataset: SingleTaskDataset) -> Any:
+        """The right answers of each question."""
+        found: dict[str, list[str]] = {}
+        for sample in dataset.samples():
+            found.setdefault(str(sample["uid"]), right_answers(sample))
+        return list(found.values())
+
+    def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
+        """As SQuAD's evaluation has them; the best thresholds need what the answers would be if there were any."""
         refused = [metric.name for metric in metrics if metric not in self.metrics]
         if refused:
             accepted = ", ".join(metric.name for metric in self.metrics)
             raise UserError(f"metric {refused[0]} is not one of {self.task_def.task_type.name}'s; accepted: {accepted}")
-        questions = self._questions(dataset, scores)
-        chosen = self._choose(list(questions.values()))
-        golds = None
         found: dict[str, float] = {}
-        if with_label and dataset.labels is not None:
-            golds = [question.golds for question in questions.values()]
-            for metric in metrics:
-                if metric == Metric.EmF1:
-                    found |= squad_v1(golds, chosen.predictions)
-                else:
-                    found |= squad_v2(golds, chosen.predictions, chosen.texts, chosen.null_scores)
-        return Evaluation(found, chosen.predictions, chosen.scores, golds, list(questions))
+        withheld = (entries.texts, entries.null_scores) if isinstance(entries, Chosen) else ()
+        predictions = list(entries.predictions)
+        for metric in metrics:
+            found |= squad_v1(golds, predictions) if metric == Metric.EmF1 else squad_v2(golds, predictions, *withheld)
+        return found
+
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [(1,)] * len(predictions)
 
     def _questions(self, dataset: SingleTaskDataset, scores: Values) -> dict[str, Question]:
         """By id, in the order of the file."""
@@ -211,8 +244,7 @@ class SpanClassificationTask(Task):
             uid, context, offsets = str(sample["uid"]), sample.get("context"), sample.get("offset_mapping")
             if not isinstance(context, str) or not isinstance(offsets, list) or len(offsets) < len(start):
                 raise DataError(f"{uid}: found no context or no offset_mapping of its tokens", dataset.path)
-            golds = (sample.get("answer") or {}).get("text", [])
-            question = questions.setdefault(uid, Question(context, golds))
+            question = questions.setdefault(uid, Question(context))
             if question.context != context:
                 raise DataError(f"{uid}: two questions have this uid; accepted: one", dataset.path)
             null = int(sample.get("null_ans_index", NULL_ANSWER))
@@ -226,11 +258,11 @@ class SpanClassificationTask(Task):
                 raise DataError(f"{uid}: no token of the context has a finite score", dataset.path)
         return questions
 
-    def _choose(self, questions: Sequence[Question]) -> Chosen:
+    def _choose(self, questions: Mapping[str, Question]) -> Chosen:
         """The best answer of each; the only column is its score."""
-        best = [question.best() for question in questions]
+        best = [question.best() for question in questions.values()]
         texts = [text for text, _ in best]
-        return Chosen(texts, np.array([[score] for _, score in best]), texts)
+        return Chosen(list(questions), texts, np.array([[score] for _, score in best]), texts)
 
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         return list(predictions)
@@ -263,14 +295,22 @@ class SpanClassificationYNTask(SpanClassificationTask):
             return False
         return label[2] in (0, 1) and _is_span(label[:2], lengths[0])
 
-    def _choose(self, questions: Sequence[Question]) -> Chosen:
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [(2,)] * len(predictions)
+
+    def _choose(self, questions: Mapping[str, Question]) -> Chosen:
         """No answer where its score exceeds the best answer's by more than the threshold; columns: both scores."""
         answered = super()._choose(questions)
-        scores = np.hstack([answered.scores, [[question.null_score] for question in questions]])
+        scores = np.hstack([answered.scores, [[question.null_score] for question in questions.values()]])
         null_scores = scores[:, 1] - scores[:, 0]
         is_none = null_scores > float(self.opt.get("null_score_diff_threshold", 0.0))
         predictions = ["" if none else text for none, text in zip(is_none, answered.texts, strict=True)]
-        return Chosen(predictions, scores, answered.texts, null_scores)
+        return Chosen(answered.uids, predictions, scores, answered.texts, null_scores)
+
+
+def right_answers(sample: Mapping[str, Any]) -> list[str]:
+    """Of a token file's example; none where the question has no answer, or the file does not tell."""
+    return list((sample.get("answer") or {}).get("text", []))
 
 
 def read_windows(split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[Window]:

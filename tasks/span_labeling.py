@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from data_utils.errors import DataError, UserError
+from data_utils.errors import DataError
 from data_utils.metrics import Metric
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.spans import Span, text_of
 from data_utils.task_def import DataFormat
-from tasks.base import Evaluation, Task, Values, register_task
+from tasks.base import Task, register_task
 from tasks.sequence_labeling import SequenceLabelingTask
 from tasks.span import read_windows
+from tasks.values import Entries, Values
 
 if TYPE_CHECKING:
     from mt_dnn.dataset import SingleTaskDataset
@@ -27,13 +28,12 @@ OUTSIDE, BEGINS, GOES_ON = range(3)  # labels of a token
 class Token(NamedTuple):
     """A token of a text in the window that shows most around it.
 
-    around: tokens on its shorter side there; offset: its characters; scores: probabilities (3,); label: or None.
+    around: tokens on its shorter side there; offset: its characters; scores: probabilities (3,).
     """
 
     around: int
     offset: tuple[int, int]
     scores: np.ndarray
-    label: int | None
 
 
 @dataclass
@@ -46,12 +46,8 @@ class Text:
     def in_order(self) -> list[Token]:
         return [self.tokens[number] for number in sorted(self.tokens)]
 
-
-class WholeTexts(NamedTuple):
-    """A dataset's labels and ids, question by question, where its examples are windows."""
-
-    labels: Sequence[np.ndarray] | None
-    uids: Sequence[str]
+    def offsets(self) -> list[tuple[int, int]]:
+        return [token.offset for token in self.in_order()]
 
 
 @register_task("SpanSeqenceLabeling")
@@ -62,6 +58,7 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
     """
 
     data_formats = (DataFormat.CLUE_SPAN,)
+    in_windows = True
 
     @classmethod
     def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
@@ -75,10 +72,8 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
             )
         return found
 
-    def check_text(self, where: str, do_padding: bool) -> None:
-        Task.check_text(self, where, do_padding)
-        if do_padding:
-            raise UserError(f"{where}: --do_padding is not there for spans; leave it out, train.py pads batches")
+    def check_text(self, where: str) -> None:
+        Task.check_text(self, where)
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         """Of answers that overlap the first counts."""
@@ -96,38 +91,41 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
                 example |= {"answer": answer, "label": by_token}
             yield example
 
-    def evaluate(
-        self,
-        dataset: SingleTaskDataset,
-        metrics: Sequence[Metric],
-        scores: Values,
-        predictions: Values,
-        with_label: bool = True,
-    ) -> Evaluation:
-        """Metrics over the tokens of whole texts; predictions are lists of answers, as they stand in the text."""
-        texts = self._texts(dataset, scores, with_label and dataset.labels is not None)
-        ordered = [text.in_order() for text in texts.values()]
-        by_token = [np.stack([token.scores for token in tokens]) for tokens in ordered]
-        labels = [own.argmax(-1) for own in by_token]
-        golds = None
-        if with_label and dataset.labels is not None:
-            golds = [np.array([token.label for token in tokens]) for tokens in ordered]
-        whole: Any = WholeTexts(golds, list(texts))
-        found = super().evaluate(whole, metrics, by_token, labels, with_label)
+    def uids(self, dataset: SingleTaskDataset) -> Sequence[str]:
+        """One a question."""
+        return list(dict.fromkeys(dataset.uids))
+
+    def entries(self, dataset: SingleTaskDataset, scores: Values, predictions: Values) -> Entries:
+        """Of each question a list of answers, as they stand in the text, and the scores of its text's tokens."""
+        texts = self._texts(dataset, scores)
+        by_token = [np.stack([token.scores for token in text.in_order()]) for text in texts.values()]
         answers = [
-            [text_of(text.context, span) for span in spans_of(own, [token.offset for token in tokens])]
-            for text, tokens, own in zip(texts.values(), ordered, labels, strict=True)
+            [text_of(text.context, span) for span in spans_of(own.argmax(-1), text.offsets())]
+            for text, own in zip(texts.values(), by_token, strict=True)
         ]
-        return found._replace(predictions=answers)
+        return Entries(list(texts), answers, by_token)
+
+    def golds(self, dataset: SingleTaskDataset) -> Any:
+        """Of each question the labels of its text's tokens."""
+        one_hot = [np.eye(self.task_def.n_class)[labels] for labels in dataset.labels]
+        return [own.argmax(-1) for own in self.entries(dataset, one_hot, ()).scores]
+
+    def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
+        """Over the tokens of whole texts."""
+        labels = [own.argmax(-1) for own in entries.scores]
+        return super().measure(metrics, golds, replace(entries, predictions=labels))
+
+    def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        return [(len(own), self.task_def.n_class) for own in golds]
 
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """Of each question the list, as JSON."""
         return [json.dumps(own, ensure_ascii=False) for own in predictions]
 
-    def _texts(self, dataset: SingleTaskDataset, scores: Values, labeled: bool) -> dict[str, Text]:
+    def _texts(self, dataset: SingleTaskDataset, scores: Values) -> dict[str, Text]:
         """By id, in the order of the file."""
         texts: dict[str, Text] = {}
-        for index, (sample, own) in enumerate(zip(dataset.samples(), scores, strict=True)):
+        for sample, own in zip(dataset.samples(), scores, strict=True):
             uid, context, start = str(sample["uid"]), sample.get("context"), sample.get("window_start")
             offsets = sample.get("offset_mapping")
             if not isinstance(context, str) or not isinstance(offsets, list) or type(start) is not int:
@@ -137,8 +135,7 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
                 raise DataError(f"{uid}: two questions have this uid; accepted: one", dataset.path)
             places = [place for place, offset in enumerate(offsets[: len(own)]) if offset is not None]
             for token, place in enumerate(places):
-                label = int(dataset.labels[index][place]) if labeled else None
-                seen = Token(min(token, len(places) - 1 - token), offsets[place], own[place], label)
+                seen = Token(min(token, len(places) - 1 - token), offsets[place], own[place])
                 best = text.tokens.get(start + token)
                 if best is None or seen.around > best.around:
                     text.tokens[start + token] = seen

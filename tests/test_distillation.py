@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from data_utils.readers import read_score_file, read_token_json, write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Batch
 from mt_dnn.build import build_network, build_objective
-from mt_dnn.loss import KlCriterion, LossCriterion, RankCeCriterion
+from mt_dnn.loss import KlCriterion, LossCriterion, RankCeCriterion, SeqCeCriterion, SpanCeCriterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.objective import TrainingObjective
 from mt_dnn.run_data import RunData
@@ -106,6 +107,65 @@ def test_of_ranking_candidates_are_compared_within_their_group(tmp_path: Path, e
     torch.testing.assert_close(found.loss, gold + distilled)
 
 
+SPANS = "toy: {data_format: CLUE_SPAN, task_type: KIND, n_class: COUNT, metric_meta: [EmF12]}"
+LABELS = "toy: {data_format: Seqence, task_type: SeqenceLabeling, n_class: 3, metric_meta: [ACC]}"
+
+
+def over_tokens(tmp_path: Path, definition: str) -> SANBertNetwork:
+    (tmp_path / "tasks.yml").write_text(definition)
+    torch.manual_seed(0)
+    task_def = TaskDefs(tmp_path / "tasks.yml").get_task_def("toy")
+    network = SANBertNetwork({"task_def_list": [task_def]}, tiny_encoder("bert", dtype=torch.float32)).eval()
+    for parameter in network.scoring_list.parameters():
+        torch.nn.init.normal_(parameter)  # of an untrained head the outputs are all alike
+    return network
+
+
+def two_examples(network: SANBertNetwork, labels: torch.Tensor, soft: list[np.ndarray]) -> Batch:
+    """Of 6 and 4 tokens."""
+    ids, mask = torch.randint(5, 40, (2, 6)), torch.ones(2, 6, dtype=torch.long)
+    mask[1, 4:] = 0
+    collated = network.tasks[0].collate_soft_labels(soft, 6)
+    return Batch(ids, mask, torch.zeros_like(ids), labels, 0, ("a", "b"), soft_labels=collated)
+
+
+def kl(logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    q = teacher.softmax(-1)
+    return (q * (q.log() - logits.log_softmax(-1))).sum(-1)
+
+
+def test_of_labels_every_real_token_is_compared(tmp_path: Path) -> None:
+    network = over_tokens(tmp_path, LABELS)
+    soft = [np.random.default_rng(n).normal(size=own * 3).astype(np.float32) for n, own in enumerate((6, 4))]
+    batch = two_examples(network, torch.tensor([[0, 1, 2, 0, 1, 2], [2, 1, 0, 1, -1, -1]]), soft)
+    logits = network.run(batch)
+    criterion = SeqCeCriterion()
+    found = TrainingObjective(network, [criterion], kd_criteria=[KlCriterion()])(batch, [])
+    rows = [kl(logits[row, :own], torch.from_numpy(soft[row]).view(-1, 3)) for row, own in enumerate((6, 4))]
+    gold = TrainingObjective(network, [criterion])(batch, [])
+    torch.testing.assert_close(found.loss - gold.loss, torch.cat(rows).mean())
+
+
+@pytest.mark.parametrize(("kind", "n_class"), [("SpanClassification", 2), ("SpanClassificationYN", 3)])
+def test_of_spans_starts_and_ends_are_compared(tmp_path: Path, kind: str, n_class: int) -> None:
+    network = over_tokens(tmp_path, SPANS.replace("KIND", kind).replace("COUNT", str(n_class)))
+    soft = [np.random.default_rng(n).normal(size=own * 2).astype(np.float32) for n, own in enumerate((6, 4))]
+    batch = two_examples(network, torch.tensor([[1, 2, 1], [0, 0, 0]])[:, :n_class], soft)
+    start, end, *log_odds = network.run(batch)
+    start = start.clone()
+    for own in log_odds:
+        start[:, 0] -= own
+    criterion = SpanCeCriterion()
+    found = TrainingObjective(network, [criterion], kd_criteria=[KlCriterion()])(batch, [])
+    rows = [
+        kl(part[row, :own], torch.from_numpy(soft[row]).view(2, -1)[place])
+        for row, own in enumerate((6, 4))
+        for place, part in enumerate((start, end))
+    ]
+    gold = TrainingObjective(network, [criterion])(batch, [])
+    torch.testing.assert_close(found.loss - gold.loss, torch.stack(rows).sum() / 2)
+
+
 def _batch(run: RunData) -> Batch:
     from mt_dnn.batcher import Collater
 
@@ -115,12 +175,6 @@ def _batch(run: RunData) -> Batch:
 def test_what_cannot_be_distilled_is_told_in_a_line(tmp_path: Path) -> None:
     with pytest.raises(FlagError, match=r"--mkd_opt: no training set has a softlabel; prepare_distillation_data.py"):
         RunData(tiny_config(tmp_path, "--mkd_opt", "1"))
-    data = with_soft_labels(tmp_path / "data", "cola", 2)
-    config = tiny_config(tmp_path, *COLA, "--data_dir", str(data), "--mkd_opt", "1")
-    run = RunData(config)
-    run.task_defs[0].kd_loss = LossCriterion.CeCriterion
-    with pytest.raises(FlagError, match="kd_loss CeCriterion compares with labels, .*accepted: MseCriterion"):
-        build_objective(config, build_network(config, run.task_defs))
 
 
 def test_soft_labels_are_logarithms_of_probabilities_by_id(tmp_path: Path) -> None:
@@ -157,6 +211,67 @@ def test_a_regressions_outputs_stay_as_they_are(tmp_path: Path) -> None:
     assert [own["softlabel"] for _, own in read_token_json(tmp_path / "o.json")] == [[score] for score in expected]
     prepare_distillation_data.main(given.split())
     assert [own["label"] for _, own in read_token_json(tmp_path / "o.json")] == expected
+
+
+def prepared(
+    tmp_path: Path, definition: str, samples: list[dict[str, Any]], scores: dict[str, Any], *flags: str
+) -> Any:
+    """What a teacher's score file makes of a token file, line by line."""
+    (tmp_path / "tasks.yml").write_text(definition)
+    write_lines(tmp_path / "given.json", map(json.dumps, samples))
+    (tmp_path / "scores.json").write_text(json.dumps({"metrics": {}, **scores}))
+    given = f"--task_def {tmp_path / 'tasks.yml'} --task toy --std_input {tmp_path / 'given.json'} "
+    files = f"--score {tmp_path / 'scores.json'} --std_output {tmp_path / 'taught.json'}"
+    prepare_distillation_data.main([*(given + files).split(), *flags])
+    return [json.loads(line) for line in (tmp_path / "taught.json").read_text().splitlines()]
+
+
+def test_candidates_scores_go_to_their_group(tmp_path: Path) -> None:
+    definition = "toy: {data_format: PremiseAndMultiHypothesis, task_type: Ranking, n_class: 1, metric_meta: [ACC]}"
+    samples = [
+        {"uid": "a", "token_id": [[2], [3]], "label": 0, "ruid": ["a0", "a1"]},
+        {"uid": "b", "token_id": [[2], [3], [4]], "label": 0, "ruid": ["b0", "b1", "b2"]},
+    ]
+    scores = {
+        "uids": ["b2", "a0", "a1", "b0", "b1"],
+        "predictions": [0, 1, 0, 0, 1],
+        "scores": [0.2, 0.9, 0.1, 0.3, 0.5],
+    }
+    found = prepared(tmp_path, definition, samples, scores, "--add_soft_label")
+    assert [np.exp(own["softlabel"]).round(6).tolist() for own in found] == [[0.9, 0.1], [0.3, 0.5, 0.2]]
+    assert [own["label"] for own in prepared(tmp_path, definition, samples, scores)] == [0, 1]
+
+
+def test_words_have_scores_of_their_own(tmp_path: Path) -> None:
+    samples = [{"uid": "a", "token_id": [2, 3], "label": [0, 0]}, {"uid": "b", "token_id": [2], "label": [0]}]
+    scores = {"uids": ["b", "a"], "predictions": [[2], [1, 0]], "scores": [0.1, 0.2, 0.7, 0.2, 0.5, 0.3, 0.6, 0.3, 0.1]}
+    found = prepared(tmp_path, LABELS, samples, scores, "--add_soft_label")
+    assert np.exp(found[0]["softlabel"]).round(6).tolist() == [0.2, 0.5, 0.3, 0.6, 0.3, 0.1]
+    assert [own["label"] for own in prepared(tmp_path, LABELS, samples, scores)] == [[1, 0], [2]]
+
+
+def test_windows_have_logits_of_their_own(tmp_path: Path) -> None:
+    """The likeliest span ends where or after it starts; one from the first token is no answer."""
+    definition = SPANS.replace("KIND", "SpanClassificationYN").replace("COUNT", "2")
+    samples = [
+        {"uid": "q", "token_id": [2, 3, 4], "label": [1, 2, 1]},
+        {"uid": "q", "token_id": [2, 3], "label": [0, 0, 0]},
+    ]
+    logits = [0, 1, 4, 0, 9, 2, 3, 0, 1, 3]  # start and end of three tokens, then of two
+    scores = {"uids": ["q", "q"], "predictions": [[2, 1], [0, 1]], "scores": logits}
+    found = prepared(tmp_path, definition, samples, scores, "--add_soft_label")
+    assert [own["softlabel"] for own in found] == [logits[:6], logits[6:]]
+    assert [own["label"] for own in found] == [[1, 2, 1], [0, 0, 0]]
+    assert [own["label"] for own in prepared(tmp_path, definition, samples, scores)] == [[1, 1, 1], [0, 0, 0]]
+    one_answer = {"uids": ["q"], "predictions": ["x"], "scores": [1.0, 2.0]}
+    with pytest.raises(UserError, match="of the 2 of the .*; of SpanClassificationYN predict.py --by_window"):
+        prepared(tmp_path, definition, samples, one_answer)
+
+
+def test_types_without_such_scores_are_refused(tmp_path: Path) -> None:
+    definition = "toy: {data_format: MLM, task_type: MaskLM, n_class: 1, metric_meta: [ACC]}"
+    with pytest.raises(FlagError, match="MaskLM has no scores to learn from a teacher; accepted: Classification, "):
+        prepared(tmp_path, definition, [{"uid": "a", "token_id": [2]}], {})
 
 
 def test_scores_of_other_examples_are_refused(tmp_path: Path) -> None:

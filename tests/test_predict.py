@@ -31,6 +31,12 @@ def test_mtdnns_checkpoint_gives_mtdnns_score_file(dataset: str, batch_size: int
     assert found["metrics"] == pytest.approx(expected["metrics"], abs=0.05)
 
 
+@pytest.mark.parametrize("value", [["False"], ["false", "--with_label"], []])
+def test_cuda_takes_a_value_as_mtdnns_does(value: list[str], tmp_path: Path) -> None:
+    given = predict.parse_args(_flags("cola_dev", tmp_path, "--cuda", *value))
+    assert given.cuda is (not value) and given.with_label is ("--with_label" in value)
+
+
 def test_without_labels_there_are_scores_and_no_metrics(tmp_path: Path) -> None:
     predict.main(_flags("cola_dev", tmp_path))
     assert read_score_file(tmp_path / "scores.json")["metrics"] == {}
@@ -45,6 +51,9 @@ def test_without_labels_there_are_scores_and_no_metrics(tmp_path: Path) -> None:
         (("--prep_input", "nowhere.json"), "nowhere.json: cannot be read"),
         (("--checkpoint", "nowhere.pt"), "nowhere.pt: missing"),
         (("--batch_size_eval", "0"), "--batch_size_eval: found 0"),
+        (("--batch_size_evil", "0"), "unrecognized arguments: --batch_size_evil"),
+        (("--cuda", "maybe"), "found 'maybe' for a switch, accepted: true or false"),
+        (("--by_window",), "--by_window: Classification reads no windows"),
         (("--task", "mnli", "--task_id", "0"), "head 0 is Classification with 2"),
     ],
 )

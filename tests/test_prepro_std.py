@@ -66,9 +66,11 @@ def test_long_texts_are_cut_the_longer_of_a_pair_first(root: Path):
     assert ner["label"] == [10, 3, *[0] * 7, 11]
 
 
-def test_padding(root: Path):
-    (root / "ner_train.tsv").unlink()
+def test_padding(root: Path, capsys: pytest.CaptureFixture[str]):
+    """Labels of words are not padded, nor are they by MT-DNN, whose flag does nothing."""
     run(root, "--do_padding", "--max_seq_len", "40")
+    assert "task 'ner': not padded, as SeqenceLabeling is in MT-DNN neither" in capsys.readouterr().out
+    assert len(read(root, "ner_train.json")[0]["token_id"]) < 40
     for example in read(root, "mnli_train.json"):
         length = sum(example["attention_mask"])
         assert example["attention_mask"] == [1] * length + [0] * (40 - length)

@@ -10,7 +10,6 @@ and beside these stand the training sets of MT-DNN's study of domain adaptation 
 
 from __future__ import annotations
 
-import argparse
 import random
 import sys
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from data_utils.errors import run_command_line
+from data_utils.errors import OneLineParser, run_command_line
 from data_utils.readers import read_lines, write_lines
 from experiments.glue import glue_prepro
 
@@ -45,7 +44,7 @@ def write_shares(task: str, root: Path, seed: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert the tasks that are there, then cut the shares."""
-    parser = argparse.ArgumentParser(description="SciTail and SNLI → canonical TSV, with shares of their training sets")
+    parser = OneLineParser(description="SciTail and SNLI → canonical TSV, with shares of their training sets")
     parser.add_argument("--root_dir", type=Path, default=Path("data"), help="TSVs go to its folder canonical_data")
     parser.add_argument("--data_dir", type=Path, help="folder of the tasks' folders; default: --root_dir")
     parser.add_argument("--seed", type=int, default=SEED, help="of the choice of the shares")

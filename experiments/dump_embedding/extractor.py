@@ -22,14 +22,15 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from data_utils.errors import DataError, FlagError, run_command_line
+from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.readers import read_lines, write_lines
+from mt_dnn.flags import truth
 
 SPLIT = "|||"
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--finput", type=Path, required=True, help="texts, one or two a line")
     parser.add_argument("--foutput", type=Path, required=True, help="file of features to write")
     parser.add_argument("--bert_model", required=True, help="whose tokenizer: hub name, local folder, embedded-minilm")
@@ -39,7 +40,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--max_seq_length", type=int, default=512, help="longer lines are cut to so many tokens")
     parser.add_argument("--batch_size", type=int, default=4, help="lines a batch")
     parser.add_argument("--transformer_cache", default=".cache", help="folder for downloads")
-    parser.add_argument("--cuda", action="store_true", help="use the GPU")
+    parser.add_argument("--cuda", type=truth, nargs="?", const=True, metavar="true|false", help="use the GPU")
     arguments = parser.parse_args(argv)
     if arguments.batch_size < 1:
         raise FlagError(f"--batch_size: found {arguments.batch_size}, accepted: at least 1")

@@ -135,8 +135,11 @@ def import_load_dataset() -> Callable[..., Any]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert the tasks that are named, or all that are there."""
     parser = prepro_parser("GLUE → canonical TSV", LAYOUTS)
+    parser.add_argument("--old_glue", action="store_true", help="refused: QNLI as ranking, of GLUE's first release")
     parser.add_argument("--from_hub", action="store_true", help="fetch the tasks from the Hugging Face hub")
     args = prepro_args(parser, argv, LAYOUTS)
+    if args.old_glue:
+        raise FlagError("--old_glue: QNLI as ranking, of GLUE's first release, is not made here; leave it out")
     if args.from_hub:
         load_dataset = import_load_dataset()
         for task in args.tasks or LAYOUTS:

@@ -9,7 +9,6 @@ without `--dev`, one document of `--dev_every` is held out for it.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ if __name__ == "__main__":
 
 import json
 
-from data_utils.errors import DataError, FlagError, run_command_line
+from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.readers import read_documents, read_lines, write_lines
 
 JSON_SUFFIXES = (".json", ".jsonl")
@@ -63,7 +62,7 @@ def write_documents(path: Path, found: Iterable[Document]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert the files."""
-    parser = argparse.ArgumentParser(description="Text → the canonical text of masked language modeling")
+    parser = OneLineParser(description="Text → the canonical text of masked language modeling")
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="files of text to train on")
     parser.add_argument("--dev", type=Path, nargs="+", help="files of text to evaluate on")
     parser.add_argument("--dev_every", type=int, default=50, help="without --dev: one document of so many")

@@ -9,7 +9,6 @@ of speech, chunk and name. Tags are taken as they are.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,9 +17,9 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from data_utils.errors import DataError, run_command_line
+from data_utils.errors import DataError, OneLineParser, run_command_line
 from data_utils.readers import read_lines
-from experiments.canonical import Example, Reading, first_file, list_field, write_canonical
+from experiments.canonical import UNUSED_SEED, Example, Reading, first_file, list_field, write_canonical
 
 FILES = {
     "train": ("train.txt", "eng.train"),
@@ -61,8 +60,9 @@ def examples(path: Path, task: str) -> Iterator[Example]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert the splits that are there, each for all three tasks."""
-    parser = argparse.ArgumentParser(description="CoNLL-2003 → canonical TSV")
+    parser = OneLineParser(description="CoNLL-2003 → canonical TSV")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of the files")
+    parser.add_argument("--seed", type=int, help=UNUSED_SEED)
     parser.add_argument("--output_dir", type=Path, default=Path("data/canonical_data"), help="folder of the TSVs")
     args = parser.parse_args(argv)
     found = {split: first_file(args.data_dir, names) for split, names in FILES.items()}

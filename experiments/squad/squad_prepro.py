@@ -8,7 +8,6 @@ two versions. MT-DNN's names are known too: `squad/train.json`, `squad_v2/train.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from data_utils.errors import DataError, run_command_line
+from data_utils.errors import DataError, OneLineParser, run_command_line
 from experiments.canonical import SEPARATORS, Example, Reading, write_canonical
 
 SPLITS = ("train", "dev")
@@ -76,7 +75,7 @@ def _read_question(context: str, question: dict[str, Any], task: str, reading: R
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert the versions that are there."""
-    parser = argparse.ArgumentParser(description="SQuAD → canonical TSV")
+    parser = OneLineParser(description="SQuAD → canonical TSV")
     parser.add_argument("--root_dir", type=Path, default=Path("data"), help="TSVs go to its folder canonical_data")
     parser.add_argument("--data_dir", type=Path, help="folder of the public files; default: --root_dir")
     args = parser.parse_args(argv)

@@ -169,8 +169,7 @@ def convert(task: str, data_dir: Path, target_dir: Path, seed: int) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert the tasks that are named, or all that are there."""
-    parser = prepro_parser("SuperGLUE → canonical TSV", TASKS)
-    parser.add_argument("--seed", type=int, default=13, help="of ReCoRD's training pairs")
+    parser = prepro_parser("SuperGLUE → canonical TSV", TASKS, seed="of ReCoRD's training pairs")
     args = prepro_args(parser, argv, TASKS)
     folders = {task: [folder] for task, folder in TASKS.items()}
     convert_tasks(args, folders, partial(convert, data_dir=args.data_dir, target_dir=args.target_dir, seed=args.seed))

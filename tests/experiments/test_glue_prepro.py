@@ -166,3 +166,10 @@ def test_a_hub_out_of_reach_and_a_missing_library_are_told(tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(FlagError, match="pip install datasets"):
         run(tmp_path, "--from_hub", "--tasks", "rte")
+
+
+def test_flags_of_mtdnns_command_that_have_no_use(tmp_path: Path):
+    write(tmp_path / "CoLA" / "train.tsv", "gj04\t1\t\tIt is.")
+    assert set(run(tmp_path, "--seed", "13")) == {"cola_train.tsv"}
+    with pytest.raises(FlagError, match="--old_glue: QNLI as ranking, .* is not made here; leave it out"):
+        run(tmp_path, "--old_glue")

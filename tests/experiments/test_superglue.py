@@ -8,6 +8,7 @@ import pytest
 
 from data_utils.errors import DataError, FlagError
 from experiments.exp_def import TaskDefs
+from experiments.superglue import multirc_eval
 from experiments.superglue.superglue_prepro import TASKS, main
 from mt_dnn.config import parse_args
 from mt_dnn.run_data import RunData
@@ -203,6 +204,27 @@ def test_from_the_release_to_the_scores(tmp_path: Path):
     assert found["copa_dev"]["uids"] == ["3-0", "3-1"] * 3 and sum(found["copa_dev"]["predictions"]) == 3
     assert set(found["record_test"]["predictions"]) <= {"Ann", "Bob", "Rome"}
     assert len(found["record_test"]["scores"]) == 9
+
+
+def test_a_question_is_right_where_all_its_answers_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """Two of three questions; answers: 2 right ones found, 1 found wrongly, 0 missed."""
+    golds = {"3_5_0": 1, "3_5_1": 0, "3_6_0": 0, "3_6_1": 1, "4_5_0": 0}
+    predictions = {**golds, "3_6_0": 1}
+    write_json(
+        tmp_path / "multirc_dev.json", [{"uid": uid, "label": own, "token_id": [2]} for uid, own in golds.items()]
+    )
+    uids = sorted(golds, key=lambda uid: uid[::-1])  # answers of a question need not stand together
+    scores = [float(predictions[uid] == column) for uid in uids for column in (0, 1)]
+    write_json(
+        tmp_path / "scores.json",
+        [{"metrics": {}, "uids": uids, "predictions": [predictions[uid] for uid in uids], "scores": scores}],
+    )
+    flags = ["--std_input", str(tmp_path / "multirc_dev.json"), "--score", str(tmp_path / "scores.json")]
+    multirc_eval.main(flags)
+    assert json.loads(capsys.readouterr().out) == pytest.approx({"F1a": 80, "EM": 200 / 3})
+    write_json(tmp_path / "multirc_dev.json", [{"uid": "1", "label": 1, "token_id": [2]}])
+    with pytest.raises(DataError, match="expected ids such as 3_5_0"):
+        multirc_eval.main(flags)
 
 
 def test_settings_are_those_of_glue(tmp_path: Path):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from data_utils.errors import FlagError
+from data_utils.errors import FlagError, TaskDefError
 from mt_dnn.batcher import Batch, Collater
 from mt_dnn.build import build_network, build_objective
+from mt_dnn.loss import LossCriterion
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation import (
     PERTURBATIONS,
@@ -75,6 +77,28 @@ def test_an_update_reports_means_and_the_share_of_skipped_examples(tmp_path: Pat
     assert report.skipped == 0
     plain, data = _model_and_data(tmp_path)
     assert plain.update(_batch(data, 0, 1))[1:] == (None,) * 9
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "found", "accepted"),
+    [
+        ("cola", "loss", "MseCriterion", "CeCriterion, RankCeCriterion, .* for Classification"),
+        ("stsb", "loss", "CeCriterion", "MseCriterion for Regression"),
+        ("cola", "kd_loss", "CeCriterion", "MseCriterion, KlCriterion, "),
+        ("cola", "adv_loss", "SpanCeCriterion", "MseCriterion, KlCriterion, "),
+    ],
+)
+def test_criteria_that_cannot_compare_what_they_are_given_are_told(
+    tmp_path: Path, task: str, key: str, found: str, accepted: str
+) -> None:
+    config = tiny_config(tmp_path, "--train_datasets", task, "--test_datasets", task, *SIFT)
+    config = replace(config, data=replace(config.data, mkd_opt=1))
+    (task_def,) = RunData(replace(config, data=replace(config.data, mkd_opt=0))).task_defs
+    network = build_network(config, [task_def])
+    build_objective(config, network)
+    setattr(task_def, key, LossCriterion[found])
+    with pytest.raises(TaskDefError, match=f"key '{key}': found {found}, accepted: {accepted}"):
+        build_objective(config, network)
 
 
 def test_predictions_do_not_depend_on_the_batch(tmp_path: Path) -> None:

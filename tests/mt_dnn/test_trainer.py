@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from torch import nn
 from data_utils.errors import DataError, FlagError, UserError
 from data_utils.readers import read_score_file
 from mt_dnn.checkpoint import load_checkpoint, save_checkpoint
-from mt_dnn.trainer import Trainer
-from tests.mt_dnn.runs import DATASETS, SIFT, SMART, assert_same, parameters, tiny_config, tiny_run
+from mt_dnn.config import parse_args
+from mt_dnn.trainer import Trainer, train
+from tests.mt_dnn.runs import DATASETS, RUN, SIFT, SMART, TASK_DEF, assert_same, parameters, tiny_config, tiny_run
+from tests.mt_dnn.test_config import MTDNN_FLAGS
 
 
 def test_the_same_seed_gives_the_same_parameters_and_another_seed_others(tmp_path: Path) -> None:
@@ -116,16 +119,43 @@ def test_a_resume_with_another_data_order_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_mtdnn_resumes_with_its_optimizer(tmp_path: Path) -> None:
-    from tests.mt_dnn.runs import RUN
-
     config = tiny_config(tmp_path, "--resume", "--model_ckpt", str(RUN / "model_0.pt"), "--optimizer", "adamax")
     trainer = Trainer(config)
-    assert trainer._resume() == (0, 0)
+    load = torch.optim.Optimizer.load_state_dict
+    with patch.object(torch.optim.Optimizer, "load_state_dict", autospec=True, side_effect=load) as loaded:
+        assert trainer._resume() == (0, 0)
+    assert loaded.call_count == 1
     moments = trainer.model.optimizer.state_dict()["state"]
     assert (
         len(moments) == len([p for p in trainer.model.network.parameters()]) - 2
     )  # the encoder's own pooler is unused
     assert all(moment["exp_inf"].abs().sum() > 0 for moment in moments.values())
+
+
+def test_the_command_line_of_mtdnns_own_run_trains_here(tmp_path: Path) -> None:
+    """Every flag that its checkpoint holds is given as it was, but for the paths; so are files and keys."""
+    ran = load_checkpoint(RUN / "model_0.pt")
+    paths = {"task_def": TASK_DEF, "data_dir": RUN / "tinydata", "init_checkpoint": RUN / "tiny"}
+    paths |= {"output_dir": tmp_path, "log_file": tmp_path / "out.log"}
+    words: list[str] = []
+    for _, name, text, *_ in MTDNN_FLAGS:
+        value = paths.get(name, ran["config"][name])
+        if text is None or value is None or name == "cuda":  # a switch that was not given; a default
+            assert value in (False, None) or name == "vb_dropout"
+            continue
+        words += [f"--{name}", ",".join(value) if isinstance(value, list) else str(value)]
+    result = train(parse_args(words))
+    assert len(result.history) == 1
+    for dataset in DATASETS.split(","):
+        own, theirs = (read_score_file(folder / f"{dataset}_dev_scores_epoch_0.json") for folder in (tmp_path, RUN))
+        assert own["uids"] == theirs["uids"] and own["metrics"].keys() == theirs["metrics"].keys()
+        assert len(own["scores"]) == len(theirs["scores"])
+    written = load_checkpoint(tmp_path / "model_0.pt")
+    assert written["state"].keys() == ran["state"].keys() and ran["config"].keys() <= written["config"].keys()
+    steps, their_steps = (
+        {float(own["step"]) for own in content["optimizer"]["state"].values()} for content in (written, ran)
+    )
+    assert steps == their_steps  # as many updates
 
 
 def test_a_run_writes_score_files_checkpoints_and_its_results(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ writes to FOLDER what it found, beside the checkpoints of runs; FOLDER/one holds
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from itertools import chain
@@ -18,11 +19,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from data_utils.readers import read_token_json, write_lines
 from mt_dnn.batcher import Batch, Collater, MultiTaskDataset, SingleTaskDataset
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.perturbation import PERTURBATIONS
 from mt_dnn.run_data import RunData
-from tests.mt_dnn.runs import tiny_config, tiny_run
+from tests.mt_dnn.runs import RUN, tiny_config, tiny_run
 
 BASE = "--train_datasets mnli --test_datasets mnli_matched --dropout_p 0 --bert_dropout_p 0 --bregman_mu 2"
 # Large noise, so that a wrong mean of R shows beside the task loss.
@@ -58,6 +60,41 @@ CASES: dict[str, str] = {"plain": ""} | {
 }
 CASES["alum post_ln"] += " --adv_start_ratio 0"
 
+# Other heads, with noise; their files are written by `write_heads`.
+HEADS = {
+    name: f"{LARGE} --adv_norm_level post_ln --task_def FOLDER/tasks.yml --data_dir FOLDER --train_datasets {name} "
+    f"--test_datasets {name} --answer_dropout_p 0 --answer_mem_drop_p 0"
+    for name in ("san", "ranking")
+}
+CASES |= HEADS
+
+
+def write_heads(folder: Path) -> None:
+    """Pairs for the answer network, and groups of two and of three of them to rank, in `folder`/heads."""
+    folder = folder / "heads"
+    folder.mkdir(exist_ok=True)
+    samples = [sample for _, sample in read_token_json(RUN / "tinydata" / "mnli_train.json")]
+    groups = [
+        [samples[(place + more) % len(samples)] for more in range(2 + place % 2)] for place in range(len(samples))
+    ]
+    ranked = [
+        {
+            "uid": str(place),
+            "label": place % len(own),
+            **{key: [row[key] for row in own] for key in ("token_id", "type_id")},
+        }
+        for place, own in enumerate(groups)
+    ]
+    for name, own in (("san", samples), ("ranking", ranked)):
+        for split in ("train", "dev"):
+            write_lines(folder / f"{name}_{split}.json", map(json.dumps, own))
+    kinds = ("PremiseAndOneHypothesis, task_type: Classification, n_class: 3, enable_san: true",)
+    kinds += ("PremiseAndMultiHypothesis, task_type: Ranking, n_class: 1",)
+    named = zip(("san", "ranking"), kinds, strict=True)
+    text = "".join(f"{name}: {{data_format: {kind}, metric_meta: [ACC], dropout_p: 0}}\n" for name, kind in named)
+    (folder / "tasks.yml").write_text(text)
+
+
 # Examples of the labeled and of the unlabeled batches of an update.
 ONE_BATCH = ([range(7)], [range(12, 17)])
 # 2 processes share 7, 3 and 1 of them: one process has none of the last batch.
@@ -72,14 +109,16 @@ def gradients(
 
     The teacher stands elsewhere than the student. Reports of the update, means over processes, go along.
     """
-    config = tiny_config(folder, *f"{BASE} {CASES[case]}".split())
+    config = tiny_config(folder, *f"{BASE} {CASES[case]}".replace("FOLDER", str(folder / "heads")).split())
     data = RunData(config)
     torch.manual_seed(0)
     model = MTDNNModel(config, data.task_defs, total_updates=10)
     generator = torch.Generator().manual_seed(1)
     assert model.bregman is not None
+    head = model.network.scoring_list[0]
     with torch.no_grad():
-        model.network.scoring_list[0][1].weight *= 10  # of an untrained head the outputs are all alike
+        if isinstance(head, torch.nn.Sequential):
+            head[1].weight *= 10  # of an untrained pooled head the outputs are all alike
     for parameter in model.bregman.teacher.parameters():
         parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
     accelerator = model.accelerator
@@ -88,7 +127,7 @@ def gradients(
         mine = list(examples)[accelerator.process_index :: accelerator.num_processes]
         return Collater(0)(MultiTaskDataset([dataset])[0, mine])
 
-    takes_unlabeled = case.split()[0] in TAKES_UNLABELED
+    takes_unlabeled = case in HEADS or case.split()[0] in TAKES_UNLABELED
     found: dict[str, Tensor] = {}
 
     def record(network: torch.nn.Module, _: object) -> None:

@@ -14,6 +14,7 @@ import transformers
 
 import predict
 from data_utils.errors import DataError, FlagError, TaskDefError, UserError
+from data_utils.metrics import Metric
 from data_utils.readers import read_score_file
 from experiments.exp_def import TaskDefs
 from module.noise_injection import NoiseInjection
@@ -23,6 +24,7 @@ from mt_dnn.loss import SeqCeCriterion
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation.outputs import Comparison
 from mt_dnn.run_data import check_fits_encoder
+from tasks.generation import metrics_of_numbers
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
 
 DEFINITION = """
@@ -208,6 +210,19 @@ def test_metrics_compare_texts(data: Path, encoder: Path):
     assert found.metrics["ACC"] == found.metrics["EmF1_exact"] == pytest.approx(100 * 44 / 60)
 
 
+def test_texts_that_are_numbers_have_the_metrics_of_numbers():
+    """GLUE's labels as texts; what is no class is a wrong one."""
+    golds, predictions = ["1", "1", "0", "0", "1"], ["1", "yes", "0", "7", "1.0"]
+    # class 1: found 3 times, once wrongly for 7; missed once for "yes"
+    assert metrics_of_numbers(Metric.F1, golds, predictions) == pytest.approx({"F1": 200 / 3})
+    assert metrics_of_numbers(Metric.F1MIC, golds, predictions) == pytest.approx({"F1MIC": 60})
+    found = metrics_of_numbers(Metric.Pearson, ["1.5", "2", "4"], ["3.0", "4", "8"])
+    assert found == pytest.approx({"Pearson": 100})
+    assert metrics_of_numbers(Metric.Spearman, ["1", "2", "0"], ["3", "4", "none"]) == pytest.approx({"Spearman": 100})
+    with pytest.raises(UserError, match="MCC is of numbers; found the reference 'good'; accepted: ACC, EmF1, EmF12"):
+        metrics_of_numbers(Metric.MCC, ["1", "good"], ["1", "1"])
+
+
 def test_references_of_mt_dnns_files_are_read(data: Path, encoder: Path):
     task = model(data, encoder, task="mrc").network.tasks[0]
     one, two, no, answer = (5 + WORDS.index("one"), 5 + WORDS.index("two"), 13, 14)
@@ -248,7 +263,11 @@ def test_an_example_without_a_text_is_one_to_predict_but_not_to_train_on(encoder
 
 def test_a_mistake_is_told_in_a_line(data: Path, encoder: Path, tmp_path: Path):
     for old, new, expected in (
-        ("[ACC, EmF1]", "[MCC]", r"found \['MCC'\], accepted: a list of ACC, EmF1, EmF12 for SeqenceGeneration"),
+        (
+            "[ACC, EmF1]",
+            "[AUC]",
+            r"found \['AUC'\], accepted: a list of ACC, EmF1, EmF12, F1, .* for SeqenceGeneration",
+        ),
         ("SeqenceGeneration,", "EncSeqenceGeneration,", "found EncSeqenceGeneration, a name without a model in MT-DNN"),
     ):
         (tmp_path / "tasks.yml").write_text(DEFINITION.replace(old, new, 1))
@@ -258,8 +277,6 @@ def test_a_mistake_is_told_in_a_line(data: Path, encoder: Path, tmp_path: Path):
         definition = DEFINITION.replace("CLUE_GEN", data_format)
         with pytest.raises(UserError, match=f"data_format {data_format} does not go with SeqenceGenerationMRC"):
             write_task(tmp_path / data_format, definition, {"mrc_dev": ["0\ta\tb\tc"]}, encoder)
-    with pytest.raises(UserError, match="--do_padding has no use for SeqenceGeneration"):
-        write_task(tmp_path / "padded", DEFINITION, {"toy_dev": lines(2, 1)}, encoder, "--do_padding")
     with pytest.raises(FlagError, match="--update_bert_opt: generation has no head"):
         model(data, encoder, *PROBE)
     with pytest.raises(FlagError, match="T5Stack has no injection point 'post_ln'; it has: pre_ln"):

@@ -268,8 +268,6 @@ def test_a_mistake_is_told_in_a_line(data: Path, encoder: Path, dev: SingleTaskD
     (tmp_path / "tasks.yml").write_text(DEFINITION.replace("[ACC]", "[F1]", 1))
     with pytest.raises(TaskDefError, match=r"'metric_meta': found \['F1'\], accepted: \[ACC\] for MaskLM"):
         TaskDefs(tmp_path / "tasks.yml")
-    with pytest.raises(UserError, match="--do_padding has no use for MaskLM"):
-        write_task(tmp_path / "padded", DEFINITION, {"toy_train.txt": ["red blue"]}, encoder, "--do_padding")
     with pytest.raises(FlagError, match="MaskLM: tokenizer .*: no tokenizer in this folder.*--tokenizer names another"):
         model(data, encoder, "--tokenizer", str(tmp_path))._prepare(Collater(0)([dev[0]]))
     tokenizer = write_encoder(tmp_path / "maskless")  # a tokenizer of four words

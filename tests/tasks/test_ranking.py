@@ -230,7 +230,7 @@ def test_metrics_are_over_groups_or_over_candidates(tmp_path: Path):
     )
     assert found.uids == ["a", "b", "c", "1", "1", "2", "2", "2", "2"]
     assert found.predictions.tolist() == [0, 1, 0, 0, 1, 0, 0, 1, 0]
-    assert found.golds.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0]
+    assert np.concatenate(found.golds).tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0]
     assert found.scores.tolist() == [0.2, 0.7, 0.1, 0.4, 0.6, 0.1, 0.2, 0.4, 0.3]
     assert list(found.metrics) == ["AUC", "ACC", "F1"]
     # the first group is right, the second wrong, and the third has two golds of which one is the best
@@ -244,7 +244,7 @@ def test_metrics_are_over_groups_or_over_candidates(tmp_path: Path):
 def test_labels_are_enough_where_a_file_has_no_relevances(tmp_path: Path):
     lines = [json.dumps({"uid": "0", "label": 1, "token_id": [[2, 3]] * 3})]
     found = evaluated(tmp_path, lines, [[0.1, 0.8, 0.1]], [Metric.ACC])
-    assert found.metrics == {"ACC": 100.0} and found.golds.tolist() == [0, 1, 0]
+    assert found.metrics == {"ACC": 100.0} and np.concatenate(found.golds).tolist() == [0, 1, 0]
 
 
 def test_without_labels_there_are_scores_alone(tmp_path: Path):

@@ -10,11 +10,9 @@ import pytest
 import torch
 
 from data_utils.errors import UserError
-from data_utils.prepro import Split
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, SingleTaskDataset
-from tasks import Task, get_task
-from tasks.sequence_labeling import parse_list
+from tasks import get_task
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
 
 DEFINITION = """
@@ -61,12 +59,6 @@ def test_a_linear_probe_does_not_learn_it(data: Path, encoder: Path, tmp_path: P
 @pytest.mark.parametrize("method", [(), SMART, SIFT])
 def test_it_learns_what_words_say_together(data: Path, encoder: Path, tmp_path: Path, method: tuple[str, ...]):
     assert learned(data, encoder, tmp_path, "toy", "ACC", *method) > 95
-
-
-def test_lists_are_read_as_json_or_python_writes_them():
-    split = Split(Path("toy_dev.tsv"), Task(None), is_train=False)  # type: ignore[arg-type]
-    for text in ('["caf\\u00e9", "\\ud83d\\ude00"]', r"['caf\xe9', '\U0001f600']", '["café", "😀"]', "['café', '😀']"):
-        assert parse_list(split, 1, "premise", text) == ["café", "😀"]
 
 
 def test_padding_has_no_label_and_no_part_in_the_loss(dev: SingleTaskDataset):

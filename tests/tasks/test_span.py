@@ -314,8 +314,6 @@ def test_windows_need_room(tmp_path: Path):
         one_line(tmp_path, "1\t['red']\t[2]\ta red car\tWhich?", "toy", "dev", "--max_seq_len", "64")
     with pytest.raises(FlagError, match="--doc_stride: found -1, accepted: a whole number from 0"):
         one_line(tmp_path, "1\t['red']\t[2]\ta red car\tWhich?", "toy", "dev", "--doc_stride", "-1")
-    with pytest.raises(UserError, match="--do_padding is not there for spans"):
-        one_line(tmp_path, "1\t['red']\t[2]\ta red car\tWhich?", "toy", "dev", "--do_padding")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from data_utils.errors import DataError
+from data_utils.prepro import Split, parse_list
+from tasks import Task
+
+SPLIT = Split(Path("toy_dev.tsv"), Task(None), is_train=False)  # type: ignore[arg-type]
+
+
+def test_lists_are_read_as_json_or_python_writes_them():
+    for text in ('["caf\\u00e9", "\\ud83d\\ude00"]', r"['caf\xe9', '\U0001f600']", '["café", "😀"]', "['café', '😀']"):
+        assert parse_list(SPLIT, 1, "premise", text) == ["café", "😀"]
+    assert parse_list(SPLIT, 1, "starts", "[3, 14]", int) == [3, 14]
+
+
+def test_a_list_that_is_code_is_not_run(tmp_path: Path):
+    """Where it was, the file would be there, and the list be one of texts."""
+    target = tmp_path / "run"
+    with pytest.raises(DataError, match="accepted: a list of texts"):
+        parse_list(SPLIT, 1, "premise", f"[open({str(target)!r}, 'w').name]")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("text", ["__import__('os').getcwd()", "['a', 1]", "('a',)", "a b", "[" * 10_000])
+def test_what_is_no_list_of_texts_is_told(text: str):
+    with pytest.raises(DataError, match=r"toy_dev.tsv, line 7: premise: found .*; accepted: a list of texts"):
+        parse_list(SPLIT, 7, "premise", text)
