@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from data_utils.errors import WriteError
 from data_utils.files import atomic_write
 from mt_dnn.config import Config
 from mt_dnn.model import UpdateReport
@@ -50,7 +52,8 @@ class Telemetry:
         if config.data.tensorboard and enabled:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(config.data.tensorboard_logdir)
+            with _written(config.data.tensorboard_logdir):
+                self.writer = SummaryWriter(config.data.tensorboard_logdir)
         if self.path is not None:
             kept = _lines_until(self.path, updates, epoch) if updates else []
             with atomic_write(self.path) as file:
@@ -64,8 +67,10 @@ class Telemetry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Where a write failed before, that is told already, and closing fails again.
         if self.writer is not None:
-            self.writer.close()
+            with suppress(OSError) if error is not None else _written(self.writer.log_dir):
+                self.writer.close()
 
     def add(self, report: UpdateReport) -> None:
         for name, losses in self._losses.items():
@@ -104,9 +109,7 @@ class Telemetry:
         values = {**losses, **figures, "lr": learning_rate}
         for collected in self._losses.values():
             collected.clear()
-        if self.writer is not None:
-            for name, value in values.items():
-                self.writer.add_scalar(f"train/{name}", value, update)
+        self._draw({f"train/{name}": value for name, value in values.items()}, update)
         self._write({"kind": "update", "epoch": epoch, "update": update, "task": task, **values})
         return _text({name: value for name, value in values.items() if name not in RISES})
 
@@ -114,16 +117,31 @@ class Telemetry:
         """Metrics of an evaluation, by dataset and name."""
         for dataset, values in metrics.items():
             self._write({"kind": "evaluation", "epoch": epoch, "update": update, "dataset": dataset, **values})
-            if self.writer is not None:
+            self._draw({f"{dataset}/{name}": value for name, value in values.items()}, update)
+
+    def _draw(self, values: Mapping[str, float], update: int) -> None:
+        """Add points to TensorBoard's curves."""
+        if self.writer is not None:
+            with _written(self.writer.log_dir):
                 for name, value in values.items():
-                    self.writer.add_scalar(f"{dataset}/{name}", value, update)
+                    self.writer.add_scalar(name, value, update)
+                self.writer.flush()
 
     def _write(self, line: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`; a number that is not finite is null there."""
         if self.path is not None:
             plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-            with self.path.open("a", encoding="utf-8") as file:
+            with _written(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(plain) + "\n")
+
+
+@contextmanager
+def _written(path: Path | str) -> Iterator[None]:
+    """An operating-system error, as a `WriteError` that names what cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot be written: {error.strerror or error}", path) from error
 
 
 def ascent_gain(values: Mapping[str, float]) -> float | None:
