@@ -111,7 +111,7 @@ def held_folder(path: Path, flag: str) -> Iterator[None]:
         FlagError: another process holds it; names its number.
     """
     try:
-        file = (path / LOCK).open("a+")
+        file = (path / LOCK).open("a+b", buffering=0)
     except OSError as error:
         raise WriteError(f"cannot be written to: {error.strerror or error}", path) from error
     with file:
@@ -119,14 +119,13 @@ def held_folder(path: Path, flag: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "unknown"
+            holder = file.read().decode(errors="replace").strip() or "unknown"
             raise FlagError(
                 f"--{flag}: {path} is in use by another run (process {holder}); accepted: a folder of its own"
             ) from None
         file.truncate(0)
         with suppress(OSError):  # on a full disk the number is missing, and the lock is there
-            file.write(str(os.getpid()))
-            file.flush()
+            file.write(str(os.getpid()).encode())
         yield
 
 

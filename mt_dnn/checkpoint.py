@@ -6,9 +6,10 @@ Nothing is unpickled but through torch's weights-only loader and the classes tha
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -27,11 +28,21 @@ def save_checkpoint(path: Path | str, content: Mapping[str, Any]) -> None:
         WriteError: the file cannot be written; an older file of that name is untouched.
     """
     with checked_write(Path(path)) as file:
-        try:
-            torch.save(dict(content), file)
-        except RuntimeError as error:
-            # torch's writer reports a failed write of the file below it as a RuntimeError
-            raise OSError(0, f"the checkpoint could not be written ({str(error).splitlines()[0]})") from error
+        write_tensors(file, dict(content))
+
+
+def write_tensors(file: IO[bytes], content: Any) -> None:
+    """torch.save, whose writer reports a failed write of the file below it as a RuntimeError.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise OSError(0, f"torch cannot write it ({str(error).splitlines()[0]})") from error
 
 
 def deltas_of(checkpoint: Path) -> Path:
@@ -67,9 +78,11 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         with torch.serialization.safe_globals(checkpoint_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+        # What torch says beside the name tells how to allow it.
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        found = f" ({name[1]})" if name else ""
         raise DataError(
-            f"is damaged or holds objects that a checkpoint may not hold. {reason}".strip(), path
+            f"is damaged or holds objects that a checkpoint may not hold{found}; none was made", path
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise DataError(f"is damaged or no checkpoint ({_reason(error)})", path) from error

@@ -87,8 +87,10 @@ def _as_user_errors() -> Iterator[None]:
                 f"--max_tokens_per_batch, --grad_checkpointing, --bf16 ({reason})"
             ) from error
         if isinstance(error, distributed.DistError) or "gloo" in reason:
+            # gloo puts its source file before, and guesses after
+            cause = reason.rpartition("] ")[2].split(". ")[0]
             raise UserError(
-                f"another process of the run ended or cannot be reached, and so this one ends ({reason}); the last "
+                f"another process of the run ended or cannot be reached, and so this one ends ({cause}); the last "
                 "checkpoint is kept: --resume goes on with it"
             ) from error
         if "DataLoader worker" in reason:

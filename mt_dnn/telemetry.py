@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,9 +13,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from data_utils.errors import WriteError
 from data_utils.files import atomic_write
 from mt_dnn.config import Config
+from mt_dnn.curves import Curves, written
 from mt_dnn.model import UpdateReport
 
 METRICS_FILE = "metrics.jsonl"
@@ -47,13 +46,10 @@ class Telemetry:
         epoch: int = 0,
     ):
         self.accelerator = accelerator
-        self.writer = None
+        self.curves: Curves | None = None
         self.path = Path(config.training.output_dir) / METRICS_FILE if enabled else None
         if config.data.tensorboard and enabled:
-            from torch.utils.tensorboard import SummaryWriter
-
-            with _written(config.data.tensorboard_logdir):
-                self.writer = SummaryWriter(config.data.tensorboard_logdir)
+            self.curves = Curves(config.data.tensorboard_logdir)
         if self.path is not None:
             kept = _lines_until(self.path, updates, epoch) if updates else []
             with atomic_write(self.path) as file:
@@ -67,10 +63,8 @@ class Telemetry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # Where a write failed before, that is told already, and closing fails again.
-        if self.writer is not None:
-            with suppress(OSError) if error is not None else _written(self.writer.log_dir):
-                self.writer.close()
+        if self.curves is not None:
+            self.curves.close()
 
     def add(self, report: UpdateReport) -> None:
         for name, losses in self._losses.items():
@@ -109,7 +103,8 @@ class Telemetry:
         values = {**losses, **figures, "lr": learning_rate}
         for collected in self._losses.values():
             collected.clear()
-        self._draw({f"train/{name}": value for name, value in values.items()}, update)
+        if self.curves is not None:
+            self.curves.add({f"train/{name}": value for name, value in values.items()}, update)
         self._write({"kind": "update", "epoch": epoch, "update": update, "task": task, **values})
         return _text({name: value for name, value in values.items() if name not in RISES})
 
@@ -117,31 +112,15 @@ class Telemetry:
         """Metrics of an evaluation, by dataset and name."""
         for dataset, values in metrics.items():
             self._write({"kind": "evaluation", "epoch": epoch, "update": update, "dataset": dataset, **values})
-            self._draw({f"{dataset}/{name}": value for name, value in values.items()}, update)
-
-    def _draw(self, values: Mapping[str, float], update: int) -> None:
-        """Add points to TensorBoard's curves."""
-        if self.writer is not None:
-            with _written(self.writer.log_dir):
-                for name, value in values.items():
-                    self.writer.add_scalar(name, value, update)
-                self.writer.flush()
+            if self.curves is not None:
+                self.curves.add({f"{dataset}/{name}": value for name, value in values.items()}, update)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`; a number that is not finite is null there."""
         if self.path is not None:
             plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-            with _written(self.path), self.path.open("a", encoding="utf-8") as file:
+            with written(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(plain) + "\n")
-
-
-@contextmanager
-def _written(path: Path | str) -> Iterator[None]:
-    """An operating-system error, as a `WriteError` that names what cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(f"cannot be written: {error.strerror or error}", path) from error
 
 
 def ascent_gain(values: Mapping[str, float]) -> float | None:

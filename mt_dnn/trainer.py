@@ -36,6 +36,7 @@ from mt_dnn.checkpoint import (
     load_checkpoint,
     load_state,
     newest_checkpoint,
+    write_tensors,
 )
 from mt_dnn.config import Config
 from mt_dnn.hf_export import HfExport
@@ -336,7 +337,7 @@ class Trainer:
             if self.main:
                 path = self.output_dir / f"{name}_encoding.pt"
                 with atomic_write(path, "wb") as file:
-                    torch.save(encoding, file)
+                    write_tensors(file, encoding)
                 self.log.info("%s: %s, as %s", path, dataset.name, " x ".join(map(str, encoding.shape)))
         self.accelerator.end_training()
 
