@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +33,20 @@ ROOT = Path(__file__).parents[1]
 MOST_SECONDS = 60
 LONG = (*SIFT, "--epochs", "999")
 LOST = "error: another process of the run ended or cannot be reached, and so this one ends"
+
+
+started: list[int] = []  # processes that a test may leave behind where it fails
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    yield
+    for child in started:
+        with suppress(ProcessLookupError, ChildProcessError):
+            if os.waitpid(child, os.WNOHANG)[0] == 0:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+    started.clear()
 
 
 class Run(NamedTuple):
@@ -75,6 +90,7 @@ def start(folder: Path, processes: int, *more: object, before: Callable[[int], A
         if child == 0:
             _be_process(text, rank, processes, store.port, lambda rank=rank: before(rank), flags(folder / "run", *more))
         children.append(child)
+        started.append(child)
     return Run(folder / "run", children, texts, store)
 
 
