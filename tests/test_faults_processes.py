@@ -210,13 +210,18 @@ def test_a_signal_saves_and_ends_with_its_code(number: int, processes: int, tmp_
     assert Path(saved + ".sha256").is_file() and "Traceback" not in text
 
 
-def test_one_process_that_is_asked_stops_both(tmp_path: Path) -> None:
-    run = start(tmp_path, 2, *LONG)
-    run.wait_for_checkpoint()
-    os.kill(run.children[1], signal.SIGINT)
-    codes, text = run.ended()
+def test_one_process_that_is_asked_stops_both_after_that_update(tmp_path: Path) -> None:
+    def ask() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def asked(rank: int) -> None:
+        if rank == 1:
+            at(MTDNNModel, "update", 5, ask)()
+
+    codes, text = start(tmp_path, 2, *LONG, "--batch_size", 2, before=asked).ended()
     assert codes == [128 + signal.SIGTERM, 128 + signal.SIGINT]
-    assert text.count("stopped by") == 1
+    assert text.count("stopped by") == text.count("stopped by SIGTERM after update 5; ") == 1
+    assert [path.name for path in (tmp_path / "run").glob("model_*.pt")] == ["model_0_5.pt"]
 
 
 def test_a_later_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,12 +244,12 @@ def test_what_a_kill_left_half_written_is_gone_when_the_run_goes_on(tmp_path: Pa
         os.kill(os.getpid(), signal.SIGKILL)
 
     run = tmp_path / "run"
-    ended = command(train.main, flags(run), at(os, "fsync", 5, die))
+    ended = command(train.main, flags(run), at(mt_dnn.checkpoint, "write_tensors", 2, die))
     assert ended.code == -signal.SIGKILL
-    half = [path for path in run.iterdir() if path.name.endswith(TEMPORARY)]
-    again = command(train.main, flags(run, *(["--resume"] if list(run.glob("model_*.pt")) else [])))
-    assert half and again.code == 0, again.output
-    assert not [path for path in half if path.name.startswith(".model_") and path.exists()]
+    (half,) = [path for path in run.iterdir() if path.name.endswith(TEMPORARY)]
+    again = command(train.main, flags(run, "--resume"))
+    assert again.code == 0, again.output
+    assert half.name.startswith(".model_1.pt.") and not half.exists()
 
 
 def test_losses_that_are_no_numbers_end_the_run_with_the_last_checkpoint_kept(tmp_path: Path) -> None:
