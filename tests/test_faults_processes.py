@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
+import mt_dnn.checkpoint
 import mt_dnn.stop_signals
 import train
 from data_utils.errors import run_command_line
