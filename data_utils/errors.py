@@ -11,7 +11,13 @@ from typing import NoReturn
 
 
 class UserError(Exception):
-    """A mistake in a flag, a file or a definition; the message is one line: what, where, what is accepted."""
+    """A mistake in a flag, a file or a definition; the message is one line: what, where, what is accepted.
+
+    Attributes:
+        told: another process of the run has told what befell it.
+    """
+
+    told = False
 
 
 class FlagError(UserError):
@@ -26,6 +32,10 @@ class DataError(UserError):
         super().__init__(where + message)
 
 
+class WriteError(DataError):
+    """A file that cannot be written: a full disk, a folder that is read-only."""
+
+
 class TaskDefError(UserError):
     """One or more mistakes in a task definition."""
 
@@ -35,11 +45,13 @@ class Stopped(Exception):
 
     Attributes:
         exit_code: 128 and the signal's number, as a shell has it.
+        told: another process of the run tells it.
     """
 
-    def __init__(self, message: str, number: int):
+    def __init__(self, message: str, number: int, told: bool = False):
         super().__init__(message)
         self.exit_code = 128 + number
+        self.told = told
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -60,10 +72,12 @@ def run_command_line(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not error.told:
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as error:
-        print(error, file=sys.stderr)
+        if not error.told:
+            print(error, file=sys.stderr)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -11,16 +11,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from data_utils.errors import DataError, FlagError
+from data_utils.errors import FlagError, WriteError
 
 LOCK = ".lock"  # in a folder that a run writes to; holds the number of its process
+TEMPORARY = ".tmp"  # ends the name of what is not yet whole
 
 
 @contextmanager
 def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path`; sync and rename it when the block ends, remove it when the block fails.
 
-    An operating-system error (full disk, read-only folder) is raised as a `DataError` that names the file.
+    An operating-system error (full disk, read-only folder) is raised as a `WriteError` that names the file.
     """
     path = Path(path)
     temporary = None
@@ -28,7 +29,7 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
         path.parent.mkdir(parents=True, exist_ok=True)
         encoding = None if "b" in mode else "utf-8"
         newline = None if "b" in mode else "\n"
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
         with os.fdopen(descriptor, mode, encoding=encoding, newline=newline) as file:
             yield file
             file.flush()
@@ -36,11 +37,29 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         temporary = None
+        _sync_folder(path.parent)
     except OSError as error:
-        raise DataError(f"cannot be written: {error.strerror or error}", path) from error
+        raise WriteError(f"cannot be written: {error.strerror or error}", path) from error
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let a new name in a folder outlast a loss of power, where the file system can do that."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_temporary(folder: Path, prefix: str) -> None:
+    """Remove what processes that were killed left half-written of files with such names; none may be writing them."""
+    for path in folder.glob(f".{prefix}*{TEMPORARY}"):
+        with suppress(OSError):
+            path.unlink()
 
 
 @contextmanager
@@ -48,13 +67,13 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     """A temporary folder beside `path`; synced and renamed when the block ends, removed when the block fails.
 
     Raises:
-        DataError: it cannot be written, or `path` is there and no empty folder.
+        WriteError: it cannot be written, or `path` is there and no empty folder.
     """
     path = Path(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent))
         yield temporary
         for file in filter(Path.is_file, temporary.rglob("*")):
             with file.open("rb") as written:
@@ -63,7 +82,7 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         temporary.chmod(0o777 & ~_umask())
         temporary.replace(path)
     except OSError as error:
-        raise DataError(f"cannot be written: {error.strerror or error}", path) from error
+        raise WriteError(f"cannot be written: {error.strerror or error}", path) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -73,7 +92,7 @@ def writable_folder(path: Path | str) -> Path:
     """The folder, made where it is missing; found out before hours of work that end in it.
 
     Raises:
-        DataError: it cannot be made or written to.
+        WriteError: it cannot be made or written to.
     """
     path = Path(path)
     try:
@@ -81,7 +100,7 @@ def writable_folder(path: Path | str) -> Path:
         with tempfile.TemporaryFile(dir=path):
             return path
     except OSError as error:
-        raise DataError(f"cannot be written to: {error.strerror or error}", path) from error
+        raise WriteError(f"cannot be written to: {error.strerror or error}", path) from error
 
 
 @contextmanager
@@ -92,21 +111,21 @@ def held_folder(path: Path, flag: str) -> Iterator[None]:
         FlagError: another process holds it; names its number.
     """
     try:
-        file = (path / LOCK).open("a+")
+        file = (path / LOCK).open("a+b", buffering=0)
     except OSError as error:
-        raise DataError(f"cannot be written to: {error.strerror or error}", path) from error
+        raise WriteError(f"cannot be written to: {error.strerror or error}", path) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            holder = file.read().strip() or "unknown"
+            holder = file.read().decode(errors="replace").strip() or "unknown"
             raise FlagError(
                 f"--{flag}: {path} is in use by another run (process {holder}); accepted: a folder of its own"
             ) from None
         file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        with suppress(OSError):  # on a full disk the number is missing, and the lock is there
+            file.write(str(os.getpid()).encode())
         yield
 
 

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data_utils.errors import DataError
+from data_utils.errors import WriteError
 
 
 class _BarHandler(logging.Handler):
     """Prints above the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record))
+        try:
+            tqdm.write(self.format(record))
+            sys.stdout.flush()
+        except OSError as error:
+            raise WriteError(f"cannot be written: {error.strerror or error}", "standard output") from error
+
+
+class _FileHandler(logging.FileHandler):
+    """Says what went wrong by an error, where logging's own would print a traceback for each line and go on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        raise WriteError(f"log cannot be written: {error.strerror or error}", self.baseFilename) from error
 
 
 def create_logger(log_file: Path | str | None, quiet: bool = False) -> logging.Logger:
@@ -34,9 +50,9 @@ def create_logger(log_file: Path | str | None, quiet: bool = False) -> logging.L
     if log_file is not None and not quiet:
         try:
             Path(log_file).parent.mkdir(parents=True, exist_ok=True)
-            handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+            handlers.append(_FileHandler(log_file, encoding="utf-8"))
         except OSError as error:
-            raise DataError(f"log cannot be written: {error.strerror}", log_file) from error
+            raise WriteError(f"log cannot be written: {error.strerror}", log_file) from error
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
         logger.addHandler(handler)

@@ -55,16 +55,32 @@ def load_encoder(
     """
     source = resolve_pretrained(name)
     try:
-        config = AutoConfig.from_pretrained(source, cache_dir=cache_dir)
+        config = AutoConfig.from_pretrained(source, cache_dir=cache_dir, trust_remote_code=False)
         model = _auto_class(config, with_decoder)
         _adjust(config, dropout_p, num_hidden_layers)
-        return model.from_pretrained(source, config=config, cache_dir=cache_dir, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        encoder, info = model.from_pretrained(
+            source,
+            config=config,
+            cache_dir=cache_dir,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of damaged files transformers, safetensors and torch raise errors of any kind
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        if reason.startswith("Weights only load failed"):
+            reason = "its weights are a damaged pickle, or one that holds more than tensors; none of it was run"
         raise DataError(
             f"encoder {name!r} cannot be loaded ({reason}); accepted: a hub name, a local folder with config.json and "
             f"weights, an MT-DNN checkpoint (.pt), {EMBEDDED_NAME}"
         ) from error
+    # A pooler is not used here; files of masked language models have none.
+    missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise DataError(f"encoder {name!r}: its weights have no parameter {missing[0]!r}; are the files whole?")
+    return encoder
 
 
 def load_masked_lm(name: str, cache_dir: str | None = None) -> tuple[PreTrainedModel, set[str]] | None:
@@ -73,7 +89,11 @@ def load_masked_lm(name: str, cache_dir: str | None = None) -> tuple[PreTrainedM
     set_verbosity_error()  # what is missing is told by this function
     try:
         model, info = AutoModelForMaskedLM.from_pretrained(
-            resolve_pretrained(name), cache_dir=cache_dir, dtype=torch.float32, output_loading_info=True
+            resolve_pretrained(name),
+            cache_dir=cache_dir,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
     except (OSError, ValueError):
         return None

@@ -57,9 +57,11 @@ def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
     content = load_checkpoint(path)
     if not content["config"]["task_def_list"]:
         raise DataError("holds no task definitions (task_def_list); its heads cannot be rebuilt", path)
-    network = SANBertNetwork({**content["config"], "tokenizer": Config.from_flat(content["config"]).tokenizer})
+    # Where downloads go is not for a file from elsewhere to say.
+    flat = {**content["config"], "transformer_cache": Config().training.transformer_cache}
+    network = SANBertNetwork({**flat, "tokenizer": Config.from_flat(flat).tokenizer})
     load_state(network, content["state"], path)
-    return network, content["config"]
+    return network, flat
 
 
 def build_objective(config: Config, network: SANBertNetwork, total_updates: int = 1) -> TrainingObjective:

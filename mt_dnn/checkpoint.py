@@ -5,21 +5,19 @@ Nothing is unpickled but through torch's weights-only loader and the classes tha
 
 from __future__ import annotations
 
-import hashlib
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
 
+from data_utils.checksum import checked_write, has_right_checksum, remove_checked
 from data_utils.errors import DataError
-from data_utils.files import atomic_write
 from experiments.exp_def import TaskDef, checkpoint_globals
 
-CHECKSUM = ".sha256"
-READ_BYTES = 1 << 20
 REQUIRED_KEYS = ("state", "config")
 
 
@@ -27,71 +25,64 @@ def save_checkpoint(path: Path | str, content: Mapping[str, Any]) -> None:
     """Write a checkpoint to a temporary file beside `path`, then rename it; then its checksum, `PATH.sha256`.
 
     Raises:
-        DataError: the file cannot be written; an older file of that name is untouched.
+        WriteError: the file cannot be written; an older file of that name is untouched.
     """
-    path = Path(path)
-    with atomic_write(path, "wb") as file:
-        try:
-            torch.save(dict(content), file)
-        except RuntimeError as error:
-            # torch's writer reports a failed write of the file below it as a RuntimeError
-            raise OSError(0, f"the checkpoint could not be written ({str(error).splitlines()[0]})") from error
-        # Who is killed before the new checksum is there leaves a checkpoint without one, not with a wrong one.
-        checksum_of(path).unlink(missing_ok=True)
-    with atomic_write(checksum_of(path)) as file:
-        file.write(f"{_sha256(path)}  {path.name}\n")
+    with checked_write(Path(path)) as file:
+        write_tensors(file, dict(content))
 
 
-def checksum_of(path: Path) -> Path:
-    """The file beside a checkpoint that `sha256sum --check` reads."""
-    return path.with_name(path.name + CHECKSUM)
+def write_tensors(file: IO[bytes], content: Any) -> None:
+    """torch.save, whose writer reports a failed write of the file below it as a RuntimeError.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from error
+        raise OSError(0, f"torch cannot write it ({str(error).splitlines()[0]})") from error
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while part := file.read(READ_BYTES):
-            digest.update(part)
-    return digest.hexdigest()
+def deltas_of(checkpoint: Path) -> Path:
+    """The δ of `--adv_free` that belong to a checkpoint."""
+    return checkpoint.with_suffix(".deltas")
 
 
 def check_intact(path: Path) -> None:
-    """See that a checkpoint is what was written, by its checksum; where it has none, that it can be read.
+    """See that a checkpoint and the δ beside it are what was written, by their checksums; of a checkpoint without one,
+    that it can be read.
 
     Raises:
-        DataError: it is not.
+        DataError: they are not.
     """
-    try:
-        expected = checksum_of(path).read_text(encoding="utf-8", errors="replace").split()[:1]
-    except FileNotFoundError:
+    if not has_right_checksum(path):
         load_checkpoint(path)
-        return
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", checksum_of(path)) from error
-    try:
-        found = _sha256(path)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", path) from error
-    if expected != [found]:
-        raise DataError(f"is damaged: its checksum is not that in {checksum_of(path).name}", path)
+    if deltas_of(path).is_file():
+        has_right_checksum(deltas_of(path))
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """Read a checkpoint of this project or of MT-DNN, tensors on the CPU; its `task_def_list` holds `TaskDef`s.
 
     Raises:
-        DataError: missing, damaged, not a checkpoint, or with objects that are not allowed in one.
+        DataError: missing, damaged (by its checksum, where it has one), not a checkpoint, or with objects that are not
+            allowed in one.
     """
     path = Path(path)
     if not path.is_file():
         raise DataError("missing; accepted: a checkpoint written by train.py or by MT-DNN", path)
+    has_right_checksum(path)
     try:
         with torch.serialization.safe_globals(checkpoint_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+        # What torch says beside the name tells how to allow it.
+        name = re.search(r"GLOBAL (\S+)", str(error))
+        found = f" ({name[1]})" if name else ""
         raise DataError(
-            f"is damaged or holds objects that a checkpoint may not hold. {reason}".strip(), path
+            f"is damaged or holds objects that a checkpoint may not hold{found}; none was made", path
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise DataError(f"is damaged or no checkpoint ({_reason(error)})", path) from error
@@ -171,5 +162,4 @@ def forget_older(folder: Path, count: int, kept: str) -> None:
     """
     for path in checkpoints_in(folder)[count:] if count else []:
         if path.name != kept:
-            checksum_of(path).unlink(missing_ok=True)
-            path.unlink()
+            remove_checked(path)

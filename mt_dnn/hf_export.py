@@ -261,6 +261,9 @@ def export(checkpoint: Path | str, folder: Path | str, task: str | None = None, 
     network, flat = restore_network(str(checkpoint))
     # a task's id is its place among the tasks trained
     names = list(dict.fromkeys(dataset.split("_")[0] for dataset in flat.get("train_datasets", [])))
+    for name in names:
+        if Path(name).name != name or name in ("", ".."):
+            raise DataError(f"names a task {name!r}; accepted: a name that a folder may have", checkpoint)
     if task is not None and task not in names:
         raise FlagError(f"--task: found {task!r}, accepted: {', '.join(names)}{nearest(task, names)}")
     heads = {name: task_id for task_id, name in enumerate(names) if task in (None, name)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_utils.errors import DataError
-from data_utils.files import atomic_write
+from data_utils.checksum import checked_write, has_right_checksum
+from data_utils.errors import DataError, WriteError
 from mt_dnn.perturbation.search import Kept
 
 
@@ -26,7 +27,7 @@ class KeptDeltas:
         new: make the file, with no example's δ in it; else it is there already.
 
     Raises:
-        DataError: the file cannot be made, or has another size.
+        WriteError: the file cannot be made, or has another size.
     """
 
     def __init__(self, path: Path, lengths: np.ndarray, hidden: int, new: bool = True):
@@ -38,10 +39,12 @@ class KeptDeltas:
         try:
             if new:
                 with path.open("wb") as file:
-                    file.truncate(size)
+                    # All of it at once: a mapped page that finds no room on the disk later would kill the process.
+                    os.posix_fallocate(file.fileno(), 0, size)
             content = np.memmap(path, dtype=np.uint8, mode="r+", shape=(size,))
         except (OSError, ValueError) as error:
-            raise DataError(f"cannot be mapped with {size} bytes: {error}", path) from error
+            reason = getattr(error, "strerror", None) or error
+            raise WriteError(f"cannot be made with {size} bytes: {reason}", path) from error
         self._seen = content[:count]
         self._values = content[start:].view(np.float16).reshape(-1, hidden)
         self._content = content
@@ -66,17 +69,18 @@ class KeptDeltas:
         return Kept(delta.to(mask.device), known.to(mask.device), lambda found: self._keep(positions, found))
 
     def save(self, path: Path) -> None:
-        """Copy the file; the copy appears when it is whole."""
+        """Copy the file; the copy appears when it is whole, its checksum beside it."""
         self._content.flush()
-        with self.path.open("rb") as source, atomic_write(path, "wb") as target:
+        with self.path.open("rb") as source, checked_write(path) as target:
             shutil.copyfileobj(source, target)
 
     def load(self, path: Path) -> None:
         """Take over what `save` wrote.
 
         Raises:
-            DataError: it is of other data or another encoder.
+            DataError: it is damaged, or of other data or another encoder.
         """
+        has_right_checksum(path)
         if path.stat().st_size != len(self._content):
             raise DataError(f"holds {path.stat().st_size} bytes, expected {len(self._content)} for this data", path)
         self._content[:] = np.memmap(path, dtype=np.uint8, mode="r")

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import distributed
 
 from data_utils.errors import UserError
 from mt_dnn.batcher import Batch
@@ -55,7 +56,27 @@ class SkippedUpdates:
 
 @contextmanager
 def told_in_a_line() -> Iterator[None]:
-    """Errors from outside, as `UserError`s that say what helps."""
+    """Errors from outside, as `UserError`s that say what helps; of several processes one tells."""
+    try:
+        with _as_user_errors():
+            yield
+    except UserError as error:
+        error.told = not _first_to_tell()
+        raise
+
+
+def _first_to_tell() -> bool:
+    """Whether no other process of the run has told an error."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return True
+    try:
+        return distributed.distributed_c10d._get_default_store().add("told", 1) == 1
+    except RuntimeError:  # the store went with the process that held it
+        return True
+
+
+@contextmanager
+def _as_user_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
@@ -64,6 +85,13 @@ def told_in_a_line() -> Iterator[None]:
             raise UserError(
                 "out of memory; what helps: a smaller --batch_size with --grad_accumulation_step, "
                 f"--max_tokens_per_batch, --grad_checkpointing, --bf16 ({reason})"
+            ) from error
+        if isinstance(error, distributed.DistError) or "gloo" in reason:
+            # gloo puts its source file before, and guesses after
+            cause = reason.rpartition("] ")[2].split(". ")[0]
+            raise UserError(
+                f"another process of the run ended or cannot be reached, and so this one ends ({cause}); the last "
+                "checkpoint is kept: --resume goes on with it"
             ) from error
         if "DataLoader worker" in reason:
             raise UserError(

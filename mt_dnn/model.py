@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -129,6 +129,8 @@ class MTDNNModel:
         self.updates = 0
         self.skipped_steps = 0
         self.last_finite = True  # whether the last update had a finite loss and gradient, and so a step
+        self.asked: Callable[[], bool] = lambda: False  # whether this process was asked to stop
+        self.last_asked = False  # whether a process was, in the last update
 
     def keep_deltas(self, kept: KeptDeltas) -> None:
         """Keep δ of the training examples between epochs (`--adv_free`)."""
@@ -189,7 +191,7 @@ class MTDNNModel:
         self.accelerator.unscale_gradients(self.wrapped_optimizer)
         norm = clip_gradients(self.network, self.config.training)
         scale = None if scaler is None else scaler.get_scale()
-        self.last_finite = self._all_finite(report, None if scaler is not None else norm)
+        self.last_finite, self.last_asked = self._together(report, None if scaler is not None else norm)
         if self.last_finite or scaler is not None:
             self.wrapped_optimizer.step()
         self.wrapped_optimizer.zero_grad(set_to_none=True)
@@ -204,13 +206,18 @@ class MTDNNModel:
         if self.bregman is not None:
             self.bregman.update(self.network)
 
-    def _all_finite(self, report: UpdateReport, norm: Tensor | None) -> bool:
-        """Whether losses and gradient are finite numbers, in every process."""
+    def _together(self, report: UpdateReport, norm: Tensor | None) -> tuple[bool, bool]:
+        """Whether losses and gradient are finite numbers in every process, and whether any was asked to stop.
+
+        One reduction and one reading of the device for both.
+        """
         losses = [report.task_loss, report.adv_loss, report.unlabeled, report.bregman, norm]
         finite = torch.stack([part.isfinite() for part in losses if part is not None]).all()
+        found = torch.stack([~finite, torch.tensor(self.asked(), device=finite.device)])
         if self.accelerator.num_processes > 1:
-            finite = self.accelerator.reduce(finite.float(), "sum") == self.accelerator.num_processes
-        return bool(finite)
+            found = self.accelerator.reduce(found.float(), "sum") > 0
+        not_finite, asked = found.tolist()
+        return not not_finite, asked
 
     def _prepare(self, batch: Batch, prefix: str = "") -> Seeded:
         """The batch as this update meets it: what its task and `--dropout_w` draw anew is drawn."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 
 import torch
 from accelerate import Accelerator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-CUDA_UPDATES = 10  # updates between two questions to the other processes, for each makes a GPU's host wait
+# torchrun sends on what a terminal or a scheduler has sent to all processes: one wish to stop comes twice.
+SAME_WISH_SECONDS = 5
 
 
 class StopSignals:
-    """Within the block the first signal is remembered; a second one does what it would have done without the block.
+    """Within the block the first signal is remembered; one that comes more than 5 seconds later does what it would have
+    done without the block.
 
     Args:
         accelerator: all of its processes stop where one was asked to.
@@ -27,6 +31,7 @@ class StopSignals:
         self.accelerator = accelerator
         self.received: int | None = None
         self._before: dict[int, object] = {}
+        self._first = 0.0  # when it came
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -41,23 +46,27 @@ class StopSignals:
         self._before = {}
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        self.__exit__(None, None, None)
+        if self.received is None:
+            self.received, self._first = number, time.monotonic()
+        elif time.monotonic() - self._first > SAME_WISH_SECONDS:
+            self.__exit__(None, None, None)
+            os.kill(os.getpid(), number)
 
-    def asked(self, update: int | None = None) -> bool:
-        """Whether a process was asked to stop; every process calls it at the same point, and all get one answer.
+    def own(self) -> bool:
+        """Whether this process was asked to stop."""
+        return self.received is not None
 
-        Args:
-            update: the number of updates done, where it is asked after each.
-        """
-        accelerator = self.accelerator
-        if accelerator.num_processes == 1:
-            return self.received is not None
-        if update is not None and accelerator.device.type == "cuda" and update % CUDA_UPDATES:
-            return False
-        own = torch.tensor(float(self.received or 0), device=accelerator.device)
-        # The sum tells that one was asked; of several numbers the name of one is told, SIGTERM's where they differ.
-        if float(accelerator.reduce(own, "sum")) == 0:
-            return False
-        self.received = self.received or signal.SIGTERM
-        return True
+    def asked(self) -> bool:
+        """Whether a process was asked to stop; every process calls it at the same point, and all get one answer."""
+        if self.accelerator.num_processes == 1:
+            return self.own()
+        own = torch.tensor(float(self.own()), device=self.accelerator.device)
+        return self.agreed(float(self.accelerator.reduce(own, "sum")) > 0)
+
+    def agreed(self, asked: bool) -> bool:
+        """Take over what all processes found together; in those that were not asked themselves it counts as SIGTERM."""
+        if self.accelerator.num_processes == 1:
+            return self.own()
+        if asked and self.received is None:
+            self.received = signal.SIGTERM
+        return asked

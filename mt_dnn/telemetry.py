@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data_utils.files import atomic_write
 from mt_dnn.config import Config
+from mt_dnn.curves import Curves, written
 from mt_dnn.model import UpdateReport
 
 METRICS_FILE = "metrics.jsonl"
@@ -45,12 +46,10 @@ class Telemetry:
         epoch: int = 0,
     ):
         self.accelerator = accelerator
-        self.writer = None
+        self.curves: Curves | None = None
         self.path = Path(config.training.output_dir) / METRICS_FILE if enabled else None
         if config.data.tensorboard and enabled:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(config.data.tensorboard_logdir)
+            self.curves = Curves(config.data.tensorboard_logdir)
         if self.path is not None:
             kept = _lines_until(self.path, updates, epoch) if updates else []
             with atomic_write(self.path) as file:
@@ -64,8 +63,8 @@ class Telemetry:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        if self.curves is not None:
+            self.curves.close()
 
     def add(self, report: UpdateReport) -> None:
         for name, losses in self._losses.items():
@@ -104,9 +103,8 @@ class Telemetry:
         values = {**losses, **figures, "lr": learning_rate}
         for collected in self._losses.values():
             collected.clear()
-        if self.writer is not None:
-            for name, value in values.items():
-                self.writer.add_scalar(f"train/{name}", value, update)
+        if self.curves is not None:
+            self.curves.add({f"train/{name}": value for name, value in values.items()}, update)
         self._write({"kind": "update", "epoch": epoch, "update": update, "task": task, **values})
         return _text({name: value for name, value in values.items() if name not in RISES})
 
@@ -114,15 +112,14 @@ class Telemetry:
         """Metrics of an evaluation, by dataset and name."""
         for dataset, values in metrics.items():
             self._write({"kind": "evaluation", "epoch": epoch, "update": update, "dataset": dataset, **values})
-            if self.writer is not None:
-                for name, value in values.items():
-                    self.writer.add_scalar(f"{dataset}/{name}", value, update)
+            if self.curves is not None:
+                self.curves.add({f"{dataset}/{name}": value for name, value in values.items()}, update)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl`; a number that is not finite is null there."""
         if self.path is not None:
             plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-            with self.path.open("a", encoding="utf-8") as file:
+            with written(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(plain) + "\n")
 
 

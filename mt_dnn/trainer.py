@@ -22,13 +22,22 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from data_utils.errors import FlagError, Stopped, UserError
-from data_utils.files import atomic_write, held_folder, writable_folder
+from data_utils.checksum import remove_checked
+from data_utils.errors import FlagError, Stopped, UserError, WriteError
+from data_utils.files import atomic_write, held_folder, remove_temporary, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.readers import write_glue_submission, write_score_file
 from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
-from mt_dnn.checkpoint import forget_older, load_checkpoint, load_state, newest_checkpoint
+from mt_dnn.checkpoint import (
+    checkpoints_in,
+    deltas_of,
+    forget_older,
+    load_checkpoint,
+    load_state,
+    newest_checkpoint,
+    write_tensors,
+)
 from mt_dnn.config import Config
 from mt_dnn.hf_export import HfExport
 from mt_dnn.inference import encode_dataset, eval_model
@@ -37,7 +46,7 @@ from mt_dnn.mishaps import WHAT_HELPS, SkippedUpdates, told_in_a_line
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.processes import build_accelerator
 from mt_dnn.random_state import random_state, set_random_state
-from mt_dnn.resumption import check_resumable, deltas_of, order_flags
+from mt_dnn.resumption import check_resumable, sizes_of
 from mt_dnn.run_data import RunData, check_fits_encoder
 from mt_dnn.selection import Selection
 from mt_dnn.stop_signals import StopSignals
@@ -45,6 +54,7 @@ from mt_dnn.telemetry import Telemetry
 from mt_dnn.unlabeled import UnlabeledBatches
 
 KEPT_DELTAS = "kept_deltas.bin"  # δ of the run as it goes
+WITH_DELTAS = 2  # newest checkpoints that keep theirs, so that a damaged one has an older to go back to
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar
 
 
@@ -80,7 +90,11 @@ def train(config: Config) -> RunResult:
         Stopped: by a signal, after it was saved.
     """
     with ExitStack() as held, told_in_a_line():
-        return Trainer(config, held).run()
+        trainer = Trainer(config, held)
+        try:
+            return trainer.run()
+        except WriteError as error:
+            raise WriteError(f"{error}; {trainer.what_is_kept()}") from error
 
 
 class Trainer:
@@ -97,6 +111,7 @@ class Trainer:
         self.main = self.accelerator.is_main_process
         if held is not None and self.main:
             held.enter_context(held_folder(self.output_dir, "output_dir"))
+            remove_temporary(self.output_dir, "model_")
         self.log = create_logger(config.data.log_file, quiet=not self.main)
         for notice in config.notices:
             self.log.info(notice)
@@ -146,6 +161,7 @@ class Trainer:
         self.searched: UpdateReport | None = None  # the last update that had the regularizer
         self.skipped = SkippedUpdates(training.max_skipped, self.data.tasks, self.output_dir)
         self.stop = StopSignals(self.accelerator)
+        self.model.asked = self.stop.own
 
     def _keep_deltas(self) -> KeptDeltas:
         """The file of `--adv_free`, made by the main process and mapped by all."""
@@ -237,7 +253,7 @@ class Trainer:
             self.seconds.append(time.perf_counter() - start)
             inside = f"model_{epoch}_{self.model.updates}.pt"
             wanted = training.save_per_updates_on and self.model.updates % training.save_per_updates == 0
-            asked = self.stop.asked(self.model.updates)
+            asked = self.stop.agreed(self.model.last_asked)
             if wanted or asked:
                 self._save(inside, epoch, batches_done)
             if asked:
@@ -253,6 +269,7 @@ class Trainer:
             f"stopped by {signal.Signals(number).name} after update {self.model.updates}; {self.output_dir / saved} "
             "holds the run: --resume goes on with it",
             number,
+            told=not self.main,
         )
 
     def _is_logged(self, update: int) -> bool:
@@ -320,7 +337,7 @@ class Trainer:
             if self.main:
                 path = self.output_dir / f"{name}_encoding.pt"
                 with atomic_write(path, "wb") as file:
-                    torch.save(encoding, file)
+                    write_tensors(file, encoding)
                 self.log.info("%s: %s, as %s", path, dataset.name, " x ".join(map(str, encoding.shape)))
         self.accelerator.end_training()
 
@@ -328,6 +345,13 @@ class Trainer:
         if self.main:
             with atomic_write(self.output_dir / "results.json") as file:
                 json.dump(asdict(self.result), file, indent=1)
+
+    def what_is_kept(self) -> str:
+        """Of a run that cannot write any more."""
+        newest = checkpoints_in(self.output_dir)[:1]
+        if not newest:
+            return "no checkpoint was written before"
+        return f"the last checkpoint, {newest[0]}, is kept: --resume goes on with it"
 
     def _best_text(self) -> str:
         return (
@@ -347,7 +371,8 @@ class Trainer:
                 "batches_done": batches_done,
                 "random_states": states,
                 "unlabeled": self.unlabeled.position(),
-                "flags": order_flags(self.config),
+                "flags": self.config.to_flat(),
+                "sizes": sizes_of(self.data.train),
                 "history": self.result.history,
                 "best_epoch": self.result.best_epoch,
                 "best_value": self.result.best_value,
@@ -359,8 +384,9 @@ class Trainer:
                 # Before the checkpoint, which is thus never without its own; the older ones only after it.
                 self.kept.save(deltas_of(path))
                 self.model.save(str(path), progress)
-                for older in set(self.output_dir.glob("model_*.deltas")) - {deltas_of(path)}:
-                    older.unlink()
+                newest = {deltas_of(checkpoint) for checkpoint in checkpoints_in(self.output_dir)[:WITH_DELTAS]}
+                for older in set(self.output_dir.glob("model_*.deltas")) - newest:
+                    remove_checked(older)
             forget_older(self.output_dir, self.config.training.keep_last, f"model_{self.result.best_epoch}.pt")
         self.accelerator.wait_for_everyone()
 
@@ -389,7 +415,9 @@ class Trainer:
         if "random_states" not in progress:
             self.log.info("the checkpoint tells no progress: parameters are taken over, training starts at epoch 0")
             return 0, 0
-        check_resumable(self.config, path, progress["flags"])
+        changed = check_resumable(self.config, self.data.train, path, progress)
+        if changed:
+            self.log.info("goes on with other flags than the checkpoint's: %s", "; ".join(changed))
         states = progress["random_states"]
         if len(states) == self.accelerator.num_processes:
             set_random_state(states[self.accelerator.process_index])

@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 import torch
 
+from data_utils.checksum import checksum_of
 from data_utils.errors import DataError, FlagError, Stopped, UserError
 from data_utils.files import LOCK, held_folder
 from mt_dnn import token_arrays
 from mt_dnn.batcher import Batch
-from mt_dnn.checkpoint import checksum_of, newest_checkpoint
+from mt_dnn.checkpoint import newest_checkpoint
 from mt_dnn.mishaps import told_in_a_line
 from mt_dnn.selection import Selection
 from mt_dnn.trainer import Trainer

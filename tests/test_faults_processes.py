@@ -1,0 +1,326 @@
+"""Processes that are killed, stopped, starved or fed with nonsense: one message, an exit code, no hang."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch.distributed import TCPStore
+
+import mt_dnn.checkpoint
+import mt_dnn.stop_signals
+import train
+from data_utils.errors import run_command_line
+from data_utils.files import TEMPORARY
+from mt_dnn.model import MTDNNModel
+from mt_dnn.objective import TrainingObjective
+from mt_dnn.stop_signals import StopSignals
+from mt_dnn.trainer import Trainer
+from tests.faults import command
+from tests.mt_dnn.runs import SIFT, assert_same, parameters
+from tests.test_faults_disk import KEPT, assert_told, at, flags
+
+ROOT = Path(__file__).parents[1]
+MOST_SECONDS = 60
+LONG = (*SIFT, "--epochs", "999")
+LOST = "error: another process of the run ended or cannot be reached, and so this one ends"
+
+
+started: list[int] = []  # processes that a test may leave behind where it fails
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    yield
+    for child in started:
+        with suppress(ProcessLookupError, ChildProcessError):
+            if os.waitpid(child, os.WNOHANG)[0] == 0:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+    started.clear()
+
+
+class Run(NamedTuple):
+    """Processes of one run, as torchrun starts them, each in a fork that writes to a file of its own."""
+
+    output: Path
+    children: list[int]
+    texts: list[Path]
+    store: TCPStore
+
+    def wait_for_checkpoint(self) -> None:
+        deadline = time.monotonic() + 2 * MOST_SECONDS
+        while not list(self.output.glob("model_*.pt.sha256")):
+            assert time.monotonic() < deadline, [text.read_text() for text in self.texts]
+            time.sleep(0.02)
+
+    def ended(self) -> tuple[list[int], str]:
+        """Exit codes, and all that was printed; no process may be there after a minute."""
+        codes: dict[int, int] = {}
+        deadline = time.monotonic() + MOST_SECONDS
+        while len(codes) < len(self.children) and time.monotonic() < deadline:
+            for child in set(self.children) - codes.keys():
+                found, status = os.waitpid(child, os.WNOHANG)
+                if found:
+                    codes[child] = os.waitstatus_to_exitcode(status)
+            time.sleep(0.02)
+        for child in set(self.children) - codes.keys():
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        assert len(codes) == len(self.children), "a process hung"
+        return [codes[child] for child in self.children], "".join(text.read_text() for text in self.texts)
+
+
+def start(folder: Path, processes: int, *more: object, before: Callable[[int], Any] = lambda rank: None) -> Run:
+    """A run; `before` is called in each process first, with its number."""
+    # torchrun holds the store by which its processes find one another, so that it outlives them.
+    store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+    children, texts = [], [folder / f"output_{rank}.txt" for rank in range(processes)]
+    for rank, text in enumerate(texts):
+        child = os.fork()
+        if child == 0:
+            _be_process(text, rank, processes, store.port, lambda rank=rank: before(rank), flags(folder / "run", *more))
+        children.append(child)
+        started.append(child)
+    return Run(folder / "run", children, texts, store)
+
+
+def _be_process(text: Path, rank: int, processes: int, port: int, before: Callable[[], Any], given: list[str]) -> None:
+    code = 1
+    try:
+        descriptor = os.open(text, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        os.dup2(descriptor, 1), os.dup2(descriptor, 2)
+        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+        if processes > 1:
+            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+            os.environ.update({name: str(value) for name, value in names.items()})
+            os.environ.update({"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)})
+            os.environ.update({"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"})
+        before()
+        run_command_line(lambda: train.main(given))
+        code = 0
+    except SystemExit as asked:
+        code = asked.code if isinstance(asked.code, int) else 1
+    finally:
+        os._exit(code)
+
+
+# dead processes
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_where_one_of_two_dies_the_other_ends_with_one_message(dead: int, tmp_path: Path) -> None:
+    run = start(tmp_path, 2, *LONG)
+    run.wait_for_checkpoint()
+    os.kill(run.children[dead], signal.SIGKILL)
+    codes, text = run.ended()
+    assert codes[dead] == -signal.SIGKILL and codes[1 - dead] == 2
+    assert text.count(LOST) == text.count("error: ") == 1 and "Traceback" not in text, text
+    assert re.search(r"\(.*\); the last checkpoint is kept: --resume goes on with it", text)
+
+
+def test_of_three_that_are_left_one_tells(tmp_path: Path) -> None:
+    run = start(tmp_path, 4, *LONG)
+    run.wait_for_checkpoint()
+    os.kill(run.children[3], signal.SIGKILL)
+    codes, text = run.ended()
+    assert codes == [2, 2, 2, -signal.SIGKILL]
+    assert text.count("error: ") == 1, text
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_what_befalls_one_process_is_told_and_the_other_is_silent(failing: int, tmp_path: Path) -> None:
+    def starve(rank: int) -> None:
+        def happen() -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+        if rank == failing:
+            at(TrainingObjective, "forward", 5, happen)()
+
+    codes, text = start(tmp_path, 2, *LONG, before=starve).ended()
+    assert codes == [2, 2]
+    assert text.count("error: out of memory; what helps: a smaller --batch_size") == text.count("error: ") == 1, text
+
+
+def test_a_full_disk_ends_both_with_its_own_message(tmp_path: Path) -> None:
+    def happen() -> None:
+        raise OSError(28, "No space left on device")
+
+    codes, text = start(tmp_path, 2, before=lambda rank: at(mt_dnn.checkpoint, "write_tensors", 2, happen)()).ended()
+    assert codes == [2, 2]
+    assert re.search(f"error: .*model_1.pt: cannot be written: No space left on device; {KEPT}", text), text
+    assert text.count("error: ") == 1, text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dead", ["0", "1"])
+def test_under_torchrun_the_message_is_the_same(dead: str, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    kill = (
+        "import os, sys, train\n"
+        "from data_utils.errors import run_command_line\n"
+        "from mt_dnn.trainer import Trainer\n"
+        "save, count = Trainer._save, []\n"
+        "def dying(*arguments):\n"
+        "    count.append(1)\n"
+        f"    os.kill(os.getpid(), 9) if len(count) == 2 and os.environ['RANK'] == '{dead}' else save(*arguments)\n"
+        "Trainer._save = dying\n"
+        "run_command_line(train.main)\n"
+    )
+    (tmp_path / "dying.py").write_text(kill)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    begun = time.monotonic()
+    found = subprocess.run(
+        [*launcher, str(tmp_path / "dying.py"), *flags(tmp_path / "run", *LONG)],
+        cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert time.monotonic() - begun < 2 * MOST_SECONDS
+    assert found.returncode == 1 and found.stderr.count("error: ") <= 1
+    assert "[rank" not in found.stderr  # a traceback of one of the run's processes
+    assert (tmp_path / "run" / "model_0.pt").is_file()
+
+
+# signals
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_ends_with_its_code(number: int, processes: int, tmp_path: Path) -> None:
+    run = start(tmp_path, processes, *LONG)
+    run.wait_for_checkpoint()
+    # To all, as a terminal and torchrun do, and again, as torchrun does with what the terminal sent to all.
+    for _ in range(2):
+        for child in run.children:
+            os.kill(child, number)
+        time.sleep(0.05)
+    codes, text = run.ended()
+    assert codes == [128 + number] * processes, text
+    line = rf"stopped by {signal.Signals(number).name} after update \d+; (\S+) holds the run: --resume goes on with it"
+    (saved,) = re.findall(line, text)
+    assert Path(saved + ".sha256").is_file() and "Traceback" not in text
+
+
+def test_one_process_that_is_asked_stops_both_after_that_update(tmp_path: Path) -> None:
+    def ask() -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def asked(rank: int) -> None:
+        if rank == 1:
+            at(MTDNNModel, "update", 5, ask)()
+
+    codes, text = start(tmp_path, 2, *LONG, "--batch_size", 2, before=asked).ended()
+    assert codes == [128 + signal.SIGTERM, 128 + signal.SIGINT]
+    assert text.count("stopped by") == text.count("stopped by SIGTERM after update 5; ") == 1
+    assert [path.name for path in (tmp_path / "run").glob("model_*.pt")] == ["model_0_5.pt"]
+
+
+def test_a_later_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    signals = StopSignals(accelerator=None)  # type: ignore[arg-type]
+    monkeypatch.setattr(mt_dnn.stop_signals, "SAME_WISH_SECONDS", 0.05)
+    with signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        time.sleep(0.1)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+# one process
+
+
+def test_what_a_kill_left_half_written_is_gone_when_the_run_goes_on(tmp_path: Path) -> None:
+    def die() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    run = tmp_path / "run"
+    ended = command(train.main, flags(run), at(mt_dnn.checkpoint, "write_tensors", 2, die))
+    assert ended.code == -signal.SIGKILL
+    (half,) = [path for path in run.iterdir() if path.name.endswith(TEMPORARY)]
+    again = command(train.main, flags(run, "--resume"))
+    assert again.code == 0, again.output
+    assert half.name.startswith(".model_1.pt.") and not half.exists()
+
+
+def test_losses_that_are_no_numbers_end_the_run_with_the_last_checkpoint_kept(tmp_path: Path) -> None:
+    def spoil() -> None:
+        update = MTDNNModel.update
+
+        def spoilt(model: MTDNNModel, *batches: Any, **options: Any) -> Any:
+            if model.updates >= 3:
+                with torch.no_grad():
+                    model.network.scoring_list[0][1].bias.fill_(float("nan"))
+            return update(model, *batches, **options)
+
+        MTDNNModel.update = spoilt  # type: ignore[method-assign]
+
+    ended = command(train.main, flags(tmp_path / "run", "--max_skipped", 2), spoil)
+    assert_told(
+        ended,
+        r"2 updates in a row had a loss or a gradient that is not finite \(the last: update 5, task cola, examples .*"
+        r"\); the last checkpoint in \S+ is kept. Try a smaller --learning_rate, --adv_radius or --adv_alpha",
+    )
+    assert "epoch 1, update 4, task cola, examples" in ended.output
+    assert [path.name for path in (tmp_path / "run").glob("model_*.pt")] == ["model_0.pt"]
+
+
+def test_too_little_memory_names_the_flags_that_help(tmp_path: Path) -> None:
+    def happen() -> None:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    ended = command(train.main, flags(tmp_path / "run"), at(TrainingObjective, "forward", 4, happen))
+    assert_told(ended, "out of memory; what helps: a smaller --batch_size with --grad_accumulation_step, .*--bf16 .*")
+    assert (tmp_path / "run" / "model_0.pt").is_file()
+
+
+# resumes
+
+
+def test_a_resume_says_which_flags_are_others(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert command(train.main, flags(run)).code == 0
+    first = ["--resume", "--model_ckpt", run / "model_0.pt"]
+    same = command(train.main, flags(run, *first))
+    assert same.code == 0 and "other flags" not in same.output
+    other = command(train.main, flags(run, *first, "--learning_rate", "1e-4", "--adv_train"))
+    assert other.code == 0
+    (line,) = [line for line in other.output.splitlines() if "goes on with other flags than the checkpoint's: " in line]
+    assert "--learning_rate 0.001 there, 0.0001 here" in line and "--adv_train False there, True here" in line
+    refused = command(train.main, flags(run, *first, "--batch_size", 5))
+    assert_told(refused, r".*model_0.pt: was written with other flags, which .* keep: --batch_size 8 there, 5 here")
+
+
+def test_a_resume_on_other_data_is_refused(tmp_path: Path) -> None:
+    run, data = tmp_path / "run", tmp_path / "data"
+    assert command(train.main, flags(run)).code == 0
+    data.mkdir()
+    for path in Path(flags(run)[3]).glob("cola_*.json"):
+        (data / path.name).write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    ended = command(train.main, flags(run, "--data_dir", data, "--resume"))
+    assert_told(ended, r".*: was written by a run on other data: cola_train has 24 examples of \d+ tokens there, 23 .*")
+
+
+def test_a_run_of_two_processes_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir(), killed.mkdir()
+    assert start(whole, 2, *SIFT).ended()[0] == [0, 0]
+
+    def die(rank: int) -> None:
+        if rank == 1:
+            at(Trainer, "_save", 2, lambda: os.kill(os.getpid(), signal.SIGKILL))()
+
+    codes, _ = start(killed, 2, *SIFT, before=die).ended()
+    assert codes == [2, -signal.SIGKILL]
+    assert start(killed, 2, *SIFT, "--resume").ended()[0] == [0, 0]
+    assert_same(parameters(whole / "run" / "model_2.pt"), parameters(killed / "run" / "model_2.pt"))
