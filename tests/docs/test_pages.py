@@ -1,0 +1,71 @@
+"""What pages say of flags, figures and formulas is so."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mt_dnn.measured_defaults import BY_METHOD, measured
+from mt_dnn.telemetry import METRICS_FILE
+from tests.docs.pages import PAGES, ROOT
+from tests.docs.workspace import write_metrics
+
+DOCS = ROOT / "docs"
+FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(\S(?:[^$\n]*\S)?)\$", re.DOTALL)
+CODE = re.compile(r"^ *```.*?^ *```$|`[^`\n]+`", re.DOTALL | re.MULTILINE)
+
+
+def rows(page: Path, first: str) -> list[list[str]]:
+    """The cells of the table whose header begins with a cell."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    found = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        found.append([cell.strip() for cell in line.strip("|").split("|")])
+    return found
+
+
+def test_the_telemetry_page_names_every_figure_and_no_other(tmp_path: Path) -> None:
+    write_metrics(tmp_path / "run")
+    written = (tmp_path / "run" / METRICS_FILE).read_text(encoding="utf-8").splitlines()
+    names = {name for line in written for name in json.loads(line)} - {"ACC"}
+    listed = [name for row in rows(DOCS / "telemetry.md", "name") for name in re.findall(r"`(\w+)`", row[0])]
+    assert len(listed) == len(set(listed)) and set(listed) == names
+
+
+def test_the_defaults_are_the_measured_ones() -> None:
+    found = {row[0].strip("`"): row[1:] for row in rows(DOCS / "hyperparameters.md", "`--adv_opt`")}
+    assert found.keys() == BY_METHOD.keys()
+    for method, cells in found.items():
+        values = measured(method, "post_ln")
+        searched = values["k"] > 0
+        expected = [values["radius"], values["step_size"] if searched else None, values["noise_var"], values["k"]]
+        expected += [None if method == "freelb" else values["alpha"], values["norm_scope"]]
+        assert cells == ["–" if value is None else f"{value:g}" if value != str(value) else value for value in expected]
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_formulas_hold_nothing_that_markdown_changes(page: Path) -> None:
+    r"""GitHub's Markdown takes the backslash out of `\,` and `\{` before it draws a formula; a bare | ends a cell."""
+    text = CODE.sub("", page.read_text(encoding="utf-8"))
+    formulas = [block or inline for block, inline in FORMULA.findall(text)]
+    assert [formula for formula in formulas if re.search(r"\\[^A-Za-z]|[|<>*]", formula)] == []
+    assert text.count("$") == sum(4 if block else 2 for block, _ in FORMULA.findall(text))
+
+
+def test_the_methods_page_has_formulas() -> None:
+    text = (DOCS / "methods.md").read_text(encoding="utf-8")
+    for part in (
+        r"R_{\mathrm{SMART}}",
+        r"R_{\mathrm{VAT}}",
+        r"R_{\mathrm{ALUM}}",
+        r"R_{\mathrm{FreeLB}}",
+        r"\Pi_2",
+        r"\ell_s",
+    ):
+        assert part in text
