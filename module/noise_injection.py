@@ -39,7 +39,7 @@ class NoiseInjection:
     Raises:
         UnsupportedLevelError: names the encoder and the levels that it has; an encoder-decoder has none.
 
-    Example:
+    Examples:
         >>> injection = NoiseInjection(model.bert, "post_ln")
         >>> with injection.add(delta):          # delta: (batch, tokens, hidden)
         ...     logits = model(input_ids)

@@ -156,7 +156,7 @@ class AdversarialMixin:
 class AdversarialTrainer(AdversarialMixin, Trainer):
     """`transformers.Trainer` with an adversarial regularizer, for every model with a head; see `AdversarialMixin`.
 
-    Example:
+    Examples:
         >>> trainer = AdversarialTrainer(
         ...     model=AutoModelForSequenceClassification.from_pretrained("microsoft/deberta-v3-base"),
         ...     args=TrainingArguments("out"), train_dataset=dataset, perturbation=SiftPerturbation.with_defaults(),

@@ -23,7 +23,7 @@ class SmartPerturbation(AdversarialPerturbation):
     Principled Regularized Optimization", ACL, section 3.1 and Algorithm 1 (https://arxiv.org/abs/1911.03437).
     Arguments, shapes and errors as in `AdversarialPerturbation`.
 
-    Example:
+    Examples:
         >>> smart = SmartPerturbation(norm_p="l2", radius=0.05, step_size=0.05, noise_var=1e-3, scale="relative")
         >>> R, emb_val, eff_perturb = smart.forward(model, logits, input_ids, token_type_ids, attention_mask)
     """

@@ -47,7 +47,7 @@ class ModelRegularizer:
         UnsupportedLevelError: the encoder has no injection point of the method's level.
         ValueError: the model gives each example several labels, which are no distribution.
 
-    Example:
+    Examples:
         >>> regularizer = SiftPerturbation.for_model(model, radius=0.03)
         >>> output = model(**batch)
         >>> loss = output.loss + regularizer.alpha * regularizer(model, batch, output.logits)

@@ -1,0 +1,70 @@
+"""What MkDocs asks while it builds the site (mkdocs.yml, `hooks`): anchors, the page of flags, formulas as MathML.
+
+A formula that cannot be rendered, and a page that needs anything from another host, end the build.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
+
+from docs_build.commands import flags_page
+from docs_build.slugs import slug
+
+FLAGS_MARK = "<!-- the flags of all commands -->"
+FORMULA = re.compile(r'<(span|div) class="arithmatex">(.*?)</\1>', re.DOTALL)
+FROM_ELSEWHERE = re.compile(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:https?:)?//[^"]*"|<link\b[^>]*>')
+
+
+def on_config(config: Any) -> Any:
+    """Headings have GitHub's anchors."""
+    config.mdx_configs.setdefault("toc", {})["slugify"] = slug
+    return config
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """The flags of all commands stand where the mark is."""
+    return markdown.replace(FLAGS_MARK, flags_page()) if FLAGS_MARK in markdown else markdown
+
+
+def on_page_content(content: str, page: Any, **_: Any) -> str:
+    """TeX, as pymdownx.arithmatex has set it apart, as MathML, which browsers draw by themselves."""
+
+    def render(found: re.Match[str]) -> str:
+        kind, text = found[1], html.unescape(found[2]).strip()
+        tex = text[2:-2].strip()  # without \( \) or \[ \]
+        return mathml(tex, block=kind == "div", where=page.file.src_uri)
+
+    return FORMULA.sub(render, content)
+
+
+def mathml(tex: str, block: bool, where: str) -> str:
+    """A formula as MathML.
+
+    Raises:
+        PluginError: it has a command that is not known.
+    """
+    try:
+        drawn = convert(tex, display="block" if block else "inline")
+    except Exception as error:  # of many kinds, without a common class
+        raise PluginError(f"{where}: no formula: {tex} ({error})") from error
+    if "\\" in drawn:
+        raise PluginError(f"{where}: a command without meaning in the formula {tex}")
+    return f'<div class="formula">{drawn}</div>' if block else drawn
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """The page needs no other host.
+
+    Raises:
+        PluginError: it does.
+    """
+    for tag in FROM_ELSEWHERE.findall(output):
+        loads = not tag.startswith("<link") or 'rel="stylesheet"' in tag or 'rel="preconnect"' in tag
+        if loads and "//" in tag:
+            raise PluginError(f"{page.file.src_uri}: loads from another host: {tag}")
+    return output
