@@ -31,7 +31,9 @@ def load_tokenizer(
     source = resolve_pretrained(name)
     options = {} if do_lower_case is None else {"do_lower_case": do_lower_case}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, cache_dir=cache_dir, use_fast=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            source, cache_dir=cache_dir, use_fast=True, trust_remote_code=False, **options
+        )
     except Exception as error:  # the tokenizers library raises plain exceptions for a damaged file
         tried = "no tokenizer in this folder" if os.path.isdir(source) else "no such folder, and not found on the hub"
         raise DataError(

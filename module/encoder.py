@@ -55,16 +55,31 @@ def load_encoder(
     """
     source = resolve_pretrained(name)
     try:
-        config = AutoConfig.from_pretrained(source, cache_dir=cache_dir)
+        config = AutoConfig.from_pretrained(source, cache_dir=cache_dir, trust_remote_code=False)
+        _refuse_kernels(config)
         model = _auto_class(config, with_decoder)
         _adjust(config, dropout_p, num_hidden_layers)
-        return model.from_pretrained(source, config=config, cache_dir=cache_dir, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        return model.from_pretrained(
+            source, config=config, cache_dir=cache_dir, dtype=torch.float32, trust_remote_code=False
+        )
+    except Exception as error:  # damaged files and odd configurations raise many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"encoder {name!r} cannot be loaded ({reason}); accepted: a hub name, a local folder with config.json and "
             f"weights, an MT-DNN checkpoint (.pt), {EMBEDDED_NAME}"
         ) from error
+
+
+def _refuse_kernels(config: PretrainedConfig) -> None:
+    """transformers fetches an attention whose name has a `/` from a hub, and runs it.
+
+    Raises:
+        ValueError: the configuration names such a one.
+    """
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        wanted = getattr(part, "_attn_implementation", None)
+        if "/" in str(wanted):
+            raise ValueError(f"its configuration names code on a hub, {wanted!r}, which is not run")
 
 
 def load_masked_lm(name: str, cache_dir: str | None = None) -> tuple[PreTrainedModel, set[str]] | None:
@@ -73,7 +88,11 @@ def load_masked_lm(name: str, cache_dir: str | None = None) -> tuple[PreTrainedM
     set_verbosity_error()  # what is missing is told by this function
     try:
         model, info = AutoModelForMaskedLM.from_pretrained(
-            resolve_pretrained(name), cache_dir=cache_dir, dtype=torch.float32, output_loading_info=True
+            resolve_pretrained(name),
+            cache_dir=cache_dir,
+            dtype=torch.float32,
+            output_loading_info=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError):
         return None

@@ -11,7 +11,7 @@ from experiments.exp_def import TaskDef
 from module.encoder import checkpoint_activations, encoder_from_config, is_checkpoint, load_encoder, without_attention
 from module.noise_injection import UnsupportedLevelError
 from mt_dnn.bregman import BregmanTerm
-from mt_dnn.checkpoint import load_checkpoint, load_state
+from mt_dnn.checkpoint import load_checkpoint, network_of
 from mt_dnn.config import Config
 from mt_dnn.loss import LOSS_REGISTRY, CeCriterion, Criterion, LossCriterion
 from mt_dnn.matcher import SANBertNetwork
@@ -40,8 +40,11 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
             task.take_over_head(head, config.encoder)
     else:
         content = load_checkpoint(config.encoder)
-        network = SANBertNetwork(opt, encoder_from_config(content["config"], **settings))
-        load_state(network, content["state"], config.encoder, encoder_only=True)
+
+        def over_encoder() -> SANBertNetwork:
+            return SANBertNetwork(opt, encoder_from_config(content["config"], **settings))
+
+        network = network_of(content, over_encoder, config.encoder, encoder_only=True)
     if model.encoder_type == EncoderModelType.SAN:
         network = SANBertNetwork(opt, without_attention(network.bert, training.bert_dropout_p))
     if training.grad_checkpointing:
@@ -57,9 +60,11 @@ def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
     content = load_checkpoint(path)
     if not content["config"]["task_def_list"]:
         raise DataError("holds no task definitions (task_def_list); its heads cannot be rebuilt", path)
-    network = SANBertNetwork({**content["config"], "tokenizer": Config.from_flat(content["config"]).tokenizer})
-    load_state(network, content["state"], path)
-    return network, content["config"]
+
+    def whole() -> SANBertNetwork:
+        return SANBertNetwork({**content["config"], "tokenizer": Config.from_flat(content["config"]).tokenizer})
+
+    return network_of(content, whole, path), content["config"]
 
 
 def build_objective(config: Config, network: SANBertNetwork, total_updates: int = 1) -> TrainingObjective:

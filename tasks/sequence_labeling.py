@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LATER_PIECE, FIRST, LAST = "X", "CLS", "SEP"  # labels of a word's later pieces, and of the two special tokens
 NO_ENTITY = "O"
+LONGEST_LITERAL = 1 << 18  # characters of a list in Python's way
 NOT_COUNTED = -1  # the label of padding
 
 
@@ -157,10 +158,13 @@ def parse_list(split: Split, number: int, column: str, text: str, kind: type[Any
     Raises:
         DataError: it is none; names file and line.
     """
-    for parse in (json.loads, ast.literal_eval):  # JSON first: Python reads its escapes of rarer characters otherwise
+    # Python's syntax tree of a text takes a hundred times its memory
+    parsers = (json.loads, ast.literal_eval) if len(text) <= LONGEST_LITERAL else (json.loads,)
+    for parse in parsers:  # JSON first: Python reads its escapes of rarer characters otherwise
         try:
             parsed = parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            "".join(parsed if kind is str else ()).encode()  # half a surrogate pair is no text
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
         if isinstance(parsed, list) and all(type(item) is kind for item in parsed):
             return parsed

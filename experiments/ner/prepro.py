@@ -10,6 +10,7 @@ of speech, chunk and name. Tags are taken as they are.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ FILES = {
 }
 COLUMNS = {"ner": -1, "chunk": -2, "pos": -3}  # of a line, by task
 DOCUMENT = "-DOCSTART-"
+COLUMN = re.compile(r"[^ \t\r]+")  # rarer blanks of Unicode belong to a word
 
 
 def read_sentences(path: Path) -> Iterator[list[list[str]]]:
@@ -39,7 +41,7 @@ def read_sentences(path: Path) -> Iterator[list[list[str]]]:
     """
     sentence: list[list[str]] = []
     for number, line in read_lines(path):
-        columns = line.split()
+        columns = COLUMN.findall(line)
         if columns and columns[0] != DOCUMENT:
             if len(columns) < 1 + len(COLUMNS):
                 message = f"expected a word and its part of speech, chunk and name, found {line!r}"

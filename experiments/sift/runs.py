@@ -135,16 +135,16 @@ class RunStore:
         self.path = path
 
     def read(self) -> dict[str, Record]:
-        """The finished runs by key; a line that an interruption cut is no run."""
+        """The finished runs by key; a line that an interruption cut, or that is damaged, is no run."""
         if not self.path.exists():
             return {}
         records = []
-        for line in self.path.read_text(encoding="utf-8").split("\n"):
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 records.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-        return {record["key"]: record for record in records}
+        return {record["key"]: record for record in records if isinstance(record, dict) and "key" in record}
 
     def add(self, record: Record) -> None:
         """Append a run in a single write, so that several processes may fill one file."""

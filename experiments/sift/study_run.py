@@ -121,9 +121,9 @@ def finished(spec: RunSpec) -> Record | None:
     """The result of this very run, or None where it is missing or of other settings or data."""
     try:
         record = json.loads(Path(spec.result).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return record if record.get("key") == spec.key() else None
+    return record if isinstance(record, dict) and record.get("key") == spec.key() else None
 
 
 def execute(spec: RunSpec) -> Record:
