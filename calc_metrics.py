@@ -66,6 +66,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     golds = labels_of(arguments.std_input, task_def)
     uids = list(golds.uids)
     predictions, scores = read_scores(arguments.score, uids, task_def.n_class)
+    for uid, gold, own in zip(uids, golds.labels, predictions, strict=True):
+        if np.shape(gold) != np.shape(own):
+            expected = f"{len(gold)} labels" if np.shape(gold) else "one label"
+            raise DataError(f"the prediction for {uid!r} is {own}; the example has {expected}", arguments.score)
     alike = len({own.shape for own in scores}) == 1 and scores[0].ndim == 1
     values: Values = np.stack(scores) if alike else scores
     answers: Values = np.array(predictions) if alike else [np.array(own) for own in predictions]

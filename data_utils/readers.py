@@ -432,7 +432,8 @@ def read_scores(path: Path | str, uids: Sequence[str], n_class: int) -> tuple[li
         Of each example its prediction, and its scores: (n_class,), or (labels, n_class).
 
     Raises:
-        DataError: as `read_score_file`; of other examples, or with another number of scores.
+        DataError: as `read_score_file`; of other examples, with another number of scores, or with a prediction that is
+            neither a class nor a list of classes.
     """
     found = read_score_file(path)
     places = {uid: place for place, uid in enumerate(found["uids"])}
@@ -441,6 +442,9 @@ def read_scores(path: Path | str, uids: Sequence[str], n_class: int) -> tuple[li
         what = f"; it has none for the id {lacking[0]!r}" if lacking else ""
         count = len(found["uids"])
         raise DataError(f"is of {count} examples, not of the {len(uids)} of the dataset{what}", path)
+    for uid, own in zip(found["uids"], found["predictions"], strict=True):
+        if not all(type(index) is int and 0 <= index < n_class for index in (own if isinstance(own, list) else [own])):
+            raise DataError(f"the prediction for {uid!r} is {own!r}; accepted: classes from 0 to {n_class - 1}", path)
     shapes = [(len(own), n_class) if isinstance(own, list) else (n_class,) for own in found["predictions"]]
     sizes = [int(np.prod(shape)) for shape in shapes]
     values = np.asarray(found["scores"], dtype=np.float64)

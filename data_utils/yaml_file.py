@@ -11,7 +11,7 @@ import yaml
 from data_utils.errors import DataError
 from data_utils.readers import read_text
 
-LARGEST_YAML = 1 << 18  # bytes
+LARGEST_YAML = 1 << 17  # bytes
 MOST_VALUES = 10_000  # of a file, those that an alias (`*name`, `<<: *name`) repeats counted each time
 DEEPEST_VALUE = 32  # lists and mappings in one another
 

@@ -48,5 +48,5 @@ def load(name: str) -> tuple[Any, Any]:
     source = resolve_pretrained(name)
     logging.set_verbosity_error()  # the head is new, which the library points out
     logging.disable_progress_bar()
-    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(LABELS))
-    return model, AutoTokenizer.from_pretrained(source)
+    model = AutoModelForSequenceClassification.from_pretrained(source, num_labels=len(LABELS), trust_remote_code=False)
+    return model, AutoTokenizer.from_pretrained(source, trust_remote_code=False)

@@ -147,8 +147,10 @@ def network_of(
         with torch.device("meta"):  # without memory, for the sizes are the file's word so far
             _fitting(make(), state, path, encoder_only)
         network = make()
-    except UserError:
-        raise
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise DataError(f"describes a network that cannot be made ({error})", path) from error
     except Exception as error:  # of what can stand in a configuration
         raise DataError(f"describes a network that cannot be made ({_reason(error)})", path) from error
     load_state(network, state, path, encoder_only)

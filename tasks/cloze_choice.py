@@ -57,7 +57,7 @@ class ClozeChoiceTask(RankingTask):
             if metric == Metric.EmF1:
                 found |= squad_v1(answers, chosen)
             else:
-                found |= ranking_metrics([metric], self.golds(samples), scores, predictions)
+                found |= ranking_metrics([metric], self.golds(samples, dataset.path), scores, predictions)
         return Evaluation(found, chosen, scores, answers if labeled else None, dataset.uids)
 
     def _texts(self, dataset: SingleTaskDataset, samples: Sequence[Mapping[str, Any]], key: str) -> Iterator[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
     from mt_dnn.dataset import SingleTaskDataset
     from mt_dnn.loss import Criterion
+
+
+LARGEST = float(np.finfo(np.float64).max)
 
 
 @register_task("Ranking")
@@ -114,7 +118,7 @@ class RankingTask(Task):
     ) -> Evaluation:
         """An entry a candidate; ACC over groups, other metrics over candidates."""
         samples = list(dataset.samples())
-        golds = self.golds(samples) if with_label and dataset.labels is not None else None
+        golds = self.golds(samples, dataset.path) if with_label and dataset.labels is not None else None
         uids = [uid for number, sample in enumerate(samples, 1) for uid in _candidate_ids(sample, dataset, number)]
         flat_scores, flat_predictions = np.concatenate(scores), np.concatenate(predictions)
         found = {}
@@ -124,11 +128,20 @@ class RankingTask(Task):
         return Evaluation(found, flat_predictions, flat_scores, flat_golds, uids)
 
     @staticmethod
-    def golds(samples: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
-        """Of each example of a token file 1 at the most relevant candidates, 0 elsewhere, (candidates,)."""
+    def golds(samples: Sequence[Mapping[str, Any]], path: Path) -> list[np.ndarray]:
+        """Of each example of the token file `path` 1 at the most relevant candidates, 0 elsewhere, (candidates,).
+
+        Raises:
+            DataError: relevances (`olabel`) that are not a number a candidate.
+        """
         golds = []
-        for sample in samples:
-            relevances = np.asarray(sample.get("olabel") or _one_at(sample["label"], len(sample["token_id"])))
+        for number, sample in enumerate(samples, start=1):
+            count, given = len(sample["token_id"]), sample.get("olabel")
+            relevances = _one_at(sample["label"], count)
+            if given is not None:
+                if not isinstance(given, list) or len(given) != count or not all(map(_is_relevance, given)):
+                    raise DataError(f"olabel must be a list of {count} finite numbers", path, number)
+                relevances = np.asarray(given, dtype=np.float64)
             golds.append((relevances == relevances.max()).astype(np.int64))
         return golds
 
@@ -158,6 +171,10 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _is_relevance(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) <= LARGEST  # type: ignore[arg-type]
 
 
 def _one_at(place: int, count: int) -> np.ndarray:

@@ -144,7 +144,11 @@ class RunStore:
                 records.append(json.loads(line))
             except (ValueError, RecursionError):
                 continue
-        return {record["key"]: record for record in records if isinstance(record, dict) and "key" in record}
+        return {
+            record["key"]: record
+            for record in records
+            if isinstance(record, dict) and isinstance(record.get("key"), str)
+        }
 
     def add(self, record: Record) -> None:
         """Append a run in a single write, so that several processes may fill one file."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from hypothesis import note
 from hypothesis import strategies as st
 
 # Characters that are line ends to some, or no characters to others, each by a name that a table can show.
@@ -35,63 +36,97 @@ BYTES = (
     b"\xff\xfe", b"\xed\xa0\x80", b"\xc0\x80", b"\x80", b"\r\n", b"\n", b"\n\n", b"\t", b"\t\t", b'"', b"'", b",", b":",
     b"\\ud800", b"\\u0000", b"\\udc00\\ud800", b"9" * 400, b"9" * 5000, b"1e400", b"NaN", b"-Infinity", b"-1", b"0.5",
     b"[" * 70, b"{" * 70, b'{"a":' * 1200, b"[" * 1200, b"]", b"}", b"[]", b"{}", b"null", b"true", b"../../x", b"*a",
-    b"&a ", b"<<: ", b"!!python/object:os.system ", b"!!timestamp 2001-13-45", b"1_000", "\uff11".encode(), b"- ", b"# ",
+    b"&a ", b"<<: ", b"!!python/object:os.system ", b"!!timestamp 2001-13-45", b"1_000", "\uff11".encode(), b"- ",
+    b"# ",
 )  # fmt: skip
 DEEP: list[Any] = []
 for _ in range(70):
     DEEP = [DEEP]
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 255, 256, 2**31, 2**32, 2**63, 2**64, -(2**63) - 1, 10**400, 0.5, -0.0, 1e300,
-    float("inf"), float("nan"), "", " ", "x", "0", "1", "-1", "[1]", "['a']", "\ud800", "a\ud83d", "../../../x", "x" * 5000,
-    *CHARACTERS.values(), "a\tb\nc", [], {}, [[]], [None], [0], [1, 0], [-1], ["a"], [0.5], [True], [[0, 1]], [None, [0, 1]],
-    {"a": 1}, {"text": 1}, {"text": ["a"]}, DEEP, [0] * 600,
+    float("inf"), float("nan"), "", " ", "x", "0", "1", "-1", "[1]", "['a']", "\ud800", "a\ud83d", "../../../x",
+    "x" * 5000, *CHARACTERS.values(), "a\tb\nc", [], {}, [[]], [None], [0], [1, 0], [-1], ["a"], [0.5], [True],
+    [[0, 1]], [None, [0, 1]], {"a": 1}, {"text": 1}, {"text": ["a"]}, DEEP, [0] * 600,
 )  # fmt: skip
-PLACES = st.integers(0, 2**20)
 CUT, DROP, REPEAT, INSERT, REPLACE, FLIP, DROP_LINE, REPEAT_LINE, REPLACE_FIELD, DROP_FIELD, ADD_FIELD = range(11)
-CHANGES = st.tuples(st.integers(CUT, ADD_FIELD), PLACES, st.integers(0, len(BYTES) - 1))
+
+# A single draw an input is fast, and bytes that become zeros make it simpler.
+DRAWN = st.binary(min_size=32, max_size=32)
 
 
-def changed_bytes(content: bytes, change: tuple[int, int, int]) -> bytes:
-    """One change; what it is and where is given by numbers, which any content can take."""
-    kind, place, number = change
-    what = BYTES[number]
-    at = place % (len(content) + 1)
+class Choices:
+    """Choices by drawn bytes, two each; when there are no more, always the first.
+
+    Args:
+        drawn: of `DRAWN`.
+    """
+
+    def __init__(self, drawn: bytes):
+        self.drawn = drawn
+        self.used = 0
+
+    def below(self, count: int) -> int:
+        part = self.drawn[self.used : self.used + 2]
+        self.used += 2
+        return int.from_bytes(part, "big") % count
+
+    def of(self, options: Sequence[Any]) -> Any:
+        return options[self.below(len(options))]
+
+    def text(self, seeds: Sequence[bytes], most: int = 3) -> bytes:
+        """One of the seeds with some changes of its bytes, lines and fields."""
+        content = self.of(seeds)
+        for _ in range(self.below(most + 1)):
+            content = changed_bytes(content, self)
+        note(repr(content))
+        return content
+
+    def value(self, seeds: Sequence[Any]) -> Any:
+        """One of the seeds with up to two changes of what it holds."""
+        value = copy.deepcopy(self.of(seeds))
+        for _ in range(self.below(3)):
+            value = changed_value(value, self)
+        return value
+
+    def json(self, seeds: Sequence[Any]) -> bytes:
+        """A JSON text of changed values, of changed bytes, or of both; half a pair as an escape, or as bytes that UTF-8
+        does not have."""
+        content = json.dumps(self.value(seeds), ensure_ascii=self.below(2) == 0).encode("utf-8", "surrogatepass")
+        return self.text([content], most=1)
+
+    def json_lines(self, seeds: Sequence[Any]) -> bytes:
+        """Up to three lines, one of them changed."""
+        lines = [json.dumps(self.of(seeds)).encode() for _ in range(self.below(3))]
+        lines.insert(self.below(len(lines) + 1), self.json(seeds))
+        return self.text([b"\n".join(lines) + b"\n"], most=1)
+
+
+def changed_bytes(content: bytes, choices: Choices) -> bytes:
+    """One change: which, where and with what."""
+    kind, what = choices.below(ADD_FIELD + 1), choices.of(BYTES)
     if kind <= FLIP:
-        size = 1 + number % 20
-        return {
-            CUT: content[:at],
-            DROP: content[:at] + content[at + size :],
-            REPEAT: content[: at + size] + content[at:],
-            INSERT: content[:at] + what + content[at:],
-            REPLACE: content[:at] + what + content[at + len(what) :],
-            FLIP: content[:at] + bytes(byte ^ (1 << number % 8) for byte in content[at : at + 1]) + content[at + 1 :],
-        }[kind]
+        at, size = choices.below(len(content) + 1), 1 + choices.below(20)
+        if kind == CUT:
+            return content[:at]
+        if kind == DROP:
+            return content[:at] + content[at + size :]
+        if kind == REPEAT:
+            return content[: at + size] + content[at:]
+        if kind == FLIP:
+            return content[:at] + bytes(byte ^ (1 << size % 8) for byte in content[at : at + 1]) + content[at + 1 :]
+        return content[:at] + what + content[at + (len(what) if kind == REPLACE else 0) :]
     lines = content.split(b"\n")
-    row = place % len(lines)
+    row = choices.below(len(lines))
     if kind == DROP_LINE:
         del lines[row]
     elif kind == REPEAT_LINE:
         lines.insert(row, lines[row])
     else:
         fields = lines[row].split(b"\t")
-        column = number % len(fields)
-        if kind == DROP_FIELD:
-            del fields[column]
-        elif kind == ADD_FIELD:
-            fields.insert(column, what)
-        else:
-            fields[column] = what
+        column = choices.below(len(fields))
+        fields[column : column + (kind != ADD_FIELD)] = [] if kind == DROP_FIELD else [what]
         lines[row] = b"\t".join(fields)
     return b"\n".join(lines)
-
-
-@st.composite
-def texts(draw: st.DrawFn, seeds: Sequence[bytes], most: int = 3) -> bytes:
-    """One of the seeds with some changes of its bytes, lines and fields."""
-    content = seeds[draw(st.integers(0, len(seeds) - 1))]
-    for change in draw(st.lists(CHANGES, max_size=most)):
-        content = changed_bytes(content, change)
-    return content
 
 
 def places_in(value: Any) -> list[tuple[Any, Any]]:
@@ -100,69 +135,26 @@ def places_in(value: Any) -> list[tuple[Any, Any]]:
     waiting = [value]
     while waiting:
         inside = waiting.pop()
-        keys = range(len(inside)) if isinstance(inside, list) else list(inside)
-        for key in keys:
+        for key in range(len(inside)) if isinstance(inside, list) else list(inside):
             found.append((inside, key))
             if isinstance(inside[key], list | dict):
                 waiting.append(inside[key])
     return found
 
 
-def another(number: int) -> Any:
-    value = VALUES[number]
-    return copy.deepcopy(value) if isinstance(value, list | dict) else value
-
-
-def changed_value(value: Any, place: int, number: int, kind: int) -> Any:
-    """The value of JSON with one change: another value at a place (mostly), a place less, or a key more."""
-    places = places_in(value)
+def changed_value(value: Any, choices: Choices) -> Any:
+    """The value of JSON with one change: another value at a place (mostly), a place less, or a place more."""
+    other, kind = copy.deepcopy(choices.of(VALUES)), choices.below(10)
+    places = places_in(value) if isinstance(value, list | dict) else []
     if not places:
-        return another(number)
-    inside, key = places[place % len(places)]
+        return other
+    inside, key = choices.of(places)
     if kind == 0:
         del inside[key]
     elif kind == 1 and isinstance(inside, dict):
-        inside["extra"] = another(number)
+        inside["extra"] = other
     elif kind == 2 and isinstance(inside, list):
-        inside.append(another(number))
+        inside.append(other)
     else:
-        inside[key] = another(number)
+        inside[key] = other
     return value
-
-
-VALUE_CHANGES = st.tuples(PLACES, st.integers(0, len(VALUES) - 1), st.integers(0, 9))
-
-
-@st.composite
-def values(draw: st.DrawFn, seeds: Sequence[Any], most: int = 3) -> Any:
-    """One of the seeds with some changes of what it holds."""
-    value = copy.deepcopy(seeds[draw(st.integers(0, len(seeds) - 1))])
-    for place, number, kind in draw(st.lists(VALUE_CHANGES, max_size=most)):
-        value = changed_value(value, place, number, kind)
-    return value
-
-
-def as_json(value: Any, plain: bool) -> bytes:
-    """JSON with every character as an escape, or as it is; half a pair is then the bytes that UTF-8 does not have."""
-    return json.dumps(value, ensure_ascii=plain).encode("utf-8", "surrogatepass")
-
-
-@st.composite
-def json_texts(draw: st.DrawFn, seeds: Sequence[Any]) -> bytes:
-    """A JSON text of changed values, of changed bytes, or of both."""
-    content = as_json(draw(values(seeds, most=2)), draw(st.booleans()))
-    for change in draw(st.lists(CHANGES, max_size=1)):
-        content = changed_bytes(content, change)
-    return content
-
-
-@st.composite
-def json_lines(draw: st.DrawFn, seeds: Sequence[Any]) -> bytes:
-    """JSON lines, up to four, of which one or two are changed."""
-    rows = [seeds[number] for number in draw(st.lists(st.integers(0, len(seeds) - 1), max_size=2))]
-    lines = [json.dumps(row).encode() for row in rows]
-    lines.insert(draw(st.integers(0, len(lines))), as_json(draw(values(seeds, most=2)), draw(st.booleans())))
-    content = b"\n".join(lines) + b"\n"
-    for change in draw(st.lists(CHANGES, max_size=1)):
-        content = changed_bytes(content, change)
-    return content

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from data_utils.errors import DataError
 from data_utils.readers import read_lines
@@ -29,7 +28,7 @@ from experiments.superglue import superglue_prepro
 from experiments.xnli import xnli_prepro
 from tests.experiments.hutto_archive import rated_lines, write_archive
 from tests.fuzz.check import reading
-from tests.fuzz.inputs import json_lines, json_texts, texts
+from tests.fuzz.inputs import DRAWN, Choices
 
 
 def canonical(target: Path, examples: Iterable[Example]) -> list[Example]:
@@ -80,9 +79,11 @@ def test_glue(tmp_path: Path, name: str) -> None:
     cases = [case for case, (task, _, _) in enumerate(GLUE) if task in KINDS[name]]
     target = tmp_path / "target.tsv"
 
-    @given(st.sampled_from(cases).flatmap(lambda case: st.tuples(st.just(case), texts([SEEDS[case]]))))
-    def each(drawn: tuple[int, bytes]) -> None:
-        case, content = drawn
+    @given(DRAWN)
+    def each(drawn: bytes) -> None:
+        choices = Choices(drawn)
+        case = choices.of(cases)
+        content = choices.text([SEEDS[case]])
         _, layout, part = GLUE[case]
         files = [tmp_path / own for own in part.files]
         for path in files:
@@ -117,16 +118,14 @@ SUPERGLUE = {
         "target": {"span1_index": 0, "span1_text": "Ann", "span2_index": 2, "span2_text": "she"},
     },
 }
-SPLITS = st.sampled_from(["train", "dev", "test"])
+SPLITS = ("train", "dev", "test")
 
 
-@given(
-    st.sampled_from(sorted(SUPERGLUE)).flatmap(
-        lambda task: st.tuples(st.just(task), SPLITS, json_lines([SUPERGLUE[task]]))
-    )
-)
-def test_superglue(tmp_path: Path, drawn: tuple[str, str, bytes]) -> None:
-    task, split, content = drawn
+@given(DRAWN)
+def test_superglue(tmp_path: Path, drawn: bytes) -> None:
+    choices = Choices(drawn)
+    task, split = choices.of(sorted(SUPERGLUE)), choices.of(SPLITS)
+    content = choices.json_lines([SUPERGLUE[task]])
     path, target = tmp_path / "train.jsonl", tmp_path / "target.tsv"
     path.write_bytes(content)
     _, examples_of = superglue_prepro.readers(Reading(), 13)[task]
@@ -137,8 +136,10 @@ def test_superglue(tmp_path: Path, drawn: tuple[str, str, bytes]) -> None:
 ANLI = {"uid": "0", "label": "e", "context": "a", "hypothesis": "b", "reason": ""}
 
 
-@given(SPLITS, json_lines([ANLI]))
-def test_anli(tmp_path: Path, split: str, content: bytes) -> None:
+@given(DRAWN)
+def test_anli(tmp_path: Path, drawn: bytes) -> None:
+    choices = Choices(drawn)
+    split, content = choices.of(SPLITS), choices.json_lines([ANLI])
     path, target = tmp_path / "train.jsonl", tmp_path / "target.tsv"
     path.write_bytes(content)
     read = partial(read_examples, path, partial(anli_prepro.pair, split=split))
@@ -149,9 +150,11 @@ XNLI = {"language": "de", "pairID": "1", "gold_label": "neutral", "sentence1": "
 XNLI_TABLE = "".join("\t".join(row) + "\n" for row in (XNLI, XNLI.values(), XNLI.values())).encode()
 
 
-@given(st.one_of(texts([XNLI_TABLE]).map(lambda own: ("tsv", own)), json_lines([XNLI]).map(lambda own: ("jsonl", own))))
-def test_xnli(tmp_path: Path, drawn: tuple[str, bytes]) -> None:
-    suffix, content = drawn
+@given(DRAWN)
+def test_xnli(tmp_path: Path, drawn: bytes) -> None:
+    choices = Choices(drawn)
+    suffix = choices.of(("tsv", "jsonl"))
+    content = choices.text([XNLI_TABLE]) if suffix == "tsv" else choices.json_lines([XNLI])
     folder, target = tmp_path / "data", tmp_path / "target"
     folder.mkdir(exist_ok=True)
     path = folder / f"xnli.dev.{suffix}"
@@ -187,8 +190,10 @@ SQUAD = {
 }
 
 
-@given(st.sampled_from(["squad", "squad-v2"]), json_texts([SQUAD]))
-def test_squad(tmp_path: Path, task: str, content: bytes) -> None:
+@given(DRAWN)
+def test_squad(tmp_path: Path, drawn: bytes) -> None:
+    choices = Choices(drawn)
+    task, content = choices.of(("squad", "squad-v2")), choices.json([SQUAD])
     path, target = tmp_path / "train-v2.0.json", tmp_path / "target.tsv"
     path.write_bytes(content)
     reading("SQuAD's files", lambda: canonical(target, read_squad(path, task).examples), path, target)
@@ -197,8 +202,10 @@ def test_squad(tmp_path: Path, task: str, content: bytes) -> None:
 CONLL = b"-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nrejects VBZ B-VP O\n\nGerman JJ B-NP B-MISC\n. . O O\n"
 
 
-@given(st.sampled_from(sorted(ner_prepro.COLUMNS)), texts([CONLL, CONLL.replace(b" ", b"\t")]))
-def test_ner(tmp_path: Path, task: str, content: bytes) -> None:
+@given(DRAWN)
+def test_ner(tmp_path: Path, drawn: bytes) -> None:
+    choices = Choices(drawn)
+    task, content = choices.of(sorted(ner_prepro.COLUMNS)), choices.text([CONLL, CONLL.replace(b" ", b"\t")])
     path, target = tmp_path / "train.txt", tmp_path / "target.tsv"
     path.write_bytes(content)
     kept = reading("CoNLL's files", lambda: canonical(target, ner_prepro.examples(path, task)), path, target)
@@ -209,14 +216,11 @@ def test_ner(tmp_path: Path, task: str, content: bytes) -> None:
 PLAIN = b"One sentence .\nAnother one .\n\nA second document .\n"
 
 
-@given(
-    st.one_of(
-        texts([PLAIN]).map(lambda own: ("txt", own)),
-        json_lines([{"text": "a b\nc\n\nd"}]).map(lambda own: ("jsonl", own)),
-    )
-)
-def test_mlm(tmp_path: Path, drawn: tuple[str, bytes]) -> None:
-    suffix, content = drawn
+@given(DRAWN)
+def test_mlm(tmp_path: Path, drawn: bytes) -> None:
+    choices = Choices(drawn)
+    suffix = choices.of(("txt", "jsonl"))
+    content = choices.text([PLAIN]) if suffix == "txt" else choices.json_lines([{"text": "a b\nc\n\nd"}])
     path, target = tmp_path / f"wiki.{suffix}", tmp_path / "mlm_train.txt"
     path.write_bytes(content)
     found = reading("plain text for MLM", lambda: [list(own) for own in mlm_prepro.documents(path)], path)
@@ -235,16 +239,23 @@ def study_examples(target: Path, examples: list[hutto.Example]) -> None:
 TWEETS = 'id,label,tweet\n1,0,"a, b"\n2,1,hate \xf0\n3,0,"two\nlines"\n'
 
 
-@given(texts([TWEETS.encode(), TWEETS.encode("latin-1")]))
-def test_tweets(tmp_path: Path, content: bytes) -> None:
+@given(DRAWN)
+def test_tweets(tmp_path: Path, drawn: bytes) -> None:
+    content = Choices(drawn).text([TWEETS.encode(), TWEETS.encode("latin-1")])
     path = tmp_path / "train.csv"
     path.write_bytes(content)
     found = reading("the study's tweets (CSV)", lambda: study_data._read_hate(path), path)
     study_examples(tmp_path / "target.tsv", found or [])
 
 
-@given(st.booleans(), texts([b"good film\t1\nbad\x0b film\t0\n", b"s\t1\t\tHe sleeps.\ns\t0\t*\tSleeps he.\n"]))
-def test_study_tables(tmp_path: Path, cola: bool, content: bytes) -> None:
+TABLES = {True: b"s\t1\t\tHe sleeps.\ns\t0\t*\tSleeps he.\n", False: b"good film\t1\nbad\x0b film\t0\n"}
+
+
+@given(DRAWN)
+def test_study_tables(tmp_path: Path, drawn: bytes) -> None:
+    choices = Choices(drawn)
+    cola = choices.of((True, False))
+    content = choices.text([TABLES[cola]])
     path = tmp_path / "table.txt"
     path.write_bytes(content)
     read = study_data._read_cola if cola else study_data._read_uci
@@ -252,8 +263,9 @@ def test_study_tables(tmp_path: Path, cola: bool, content: bytes) -> None:
     study_examples(tmp_path / "target.tsv", found or [])
 
 
-@given(json_texts([{"sst2": [{"idx": 0, "sentence": "a film", "label": 1}], "rte": []}]))
-def test_advglue(tmp_path: Path, content: bytes) -> None:
+@given(DRAWN)
+def test_advglue(tmp_path: Path, drawn: bytes) -> None:
+    content = Choices(drawn).json([{"sst2": [{"idx": 0, "sentence": "a film", "label": 1}], "rte": []}])
     path = tmp_path / "advglue" / "dev.json"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
@@ -261,8 +273,9 @@ def test_advglue(tmp_path: Path, content: bytes) -> None:
     study_examples(tmp_path / "target.tsv", (found or {}).get("sentiment_advglue_test", []))
 
 
-@given(texts([rated_lines("tweets", 3).encode()]))
-def test_ratings(tmp_path: Path, content: bytes) -> None:
+@given(DRAWN)
+def test_ratings(tmp_path: Path, drawn: bytes) -> None:
+    content = Choices(drawn).text([rated_lines("tweets", 3).encode()])
     path = Path(hutto.DOMAINS["tweets"])
     found = reading("the ratings (vaderSentiment)", lambda: hutto.parse_ratings(content, "tweets"), path)
     study_examples(tmp_path / "target.tsv", found or [])
@@ -275,10 +288,10 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     ).read_bytes()
 
 
-@given(st.integers(0, 2**32), texts([b""], most=0))
-def test_archive(tmp_path: Path, archive: bytes, seed: int, content: bytes) -> None:
-    draw = random.Random(seed)
-    changed = bytearray(archive[: draw.choice([len(archive), draw.randrange(len(archive))])] + content)
+@given(DRAWN)
+def test_archive(tmp_path: Path, archive: bytes, drawn: bytes) -> None:
+    draw = random.Random(drawn)
+    changed = bytearray(archive[: draw.choice([len(archive), draw.randrange(len(archive))])])
     for _ in range(draw.randrange(4)):
         if changed:
             changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
@@ -289,8 +302,9 @@ def test_archive(tmp_path: Path, archive: bytes, seed: int, content: bytes) -> N
     assert [own.name for own in tmp_path.iterdir()] == ["archive.tar.gz"]
 
 
-@given(texts([b"a text\na pair ||| of texts\n"]))
-def test_texts_to_embed(tmp_path: Path, content: bytes) -> None:
+@given(DRAWN)
+def test_texts_to_embed(tmp_path: Path, drawn: bytes) -> None:
+    content = Choices(drawn).text([b"a text\na pair ||| of texts\n"])
     path = tmp_path / "texts.txt"
     path.write_bytes(content)
     found = reading("texts for the extractor", lambda: read_texts(path), path)
