@@ -11,8 +11,8 @@ import yaml
 from data_utils.errors import DataError
 from data_utils.readers import read_text
 
-LARGEST_YAML = 1 << 17  # bytes
-MOST_VALUES = 10_000  # of a file, those that an alias (`*name`, `<<: *name`) repeats counted each time
+LARGEST_YAML = 1 << 19  # bytes
+MOST_VALUES = 50_000  # of a file, those that an alias (`*name`, `<<: *name`) repeats counted each time
 DEEPEST_VALUE = 32  # lists and mappings in one another
 
 

@@ -187,7 +187,7 @@ def _classes(labels: Sequence[str], place: str, column: str) -> list[str]:
         UserError: there is one alone, or so many that the column can hold no classes.
     """
     found = sorted(set(labels))
-    if all(re.fullmatch(r"[+-]?\d+", label) for label in found):
+    if all(re.fullmatch(r"[+-]?\d{1,100}", label) for label in found):  # Python refuses thousands of digits
         found.sort(key=int)
     if len(found) < 2:
         raise UserError(f"{place}: every label in column {column!r} is {found[0]!r}; accepted: two or more")

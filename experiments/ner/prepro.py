@@ -30,7 +30,7 @@ FILES = {
 }
 COLUMNS = {"ner": -1, "chunk": -2, "pos": -3}  # of a line, by task
 DOCUMENT = "-DOCSTART-"
-COLUMN = re.compile(r"[^ \t\r]+")  # rarer blanks of Unicode belong to a word
+COLUMN = re.compile(r"[^ \t]+")  # rarer blanks of Unicode belong to a word
 
 
 def read_sentences(path: Path) -> Iterator[list[list[str]]]:

@@ -18,10 +18,12 @@ from data_utils.readers import read_lines
 from experiments.anli import anli_prepro
 from experiments.canonical import Example, Reading, read_examples, write_canonical
 from experiments.dump_embedding.extractor import read_texts
+from experiments.exp_def import TaskDefs
 from experiments.glue.glue_layouts import LAYOUTS, Layout, Part
 from experiments.glue.glue_prepro import read_part
 from experiments.mlm import mlm_prepro
 from experiments.ner import prepro as ner_prepro
+from experiments.own_tables import Columns, OwnTask, write_definition
 from experiments.sift import hutto, study_data
 from experiments.squad.squad_prepro import read_squad
 from experiments.superglue import superglue_prepro
@@ -228,6 +230,38 @@ def test_mlm(tmp_path: Path, drawn: bytes) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             mlm_prepro.write_documents(target, found)
         assert [list(own) for own in mlm_prepro.documents(target)] == found
+
+
+ROWS = [{"text": f"text {number}", "label": "good" if number % 2 else "bad", "id": number} for number in range(4)]
+COMMAS = b'id,text,label\n1,"a, b",good\n2,c,bad\n3,"d ""e""\nf",good\n4,g,bad\n'
+
+
+@given(DRAWN)
+def test_tables_of_ones_own(tmp_path: Path, drawn: bytes) -> None:
+    choices = Choices(drawn)
+    suffix = choices.of(("csv", "tsv", "jsonl"))
+    path, root = tmp_path / f"own.{suffix}", tmp_path / "root"
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in ROWS)
+    if suffix == "jsonl":
+        content = choices.text([lines.replace(b"\n", b"\n" + choices.json([ROWS[0]]) + b"\n", 1)], most=1)
+    else:
+        content = choices.text([COMMAS if suffix == "csv" else b"id\ttext\tlabel\n1\ta\t0.5\n2\tb\t1\n3\tc\t2\n"])
+    path.write_bytes(content)
+    columns = Columns(("text",), "label", choices.of((None, "id")))
+
+    def convert() -> OwnTask:
+        with contextlib.redirect_stdout(io.StringIO()):
+            task = OwnTask(str(path), columns, dev_share=0.5)
+            (root / "task_def.yml").unlink(missing_ok=True)
+            write_definition(root / "task_def.yml", [task])
+            for split, target in task.write(root).items():
+                assert len(list(read_lines(target))) == len(task.splits[split])
+        return task
+
+    task = reading("tables of one's own", convert, path, Path("--dev_share"), Path("task_def.yml"))
+    if task is not None:
+        labels = TaskDefs(root / "task_def.yml").get_task_def("own").label_vocab
+        assert task.labels == ([] if labels is None else list(labels.tok2ind))
 
 
 def study_examples(target: Path, examples: list[hutto.Example]) -> None:
