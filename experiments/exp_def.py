@@ -208,13 +208,14 @@ def _read_yaml(path: Path) -> tuple[list[tuple[Any, Any]], list[str]]:
         node = compose_yaml(path)
         if not isinstance(node, yaml.MappingNode) or not node.value:
             raise DataError("found no mapping, accepted: one mapping a task, at least one", path)
+        mistakes = _duplicate_keys(node, "task")
+        for name, entry in node.value:
+            if isinstance(entry, yaml.MappingNode):
+                mistakes += _duplicate_keys(entry, f"task {name.value!r}, key")
+        # after the search for what stands twice, for this puts the keys of `<<` beside a mapping's own
         pairs = [(construct_yaml(name, path), construct_yaml(entry, path)) for name, entry in node.value]
     except DataError as error:
         raise TaskDefError(str(error)) from error
-    mistakes = _duplicate_keys(node, "task")
-    for name, entry in node.value:
-        if isinstance(entry, yaml.MappingNode):
-            mistakes += _duplicate_keys(entry, f"task {name.value!r}, key")
     return pairs, mistakes
 
 
