@@ -119,7 +119,9 @@ def _kept(cache: Path, made_from: Mapping[str, Any], task: Task) -> dict[str, np
     found = map_arrays(cache, made_from)
     if found is None:
         return None
-    types = {name: np.int64 if name.endswith("offsets") or name == "rows" else np.uint8 for name in ARRAYS}
+    types: dict[str, Any] = {
+        name: np.int64 if name.endswith("offsets") or name == "rows" else np.uint8 for name in ARRAYS
+    }
     types |= {"tokens": np.uint32, "largest_token": np.uint32, "soft_labels": np.float32, "labels": task.label_type}
     if {name: values.dtype for name, values in found.items()} != {name: np.dtype(own) for name, own in types.items()}:
         return None

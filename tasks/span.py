@@ -312,7 +312,7 @@ def read_windows(split: Split, lines: Sequence[Line], text: Tokenization) -> Ite
             yield Window(number, answers, spans, first, places, example)
 
 
-def read_window(sample: Mapping[str, Any], tokens: int, path: Path) -> tuple[str, str, Offsets]:
+def read_window(sample: Mapping[str, Any], tokens: int, path: Path) -> tuple[str, str, list[tuple[int, int] | None]]:
     """What an example of a token file has beside its tokens: id, context, and the characters of each token.
 
     Raises:

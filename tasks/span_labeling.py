@@ -135,10 +135,10 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
             text = texts.setdefault(uid, Text(context))
             if text.context != context:
                 raise DataError(f"{uid}: two questions have this uid; accepted: one", dataset.path)
-            places = [place for place, offset in enumerate(offsets[: len(own)]) if offset is not None]
-            for token, place in enumerate(places):
+            places = [(place, offset) for place, offset in enumerate(offsets[: len(own)]) if offset is not None]
+            for token, (place, offset) in enumerate(places):
                 label = int(dataset.labels[index][place]) if labeled else None
-                seen = Token(min(token, len(places) - 1 - token), offsets[place], own[place], label)
+                seen = Token(min(token, len(places) - 1 - token), offset, own[place], label)
                 best = text.tokens.get(start + token)
                 if best is None or seen.around > best.around:
                     text.tokens[start + token] = seen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -63,7 +63,7 @@ def read_published(path: Path = PUBLISHED_FILE) -> dict[str, Published]:
     """
     try:
         node = compose_yaml(path)
-        entries = None if node is None else construct_yaml(node, path)
+        entries: Any = None if node is None else construct_yaml(node, path)
         return {key: Published.model_validate(entry) for key, entry in entries.items()}
     except (ValidationError, AttributeError) as error:
         raise DataError(f"no published numbers: {' '.join(str(error).split())}", path) from error

@@ -72,7 +72,7 @@ def test_mt_dnns_json_lines_are_read(tmp_path: Path):
     assert [document["sentences"] for document in read_documents(tmp_path / "mlm_dev.txt")] == [["six"], ["seven"]]
     for line in ('{"text": 3}', "[]", '{"words": "a"}', "{"):
         (tmp_path / "a.json").write_text('{"text": "one"}\n' + line + "\n")
-        with pytest.raises(DataError, match=r'a.json.*2.*accepted: \{"text": "…"\}'):
+        with pytest.raises(DataError, match=r'a.json, line 2: .*(accepted: \{"text": "…"\}|no whole JSON object)'):
             mlm_prepro.main(["--train", str(tmp_path / "a.json"), "--root_dir", str(tmp_path / "out")])
     assert not (tmp_path / "out" / "mlm_train.txt").exists()
     with pytest.raises(FlagError, match="--dev_every: found 1"):
