@@ -119,10 +119,9 @@ def _kept(cache: Path, made_from: Mapping[str, Any], task: Task) -> dict[str, np
     found = map_arrays(cache, made_from)
     if found is None:
         return None
-    types: dict[str, Any] = {
-        name: np.int64 if name.endswith("offsets") or name == "rows" else np.uint8 for name in ARRAYS
-    }
-    types |= {"tokens": np.uint32, "largest_token": np.uint32, "soft_labels": np.float32, "labels": task.label_type}
+    types: dict[str, Any] = dict.fromkeys(ARRAYS, np.int64)
+    types |= {"tokens": np.uint32, "types": np.uint8, "labels": task.label_type, "soft_labels": np.float32}
+    types |= {"uid_bytes": np.uint8, "largest_token": np.uint32}
     if {name: values.dtype for name, values in found.items()} != {name: np.dtype(own) for name, own in types.items()}:
         return None
     rows, offsets, counts = found["rows"], found["offsets"], found["label_offsets"]
