@@ -65,7 +65,7 @@ def plain(entry: dict[str, Any]) -> dict[str, Any]:
 @example(BOMB)
 @example(BOMB + b"<<: *k\n")
 @example(b"a: &a [*a]\n")
-@example(b"a: " + b"[" * 5000)
+@example(b"a: " + b"[" * 500)
 @example(b"a: {n_class: " + b"9" * 5000 + b"}\n")
 @example(b"a: {dropout_p: 2001-13-45}\n")
 @example(b'a: {labels: ["\\ud800"]}\n')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from data_utils.readers import (
     write_score_file,
 )
 from data_utils.task_def import DataFormat, TaskType
+from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, SingleTaskDataset
 from mt_dnn.token_arrays import ARRAYS, read_token_arrays
 from tasks import Task
@@ -172,36 +174,53 @@ SCORES: dict[str, list[dict[str, Any]]] = {
 }
 
 
+@pytest.fixture(scope="module", autouse=True)
+def read_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A definition, which the commands would read anew for every input."""
+    path = tmp_path_factory.mktemp("scored") / "tasks.yml"
+    path.write_text(SCORED)
+    known = TaskDefs(path)
+    with pytest.MonkeyPatch.context() as patch:
+        for command in (calc_metrics, prepare_distillation_data):
+            patch.setattr(command, "TaskDefs", lambda path: known)
+        yield path
+
+
+def score_files(folder: Path, drawn: bytes, kinds: Sequence[str]) -> tuple[Path, list[str]]:
+    """A changed score file, and the commands' flags."""
+    choices = Choices(drawn)
+    kind, labels, path = choices.of(kinds), folder / "labels.json", folder / "scores.json"
+    labels.write_text("".join(json.dumps(line) + "\n" for line in TOKENS[kind]))
+    path.write_bytes(choices.json(SCORES[kind]))
+    return path, ["--task", kind, "--std_input", str(labels), "--score", str(path)]
+
+
 @given(DRAWN)
 def test_score_files(tmp_path: Path, drawn: bytes) -> None:
-    choices = Choices(drawn)
-    kind = choices.of(sorted(SCORES))
-    content = choices.json(SCORES[kind])
-    definitions, labels = tmp_path / "tasks.yml", tmp_path / "labels.json"
-    path, target, again = tmp_path / "scores.json", tmp_path / "target.json", tmp_path / "again.json"
-    if not definitions.is_file():
-        definitions.write_text(SCORED)
-    labels.write_text("".join(json.dumps(line) + "\n" for line in TOKENS[kind]))
-    path.write_bytes(content)
-    flags = ["--task_def", definitions, "--task", kind, "--std_input", labels, "--score", path]
+    path, flags = score_files(tmp_path, drawn, sorted(SCORES))
 
     def metrics() -> str:
         with contextlib.redirect_stdout(io.StringIO()) as printed:
-            calc_metrics.main(list(map(str, flags)))
+            calc_metrics.main(flags)
         return printed.getvalue()
 
-    printed = reading("score files (calc_metrics)", metrics, path, Path("metric"))
-    if kind != "tags":
-
-        def distil() -> list[Any]:
-            with contextlib.redirect_stdout(io.StringIO()):
-                prepare_distillation_data.main([*map(str, flags), "--add_soft_label", "--std_output", str(target)])
-            return [json.loads(line)["softlabel"] for _, line in read_lines(target)]
-
-        soft = reading("score files (distillation)", distil, path)
-        assert soft is None or all(len(own) in (1, 2) and np.isfinite(own).all() for own in soft)
+    printed, again = reading("score files (calc_metrics)", metrics, path, Path("metric")), tmp_path / "again.json"
     if printed is not None:
         assert all(np.isfinite(value) for value in json.loads(printed).values())
         found = read_score_file(path)
         write_score_file(again, found["metrics"], found["predictions"], found["uids"], found["scores"])
         assert json.dumps(read_score_file(again)) == json.dumps(found)  # as text, where NaN is equal to itself
+
+
+@given(DRAWN)
+def test_scores_of_teachers(tmp_path: Path, drawn: bytes) -> None:
+    path, flags = score_files(tmp_path, drawn, ["class", "number"])
+    target = tmp_path / "target.json"
+
+    def distil() -> list[Any]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            prepare_distillation_data.main([*flags, "--add_soft_label", "--std_output", str(target)])
+        return [json.loads(line)["softlabel"] for _, line in read_lines(target)]
+
+    soft = reading("score files (distillation)", distil, path)
+    assert soft is None or all(len(own) in (1, 2) and np.isfinite(own).all() for own in soft)
