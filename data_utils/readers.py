@@ -16,7 +16,8 @@ from data_utils.errors import DataError
 from data_utils.files import atomic_write
 from data_utils.task_def import DataFormat
 
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MARK = "\ufeff"  # at the start of a file it says how that is encoded, and is none of its text
+BYTE_ORDER_MARK = MARK.encode()
 
 # What is larger is refused; far above what any of the formats holds.
 LONGEST_LINE = 1 << 24  # bytes, of files that are read line by line
@@ -334,7 +335,7 @@ def write_lines(path: Path | str, lines: Iterable[str]) -> int:
     count = 0
     with atomic_write(path) as file:
         for line in lines:
-            file.write(line + "\n")
+            file.write((line if count else line.lstrip(MARK)) + "\n")
             count += 1
     return count
 

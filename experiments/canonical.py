@@ -14,7 +14,7 @@ from typing import Any
 
 from data_utils.errors import DataError, FlagError, nearest
 from data_utils.files import atomic_write
-from data_utils.readers import read_json_lines, read_lines, split_columns
+from data_utils.readers import MARK, read_json_lines, read_lines, split_columns
 
 NO_LABEL = ""
 SEPARATORS = str.maketrans("\t\n\r\0", "    ")  # what cannot stand in a field
@@ -44,7 +44,8 @@ def write_canonical(path: Path, reading: Reading) -> None:
     with atomic_write(path) as file:
         for example in reading.examples:
             # a tab or a line break inside a text would be one of the format's own
-            file.write("\t".join(text.translate(SEPARATORS) for text in example) + "\n")
+            line = "\t".join(text.translate(SEPARATORS) for text in example)
+            file.write((line if count else line.lstrip(MARK)) + "\n")
             count += 1
         if not count:
             raise DataError("found no examples; at least one is needed", path)

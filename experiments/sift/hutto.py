@@ -33,8 +33,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_utils.errors import DataError, run_command_line
-from data_utils.files import atomic_write
-from data_utils.readers import decoded
+from data_utils.readers import decoded, write_lines
 from experiments.canonical import SEPARATORS
 
 PACKAGE = "vaderSentiment"
@@ -190,9 +189,8 @@ def datasets(domains: dict[str, list[Example]]) -> dict[str, list[Example]]:
 
 def write_canonical(path: Path, examples: Sequence[Example]) -> None:
     """Write a canonical TSV."""
-    with atomic_write(path) as file:
-        # a tab or a line break in an id or a text would be one of the format's own
-        file.writelines("\t".join(part.translate(SEPARATORS) for part in example) + "\n" for example in examples)
+    # a tab or a line break in an id or a text would be one of the format's own
+    write_lines(path, ("\t".join(part.translate(SEPARATORS) for part in example) for example in examples))
 
 
 def write_datasets(domains: dict[str, list[Example]], root: Path | str) -> dict[str, int]:

@@ -215,3 +215,10 @@ def test_a_prediction_that_is_no_class_is_told(tmp_path: Path, wrong: object):
     path = write(tmp_path, json.dumps(SCORES | {"predictions": [0, wrong]}).encode())
     with pytest.raises(DataError, match=r"the prediction for '1' is .*; accepted: classes from 0 to 1"):
         read_scores(path, ["0", "1"], 2)
+
+
+def test_a_first_line_that_begins_with_a_byte_order_mark_is_written_without(tmp_path: Path):
+    """It would be read without."""
+    write_lines(tmp_path / "file", ["\ufeff0\ta", "\ufeff1\tb"])
+    assert [line for _, line in read_lines(tmp_path / "file")] == ["0\ta", "\ufeff1\tb"]
+    assert (tmp_path / "file").read_bytes().startswith(b"0")
