@@ -67,5 +67,5 @@ format: $(READY)
 	$(RUN) -m ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info demo_output sweep_output bench_output
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info demo_output sweep_output bench_output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

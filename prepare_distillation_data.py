@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 
 from data_utils.errors import FlagError, run_command_line
-from data_utils.readers import read_scores, read_token_json, write_lines
+from data_utils.readers import read_scores, read_token_json
 from data_utils.task_def import TaskType
+from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 
 SMALLEST = 1e-6  # a probability of 0 has no logarithm

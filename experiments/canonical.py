@@ -14,7 +14,8 @@ from typing import Any
 
 from data_utils.errors import DataError, FlagError, nearest
 from data_utils.files import atomic_write
-from data_utils.readers import MARK, read_json_lines, read_lines, split_columns
+from data_utils.readers import split_columns
+from data_utils.text_files import MARK, read_json_lines, read_lines
 
 NO_LABEL = ""
 SEPARATORS = str.maketrans("\t\n\r\0", "    ")  # what cannot stand in a field

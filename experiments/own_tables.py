@@ -222,6 +222,14 @@ def _as_text(value: Any, where: str) -> str:
     return str(value).strip()
 
 
+def _as_yaml(entries: dict[str, Any]) -> str:
+    """Characters as they are, or escaped where a label has one that YAML takes for a line's end."""
+    shown = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    if yaml.safe_load(shown) == entries:
+        return shown
+    return yaml.safe_dump(entries, sort_keys=False, default_flow_style=None)
+
+
 def write_definition(path: Path, tasks: Sequence[OwnTask], actf: str | None = None) -> None:
     """Put tasks into a task definition, whose other tasks and comments stay; print what is added.
 
@@ -242,7 +250,7 @@ def write_definition(path: Path, tasks: Sequence[OwnTask], actf: str | None = No
         elif defined[task.name] | {"actf": actf} != entry | {"actf": actf}:
             raise TaskDefError(f"{path}: defines task {task.name!r} otherwise; take it out there, or give --task_name")
     if new:
-        added = yaml.safe_dump(new, sort_keys=False, allow_unicode=True, default_flow_style=None)
+        added = _as_yaml(new)
         with atomic_write(path) as file:
             file.write(text + ("\n" if text and not text.endswith("\n") else "") + added)
         print(f"{path}:\n{added}", end="")

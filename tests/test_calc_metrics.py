@@ -7,7 +7,8 @@ import pytest
 
 import calc_metrics
 from data_utils.errors import UserError
-from data_utils.readers import read_score_file, read_token_json, write_lines, write_score_file
+from data_utils.readers import read_score_file, read_token_json, write_score_file
+from data_utils.text_files import write_lines
 from tests.mt_dnn.runs import RUN, TASK_DEF
 
 

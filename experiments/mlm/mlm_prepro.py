@@ -19,7 +19,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.errors import DataError, FlagError, run_command_line
-from data_utils.readers import parse_json, read_documents, read_lines, write_lines
+from data_utils.readers import read_documents
+from data_utils.text_files import parse_json, read_lines, write_lines
 
 SEPARATORS_OF_TEXT = {0: " "}  # NUL can stand in JSON, and not in the text
 JSON_SUFFIXES = (".json", ".jsonl")

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_utils.errors import DataError, run_command_line
-from data_utils.readers import decoded, write_lines
+from data_utils.text_files import decoded, write_lines
 from experiments.canonical import SEPARATORS
 
 PACKAGE = "vaderSentiment"

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from data_utils.errors import DataError
 from data_utils.metrics import Metric, calc_metrics
-from data_utils.readers import read_json
+from data_utils.text_files import read_json
 from experiments.sift.study import Study as Definition
 from experiments.sift.study import read_study as read_definition
 

@@ -17,7 +17,8 @@ import predict
 import prepro_std
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
-from data_utils.readers import read_lines, read_score_file, read_token_json, write_lines
+from data_utils.readers import read_score_file, read_token_json
+from data_utils.text_files import read_lines, write_lines
 from experiments.sift import hutto
 from mt_dnn.config import Config, parse_args
 from mt_dnn.telemetry import METRICS_FILE

@@ -37,7 +37,8 @@ import prepro_std
 from data_utils.errors import DataError, FlagError, nearest, run_command_line
 from data_utils.files import atomic_write
 from data_utils.pretrained import folder_name
-from data_utils.readers import read_json, read_lines, read_text, split_columns
+from data_utils.readers import split_columns
+from data_utils.text_files import read_json, read_lines, read_text
 from experiments.sift import hutto
 from experiments.sift.hutto import Example, in_hash_order, normal_form, split, write_canonical
 

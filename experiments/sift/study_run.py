@@ -27,7 +27,7 @@ import transformers
 
 from data_utils.errors import DataError, run_command_line
 from data_utils.files import atomic_write
-from data_utils.readers import read_lines
+from data_utils.text_files import read_lines
 from experiments.sift.robustness import measure_robustness
 from experiments.sift.runs import Record, run_key, score, settings_of
 from experiments.sift.study import TRAINED

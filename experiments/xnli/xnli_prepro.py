@@ -47,7 +47,7 @@ ENGLISH = (
 )
 LABELS = {"contradictory": "contradiction"}  # the translations' word
 UNDECIDED = "-"
-LANGUAGE = re.compile(r"[A-Za-z0-9-]+")
+LANGUAGE = re.compile(r"[A-Za-z0-9-]{1,35}")
 
 
 def pair(row: Row, reading: Reading, numbers: Iterator[int]) -> Iterator[Example]:
@@ -81,7 +81,9 @@ def languages(path: Path) -> list[str]:
     found = sorted({language for (language,) in read_examples(path, lambda row: [(row["language"],)])})
     for language in found:
         if not LANGUAGE.fullmatch(language):
-            raise DataError(f"found the language {language!r}; accepted: letters, digits and '-', such as zh", path)
+            raise DataError(
+                f"found the language {language!r}; accepted: up to 35 letters, digits and '-', such as zh", path
+            )
     return found
 
 

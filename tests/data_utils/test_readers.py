@@ -6,18 +6,9 @@ import pytest
 
 from data_utils import readers
 from data_utils.errors import DataError
-from data_utils.readers import (
-    read_canonical_tsv,
-    read_json_lines,
-    read_lines,
-    read_score_file,
-    read_scores,
-    read_text,
-    read_token_json,
-    write_lines,
-    write_score_file,
-)
+from data_utils.readers import read_canonical_tsv, read_score_file, read_scores, read_token_json, write_score_file
 from data_utils.task_def import DataFormat
+from data_utils.text_files import write_lines
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -157,42 +148,6 @@ def test_documents_are_split_by_empty_lines_and_long_ones_into_parts(tmp_path: P
     assert documents == [{"uid": str(number), "sentences": own} for number, own in enumerate(expected)]
 
 
-@pytest.mark.parametrize(
-    ("second", "words"),
-    [
-        ('{"a": 1, "b": 2, "a": 3}', "found the key 'a' twice"),
-        ('{"a": ' + "[" * 70 + "]" * 70 + "}", "nested too deeply; accepted: 64"),
-        ('{"a": ' + "[" * 100_000, "nested too deeply"),
-        ('{"a": ' + "9" * 5000 + "}", "an integer of too many digits"),
-        ('{"a": "\\ud800"}', r"half a surrogate pair"),
-        ('{"a": "b\0"}', "found NUL at byte 9"),
-    ],
-    ids=["key twice", "deep", "very deep", "digits", "half pair", "NUL"],
-)
-def test_json_that_python_would_read_otherwise_is_refused_by_line(tmp_path: Path, second: str, words: str):
-    path = write(tmp_path, ("{}\n" + second + "\n").encode())
-    with pytest.raises(DataError, match=words) as caught:
-        list(read_json_lines(path))
-    assert str(caught.value).startswith(f"{path}, line 2: ")
-
-
-def test_brackets_in_texts_are_no_depth(tmp_path: Path):
-    line = {"a": "[" * 500, "b": [[[0]]] * 100, "c": "{" * 70}
-    assert list(read_json_lines(write(tmp_path, json.dumps(line).encode()))) == [(1, line)]
-
-
-def test_what_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(readers, "LONGEST_LINE", 10)
-    monkeypatch.setattr(readers, "LARGEST_FILE", 20)
-    assert [line for _, line in read_lines(write(tmp_path, b"123456789\n123456789\n"))] == ["123456789"] * 2
-    with pytest.raises(DataError, match=r"file, line 2: is longer than 10 bytes"):
-        list(read_lines(write(tmp_path, b"1\n1234567890\n")))
-    with pytest.raises(DataError, match=r"file: holds 21 bytes; accepted: at most 20"):
-        list(read_lines(write(tmp_path, b"1\n" * 10 + b"1")))
-    with pytest.raises(DataError, match=r"file: holds 6 bytes; accepted: at most 5"):
-        read_text(write(tmp_path, b"123456"), largest=5)
-
-
 SCORES = {"metrics": {}, "predictions": [0, 1], "uids": ["0", "1"], "scores": [0.1, 0.9, 1.0, 0.0]}
 
 
@@ -215,10 +170,3 @@ def test_a_prediction_that_is_no_class_is_told(tmp_path: Path, wrong: object):
     path = write(tmp_path, json.dumps(SCORES | {"predictions": [0, wrong]}).encode())
     with pytest.raises(DataError, match=r"the prediction for '1' is .*; accepted: classes from 0 to 1"):
         read_scores(path, ["0", "1"], 2)
-
-
-def test_a_first_line_that_begins_with_a_byte_order_mark_is_written_without(tmp_path: Path):
-    """It would be read without."""
-    write_lines(tmp_path / "file", ["\ufeff0\ta", "\ufeff1\tb"])
-    assert [line for _, line in read_lines(tmp_path / "file")] == ["0\ta", "\ufeff1\tb"]
-    assert (tmp_path / "file").read_bytes().startswith(b"0")

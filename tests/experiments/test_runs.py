@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_utils.readers import write_lines, write_score_file
+from data_utils.readers import write_score_file
+from data_utils.text_files import write_lines
 from experiments.sift.runs import PLAIN, SIFT, SMART, TRAINED_DATASET, Method, RunStore, configure, evaluate, run_key
 from experiments.sift.tables import markdown_table, spread
 from mt_dnn.config import Config

@@ -75,7 +75,7 @@ def test_task_definitions(tmp_path: Path, content: bytes) -> None:
     found = reading("task definitions (YAML)", lambda: TaskDefs(path), path)
     if found is not None:
         written = {name: plain(entry) for name, entry in entries(found).items()}
-        again.write_text(yaml.safe_dump(written, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        again.write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
         assert {name: plain(entry) for name, entry in entries(TaskDefs(again)).items()} == written
 
 
@@ -102,7 +102,7 @@ def test_studies(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     found = reading("studies (YAML)", lambda: read_study(path), path)
     if found is not None:
-        again.write_text(yaml.safe_dump(found.model_dump(), allow_unicode=True), encoding="utf-8")
+        again.write_text(yaml.safe_dump(found.model_dump()), encoding="utf-8")
         assert read_study(again).model_dump() == found.model_dump()
         assert (tmp_path / found.folder).resolve().parent == tmp_path.resolve()
 

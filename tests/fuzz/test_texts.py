@@ -18,15 +18,9 @@ import calc_metrics
 import prepare_distillation_data
 from data_utils.errors import UserError
 from data_utils.prepro import Converter, Split, TokenizerSpec, convert_split
-from data_utils.readers import (
-    canonical_suffix,
-    read_canonical_tsv,
-    read_lines,
-    read_score_file,
-    write_lines,
-    write_score_file,
-)
+from data_utils.readers import canonical_suffix, read_canonical_tsv, read_score_file, write_score_file
 from data_utils.task_def import DataFormat, TaskType
+from data_utils.text_files import read_lines, write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, SingleTaskDataset
 from mt_dnn.token_arrays import ARRAYS, read_token_arrays

@@ -12,16 +12,10 @@ import pytest
 import yaml
 
 from data_utils.errors import DataError
-from data_utils.readers import (
-    read_canonical_tsv,
-    read_lines,
-    read_score_file,
-    read_token_json,
-    write_lines,
-    write_score_file,
-)  # fmt: skip
+from data_utils.readers import read_canonical_tsv, read_score_file, read_token_json, write_score_file
 from data_utils.tables import read_delimited
 from data_utils.task_def import DataFormat
+from data_utils.text_files import read_lines, write_lines
 from experiments.canonical import Reading, read_examples, write_canonical
 from experiments.dump_embedding.extractor import read_texts
 from experiments.exp_def import TaskDefs

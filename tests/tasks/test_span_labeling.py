@@ -11,7 +11,8 @@ import pytest
 import prepro_std
 from data_utils.errors import DataError, TaskDefError
 from data_utils.metrics import Metric
-from data_utils.readers import read_score_file, write_lines
+from data_utils.readers import read_score_file
+from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
 from tasks import get_task
