@@ -13,7 +13,7 @@ SMART_PYTORCH := smart-pytorch==0.0.4 --hash=sha256:6caf02e6fb66adcd1be953e40f3e
 CHECKED_INSTALL := $(RUN) -m pip install --no-deps --require-hashes -r /dev/stdin
 PIP_AUDIT := pip-audit==2.10.1
 
-.PHONY: help setup demo sweep study bench soak faults audit test test-slow quality format docs docs-serve clean
+.PHONY: help setup demo sweep study bench soak faults fuzz audit test test-slow quality format docs docs-serve clean
 
 help:
 	@echo "make setup      the environment alone"
@@ -29,6 +29,7 @@ help:
 	@echo "make soak       a small run killed at random moments, 200 times, and gone on with (ARGS=\"--kills 20 --processes 2\")"
 	@echo "make faults     full disks, damaged files, malicious pickles, dead processes: what each case comes to, and their number"
 	@echo "make audit      look for known weaknesses of the installed packages, where pip-audit's service can be reached"
+	@echo "make fuzz       20,000 inputs for every reader of files; prints what they came to (ARGS=\"-k squad\")"
 	@echo "make clean      remove the environment, caches and outputs; data stays"
 
 # The stamp is younger than the lists that it was made from; a set-up that fails leaves none.
@@ -69,6 +70,9 @@ audit: $(READY)
 	$(RUN) -m pip install --quiet $(PIP_AUDIT)
 	$(RUN) -m tests.audit $(ARGS)
 
+fuzz: $(READY)
+	FUZZ_INPUTS=20000 $(RUN) -m pytest tests/fuzz $(ARGS)
+
 test: $(READY)
 	$(RUN) -m pytest $(ARGS)
 
@@ -92,5 +96,5 @@ docs-serve: $(DOCS_READY)
 	$(RUN) -m mkdocs serve $(ARGS)
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info demo_output sweep_output bench_output
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info demo_output sweep_output bench_output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

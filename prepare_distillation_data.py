@@ -20,7 +20,8 @@ import numpy as np
 
 from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.log_wrapper import create_logger
-from data_utils.readers import read_scores, read_token_json, write_lines
+from data_utils.readers import read_scores, read_token_json
+from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.dataset import SingleTaskDataset
 from tasks import get_task, not_distilled

@@ -25,7 +25,8 @@ from data_utils.prepro import (
     prepro_command,
 )
 from data_utils.pretrained import folder_name
-from data_utils.readers import canonical_suffix, write_lines
+from data_utils.readers import canonical_suffix
+from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from experiments.own_tables import DEFINITION, Columns, OwnTask, write_definition
 from tasks import get_task

@@ -19,6 +19,7 @@ from data_utils.files import atomic_write
 
 ALIGNMENT = 64
 READ_BYTES = 1 << 20  # read at a time for the checksum
+LONGEST_HEADER = 1 << 16  # bytes
 CHECKSUM_LINE = 9  # bytes: eight hexadecimal digits and the line's end
 
 
@@ -57,7 +58,7 @@ def map_arrays(path: Path | str, made_from: Mapping[str, Any]) -> dict[str, np.n
     try:
         with open(path, "rb") as file:
             checksum = int(file.read(CHECKSUM_LINE), 16)
-            header_line = file.readline()
+            header_line = file.readline(LONGEST_HEADER)
             header = json.loads(header_line)
             if header["made_from"] != made_from or checksum != _checksum(header_line, file):
                 return None
@@ -69,7 +70,8 @@ def map_arrays(path: Path | str, made_from: Mapping[str, Any]) -> dict[str, np.n
             arrays[name] = np.frombuffer(mapped, dtype, count, start)
             end = start + arrays[name].nbytes
         return arrays
-    except (OSError, ValueError, KeyError, TypeError):  # of what a damaged file can hold
+    # of what a damaged file can hold
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 

@@ -9,15 +9,22 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
+LONGEST_MESSAGE = 1000  # characters of a line
+
 
 class UserError(Exception):
     """A mistake in a flag, a file or a definition; the message is one line: what, where, what is accepted.
+
+    What it quotes from a file cannot break the line or steer a terminal: characters that do not print are escaped.
 
     Attributes:
         told: another process of the run has told what befell it.
     """
 
     told = False
+
+    def __init__(self, message: str):
+        super().__init__(in_one_line(message))
 
 
 class FlagError(UserError):
@@ -37,7 +44,10 @@ class WriteError(DataError):
 
 
 class TaskDefError(UserError):
-    """One or more mistakes in a task definition."""
+    """One or more mistakes in a task definition, a line each."""
+
+    def __init__(self, message: str):
+        Exception.__init__(self, "\n".join(map(in_one_line, message.split("\n"))))
 
 
 class Stopped(Exception):
@@ -59,6 +69,13 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise FlagError(message)
+
+
+def in_one_line(text: str) -> str:
+    """The text with its unprintable characters escaped; of a very long one the middle is left out."""
+    text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    part = LONGEST_MESSAGE // 2
+    return text if len(text) <= LONGEST_MESSAGE else f"{text[:part]} … {text[-part + 3 :]}"
 
 
 def nearest(name: str, accepted: Iterable[str]) -> str:

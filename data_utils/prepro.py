@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tasks import Task
 
 UNLABELED = "unlabeled"  # the split of examples that are regularized without labels, of any task
+LONGEST_LITERAL = 1 << 18  # characters of a list in Python's way
 CHUNK = 1000  # examples that are tokenized together
 
 Line = tuple[int, dict[str, Any]]
@@ -72,10 +73,13 @@ def parse_list(split: Split, number: int, column: str, text: str, kind: type[Any
     Raises:
         DataError: it is none; names file and line.
     """
-    for parse in (json.loads, ast.literal_eval):  # JSON first: Python reads its escapes of rarer characters otherwise
+    # Python's syntax tree of a text takes a hundred times its memory
+    parsers = (json.loads, ast.literal_eval) if len(text) <= LONGEST_LITERAL else (json.loads,)
+    for parse in parsers:  # JSON first: Python reads its escapes of rarer characters otherwise
         try:
             parsed = parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            "".join(parsed if kind is str else ()).encode()  # half a surrogate pair is no text
+        except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
             continue
         if isinstance(parsed, list) and all(type(item) is kind for item in parsed):
             return parsed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -13,8 +13,7 @@ import numpy as np
 from data_utils.errors import DataError
 from data_utils.files import atomic_write
 from data_utils.task_def import DataFormat
-
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+from data_utils.text_files import read_json, read_json_lines, read_lines
 
 MASK, SHORT_MASK = "attention_mask", "mask"  # MT-DNN's files of spans have the short name
 
@@ -32,6 +31,9 @@ CANONICAL_COLUMNS = {
 }
 
 
+LARGEST_SCORE = 3e38  # a number of single precision
+
+
 class Scores(TypedDict):
     """What a score file holds: of N examples, `scores` is flattened row by row."""
 
@@ -39,32 +41,6 @@ class Scores(TypedDict):
     predictions: list[Any]
     uids: list[str]
     scores: list[float]
-
-
-def read_lines(path: Path | str) -> Iterator[tuple[int, str]]:
-    r"""The lines of a UTF-8 file with their numbers from 1.
-
-    A line ends at "\n" alone (or "\r\n"), so that the rarer separators of Unicode stay inside it; a byte order mark
-    at the start of the file is dropped.
-
-    Raises:
-        DataError: the file is missing or unreadable, or a line is not UTF-8.
-    """
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if number == 1:
-                    line = line.removeprefix(BYTE_ORDER_MARK)
-                try:
-                    yield number, line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"found the byte {line[error.start]:#04x} at byte {error.start + 1}; accepted is UTF-8",
-                        path,
-                        number,
-                    ) from error
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", path) from error
 
 
 def split_columns(line: str, columns: Sequence[str], path: Path | str, number: int) -> dict[str, Any]:
@@ -148,23 +124,6 @@ def read_token_json(path: Path | str, many_rows: bool = False) -> Iterator[tuple
         yield number, sample
 
 
-def read_json_lines(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The objects of a JSON-lines file with their line numbers.
-
-    Raises:
-        DataError: a line that is no JSON object.
-    """
-    for number, line in read_lines(path):
-        try:
-            found = json.loads(line)
-        except json.JSONDecodeError as error:
-            message = f"found no whole JSON object ({error.msg} at column {error.colno})"
-            raise DataError(message, path, number) from error
-        if not isinstance(found, dict):
-            raise DataError(f"expected a JSON object, found {line[:40]!r}", path, number)
-        yield number, found
-
-
 def _check_rows(sample: Mapping[str, Any], path: Path | str, number: int) -> None:
     """Each of an example's sequences, as `_check_tokens` does."""
     keys = [key for key in ("token_id", "type_id", MASK, SHORT_MASK) if sample.get(key) is not None]
@@ -192,16 +151,6 @@ def _check_tokens(sample: Mapping[str, Any], path: Path | str, number: int) -> N
 
 def _is_integers(values: object) -> bool:
     return isinstance(values, list) and set(map(type, values)) <= {int}
-
-
-def write_lines(path: Path | str, lines: Iterable[str]) -> int:
-    """Write lines, given without their ends; the file appears when all is written. Returns how many there were."""
-    count = 0
-    with atomic_write(path) as file:
-        for line in lines:
-            file.write(line + "\n")
-            count += 1
-    return count
 
 
 def write_score_file(
@@ -254,15 +203,20 @@ def read_score_file(path: Path | str) -> Scores:
     Raises:
         DataError: missing, no JSON object, a key is missing, or `predictions`, `uids` and `scores` do not fit.
     """
-    text = "\n".join(line for _, line in read_lines(path))
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"found no whole JSON object ({error.msg})", path, error.lineno) from error
+    content = read_json(path)
     expected = list(Scores.__annotations__)
     if not isinstance(content, dict) or not set(expected) <= content.keys():
         raise DataError(f"is no score file; expected a JSON object with the keys {', '.join(expected)}", path)
+    for key in expected:
+        if not isinstance(content[key], dict if key == "metrics" else list):
+            raise DataError(f"{key} must be {'an object' if key == 'metrics' else 'a list'}", path)
     uids, predictions, scores = content["uids"], content["predictions"], content["scores"]
+    if not all(isinstance(uid, str) for uid in uids):
+        raise DataError("uids must be a list of texts", path)
+    if not all(type(score) in (int, float) and abs(score) <= LARGEST_SCORE for score in scores):
+        raise DataError(f"scores must be a list of numbers from -{LARGEST_SCORE} to {LARGEST_SCORE}", path)
+    if not all(_is_prediction(prediction) for prediction in predictions):
+        raise DataError("predictions must be a list of whole numbers, of texts, or of lists of one of them", path)
     # a sequence has scores by token, a chosen text those of its choices
     own_counts = any(isinstance(prediction, list | str) for prediction in predictions)
     uneven = not own_counts and len(scores) % max(len(uids), 1) != 0
@@ -273,6 +227,12 @@ def read_score_file(path: Path | str) -> Scores:
             path,
         )
     return Scores(metrics=content["metrics"], predictions=predictions, uids=uids, scores=scores)
+
+
+def _is_prediction(found: Any) -> bool:
+    if isinstance(found, list):
+        return _is_integers(found) or all(isinstance(text, str) for text in found)
+    return isinstance(found, str) or type(found) is int
 
 
 def read_scores(
@@ -288,7 +248,8 @@ def read_scores(
         Of each entry its prediction, and its scores in that shape.
 
     Raises:
-        DataError: as `read_score_file`; of other examples, or with another number of scores.
+        DataError: as `read_score_file`; of other examples, with another number of scores, or with a prediction that is
+            neither a class nor a list of classes.
     """
     found = read_score_file(path)
     places = {uid: place for place, uid in enumerate(found["uids"])}

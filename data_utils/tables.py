@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.errors import DataError, UserError, nearest
-from data_utils.readers import read_json_lines, read_lines
+from data_utils.text_files import read_json_lines, read_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 SPLIT_NAMES = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}

@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
-from data_utils.readers import read_lines
+from data_utils.text_files import read_lines
 
 LABELS = ("negative", "positive")
 Sentence = dict[str, Any]

@@ -14,10 +14,11 @@ from typing import Any
 
 from data_utils.errors import DataError, FlagError, OneLineParser, nearest
 from data_utils.files import atomic_write
-from data_utils.readers import read_json_lines, read_lines, split_columns
+from data_utils.readers import split_columns
+from data_utils.text_files import MARK, read_json_lines, read_lines
 
 NO_LABEL = ""
-SEPARATORS = str.maketrans("\t\n\r", "   ")
+SEPARATORS = str.maketrans("\t\n\r\0", "    ")  # what cannot stand in a field
 
 Example = tuple[str, ...]  # the fields of a canonical TSV's line
 Row = Mapping[str, Any]  # what a publisher's file holds of an example, by name
@@ -44,7 +45,8 @@ def write_canonical(path: Path, reading: Reading) -> None:
     with atomic_write(path) as file:
         for example in reading.examples:
             # a tab or a line break inside a text would be one of the format's own
-            file.write("\t".join(text.translate(SEPARATORS) for text in example) + "\n")
+            line = "\t".join(text.translate(SEPARATORS) for text in example)
+            file.write((line if count else line.lstrip(MARK)) + "\n")
             count += 1
         if not count:
             raise DataError("found no examples; at least one is needed", path)
@@ -91,6 +93,9 @@ def read_table(
     for number, line in read_lines(path):
         if columns is None:
             columns = tuple(line.split("\t"))
+            twice = [column for column in columns if columns.count(column) > 1]
+            if twice:
+                raise DataError(f"found the column {twice[0]!r} {len(twice)} times; accepted: once", path, number)
             missing = [column for column in expected if column not in columns]
             if missing:
                 message = f"expected a header with {', '.join(missing)}, found {', '.join(columns)}"
@@ -113,13 +118,22 @@ def read_examples(path: Path, examples_of: Callable[[Row], Iterable[Example]]) -
     for number, row in read_json_lines(path) if path.suffix == ".jsonl" else read_table(path):
         try:
             for example in examples_of(row):
-                if not all(isinstance(part, str) for part in example):
-                    raise TypeError(f"found {example} where texts are expected")
-                yield example
+                yield checked_example(example)
         except KeyError as error:
             raise DataError(f"found no {error}; the row has {', '.join(row)}", path, number) from error
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise DataError(f"cannot be read as it is published: {error}", path, number) from error
+
+
+def checked_example(example: Example) -> Example:
+    """The example, its fields being texts.
+
+    Raises:
+        TypeError: a field is none.
+    """
+    if not all(isinstance(part, str) for part in example):
+        raise TypeError(f"found {example} where texts are expected")
+    return example
 
 
 def first_file(folder: Path, names: Iterable[str]) -> Path | None:

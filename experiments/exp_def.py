@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-from data_utils.errors import TaskDefError, UserError, nearest
+from data_utils.errors import DataError, TaskDefError, UserError, nearest
 from data_utils.metrics import Metric
 from data_utils.task_def import DataFormat, TaskType
 from data_utils.vocab import Vocabulary
+from data_utils.yaml_file import compose_yaml, construct_yaml
 from experiments.task_def_schema import find_mistakes, parse_task
 from mt_dnn.loss import LossCriterion
 from tasks import task_class
@@ -123,6 +124,9 @@ class TaskDef(dict):
                 raise TaskDefError(f"task definition in a checkpoint: {name} is a {type(values[name]).__name__}")
         if not all(isinstance(metric, Metric) for metric in values["metric_meta"]) or values["n_class"] < 1:
             raise TaskDefError("task definition in a checkpoint: metric_meta or n_class cannot be used")
+        labels = values["label_vocab"]
+        if labels is not None and not {"neat", "tok2ind", "ind2tok"} <= vars(labels).keys():
+            raise TaskDefError("task definition in a checkpoint: label_vocab is none")
         return cls(**{name: values[name] for name in ATTRIBUTES})
 
 
@@ -198,25 +202,20 @@ class TaskDefs:
 
 def _read_yaml(path: Path) -> tuple[list[tuple[Any, Any]], list[str]]:
     """The (name, task) pairs in the file, and the keys that stand in it twice, as mistakes."""
+    if not path.exists():
+        raise TaskDefError(f"{path}: missing; accepted: a YAML file with one mapping a task")
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            node = yaml.compose(file, Loader=yaml.SafeLoader)
+        node = compose_yaml(path)
         if not isinstance(node, yaml.MappingNode) or not node.value:
-            raise TaskDefError(f"{path}: found no mapping, accepted: one mapping a task, at least one")
-        constructor = yaml.SafeLoader("")
-        pairs = [tuple(constructor.construct_object(part, deep=True) for part in pair) for pair in node.value]
-    except FileNotFoundError as error:
-        raise TaskDefError(f"{path}: missing; accepted: a YAML file with one mapping a task") from error
-    except OSError as error:
-        raise TaskDefError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise TaskDefError(f"{path}: byte {error.start + 1} is not UTF-8") from error
-    except yaml.YAMLError as error:
-        raise TaskDefError(f"{path}: is no YAML that can be read: {' '.join(str(error).split())}") from error
-    mistakes = _duplicate_keys(node, "task")
-    for name, entry in node.value:
-        if isinstance(entry, yaml.MappingNode):
-            mistakes += _duplicate_keys(entry, f"task {name.value!r}, key")
+            raise DataError("found no mapping, accepted: one mapping a task, at least one", path)
+        mistakes = _duplicate_keys(node, "task")
+        for name, entry in node.value:
+            if isinstance(entry, yaml.MappingNode):
+                mistakes += _duplicate_keys(entry, f"task {name.value!r}, key")
+        # after the search for what stands twice, for this puts the keys of `<<` beside a mapping's own
+        pairs = [(construct_yaml(name, path), construct_yaml(entry, path)) for name, entry in node.value]
+    except DataError as error:
+        raise TaskDefError(str(error)) from error
     return pairs, mistakes
 
 

@@ -187,7 +187,7 @@ def _classes(labels: Sequence[str], place: str, column: str) -> list[str]:
         UserError: there is one alone, or so many that the column can hold no classes.
     """
     found = sorted(set(labels))
-    if all(re.fullmatch(r"[+-]?\d+", label) for label in found):
+    if all(re.fullmatch(r"[+-]?\d{1,100}", label) for label in found):  # Python refuses thousands of digits
         found.sort(key=int)
     if len(found) < 2:
         raise UserError(f"{place}: every label in column {column!r} is {found[0]!r}; accepted: two or more")
@@ -222,6 +222,14 @@ def _as_text(value: Any, where: str) -> str:
     return str(value).strip()
 
 
+def _as_yaml(entries: dict[str, Any]) -> str:
+    """Characters as they are, or escaped where a label has one that YAML takes for a line's end."""
+    shown = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, default_flow_style=None)
+    if yaml.safe_load(shown) == entries:
+        return shown
+    return yaml.safe_dump(entries, sort_keys=False, default_flow_style=None)
+
+
 def write_definition(path: Path, tasks: Sequence[OwnTask], actf: str | None = None) -> None:
     """Put tasks into a task definition, whose other tasks and comments stay; print what is added.
 
@@ -242,7 +250,7 @@ def write_definition(path: Path, tasks: Sequence[OwnTask], actf: str | None = No
         elif defined[task.name] | {"actf": actf} != entry | {"actf": actf}:
             raise TaskDefError(f"{path}: defines task {task.name!r} otherwise; take it out there, or give --task_name")
     if new:
-        added = yaml.safe_dump(new, sort_keys=False, allow_unicode=True, default_flow_style=None)
+        added = _as_yaml(new)
         with atomic_write(path) as file:
             file.write(text + ("\n" if text and not text.endswith("\n") else "") + added)
         print(f"{path}:\n{added}", end="")

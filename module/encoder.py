@@ -56,6 +56,7 @@ def load_encoder(
     source = resolve_pretrained(name)
     try:
         config = AutoConfig.from_pretrained(source, cache_dir=cache_dir, trust_remote_code=False)
+        _refuse_kernels(config)
         model = _auto_class(config, with_decoder)
         _adjust(config, dropout_p, num_hidden_layers)
         encoder, info = model.from_pretrained(
@@ -81,6 +82,18 @@ def load_encoder(
     if missing:
         raise DataError(f"encoder {name!r}: its weights have no parameter {missing[0]!r}; are the files whole?")
     return encoder
+
+
+def _refuse_kernels(config: PretrainedConfig) -> None:
+    """transformers fetches an attention whose name has a `/` from a hub, and runs it.
+
+    Raises:
+        ValueError: the configuration names such a one.
+    """
+    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+        wanted = getattr(part, "_attn_implementation", None)
+        if "/" in str(wanted):
+            raise ValueError(f"its configuration names code on a hub, {wanted!r}, which is not run")
 
 
 def load_masked_lm(name: str, cache_dir: str | None = None) -> tuple[PreTrainedModel, set[str]] | None:

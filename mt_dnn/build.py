@@ -11,7 +11,7 @@ from experiments.exp_def import TaskDef
 from module.encoder import checkpoint_activations, encoder_from_config, is_checkpoint, load_encoder, without_attention
 from module.noise_injection import UnsupportedLevelError
 from mt_dnn.bregman import BregmanTerm
-from mt_dnn.checkpoint import load_checkpoint, load_state
+from mt_dnn.checkpoint import load_checkpoint, network_of
 from mt_dnn.config import Config
 from mt_dnn.loss import DIVERGENCES, LOSS_REGISTRY, Criterion, LossCriterion
 from mt_dnn.matcher import SANBertNetwork
@@ -40,8 +40,11 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
             task.take_over_head(head, config.encoder)
     else:
         content = load_checkpoint(config.encoder)
-        network = SANBertNetwork(opt, encoder_from_config(content["config"], **settings))
-        load_state(network, content["state"], config.encoder, encoder_only=True)
+
+        def over_encoder() -> SANBertNetwork:
+            return SANBertNetwork(opt, encoder_from_config(content["config"], **settings))
+
+        network = network_of(content, over_encoder, config.encoder, encoder_only=True)
     if model.encoder_type == EncoderModelType.SAN:
         network = SANBertNetwork(opt, without_attention(network.bert, training.bert_dropout_p))
     if training.grad_checkpointing:
@@ -59,9 +62,11 @@ def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
         raise DataError("holds no task definitions (task_def_list); its heads cannot be rebuilt", path)
     # Where downloads go is not for a file from elsewhere to say.
     flat = {**content["config"], "transformer_cache": Config().training.transformer_cache}
-    network = SANBertNetwork({**flat, "tokenizer": Config.from_flat(flat).tokenizer})
-    load_state(network, content["state"], path)
-    return network, flat
+
+    def whole() -> SANBertNetwork:
+        return SANBertNetwork({**flat, "tokenizer": Config.from_flat(flat).tokenizer})
+
+    return network_of(content, whole, path), flat
 
 
 def build_objective(config: Config, network: SANBertNetwork, total_updates: int = 1) -> TrainingObjective:

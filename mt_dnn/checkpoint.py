@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from data_utils.checksum import checked_write, has_right_checksum, remove_checked
-from data_utils.errors import DataError
+from data_utils.errors import DataError, TaskDefError, UserError
 from experiments.exp_def import TaskDef, checkpoint_globals
 
 REQUIRED_KEYS = ("state", "config")
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def save_checkpoint(path: Path | str, content: Mapping[str, Any]) -> None:
@@ -75,6 +78,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         raise DataError("missing; accepted: a checkpoint written by train.py or by MT-DNN", path)
     has_right_checksum(path)
     try:
+        _refuse_compressed(path)
         with torch.serialization.safe_globals(checkpoint_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -84,17 +88,64 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         raise DataError(
             f"is damaged or holds objects that a checkpoint may not hold{found}; none was made", path
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # of damaged bytes torch's loader raises many kinds
         raise DataError(f"is damaged or no checkpoint ({_reason(error)})", path) from error
     if not isinstance(content, dict) or any(not isinstance(content.get(key), Mapping) for key in REQUIRED_KEYS):
         raise DataError(f"is no checkpoint; expected a dictionary with the keys {', '.join(REQUIRED_KEYS)}", path)
-    config = dict(content["config"])
-    config["task_def_list"] = [TaskDef.from_attributes(task_def) for task_def in config.get("task_def_list", [])]
+    state, config = content["state"], dict(content["config"])
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
+        raise DataError("is no checkpoint; state has to hold tensors by name", path)
+    if not isinstance(config.get("task_def_list", []), list):
+        raise DataError("is no checkpoint; task_def_list has to be a list", path)
+    try:
+        config["task_def_list"] = [TaskDef.from_attributes(task_def) for task_def in config.get("task_def_list", [])]
+    except TaskDefError as error:
+        raise DataError(str(error), path) from error
     return {**content, "config": config}
+
+
+def _refuse_compressed(path: Path) -> None:
+    """torch writes its archives without compression; one that holds more than its size would fill the memory."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
+            raise ValueError("it is compressed, as torch writes none")
 
 
 def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def network_of(
+    content: Mapping[str, Any], make: Callable[[], Network], path: Path | str, encoder_only: bool = False
+) -> Network:
+    """A network with a checkpoint's parameters.
+
+    Args:
+        content: of `load_checkpoint`.
+        make: builds the network that its configuration describes.
+        path, encoder_only: as in `load_state`.
+
+    Raises:
+        DataError: the configuration describes no network, or one whose parameters are others.
+    """
+    state = content["state"]
+    for name, value in content["config"].items():
+        if type(value) is int and "layer" in str(name) and value > len(state):
+            raise DataError(f"names {value} layers ({name}), and holds {len(state)} parameters", path)
+    try:
+        with torch.device("meta"):  # without memory, for the sizes are the file's word so far
+            _fitting(make(), state, path, encoder_only)
+        network = make()
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise DataError(f"describes a network that cannot be made ({error})", path) from error
+    except Exception as error:  # of what can stand in a configuration
+        raise DataError(f"describes a network that cannot be made ({_reason(error)})", path) from error
+    load_state(network, state, path, encoder_only)
+    return network
 
 
 def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path | str, encoder_only: bool = False) -> None:
@@ -109,6 +160,13 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path | str
     Raises:
         DataError: parameters are missing, left over or of another shape; names the first.
     """
+    network.load_state_dict(_fitting(network, state, path, encoder_only), strict=not encoder_only)
+
+
+def _fitting(
+    network: nn.Module, state: Mapping[str, Tensor], path: Path | str, encoder_only: bool
+) -> dict[str, Tensor]:
+    """The parameters that a network takes over; arguments and errors of `load_state`."""
     # Buffers that transformers keeps out of its own files (position ids) may stand in older checkpoints, and a constant
     # in MT-DNN's answer networks.
     unused = ("position_ids", ".alpha")
@@ -125,7 +183,7 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path | str
         if state[name].shape != expected[name].shape:
             found, wanted = tuple(state[name].shape), tuple(expected[name].shape)
             raise DataError(f"parameter {name!r} has shape {found}, the network expects {wanted}", path)
-    network.load_state_dict(dict(state), strict=not encoder_only)
+    return dict(state)
 
 
 def checkpoints_in(folder: Path | str) -> list[Path]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from data_utils.errors import DataError
 from data_utils.files import atomic_folder
 from module.encoder import encoder_from_config, is_checkpoint, load_encoder
-from mt_dnn.checkpoint import load_checkpoint, load_state, save_checkpoint
+from mt_dnn.checkpoint import load_checkpoint, network_of, save_checkpoint
 from mt_dnn.matcher import SANBertNetwork
 
 if TYPE_CHECKING:
@@ -30,9 +30,11 @@ def read_encoder(name: str, cache_dir: str | None = None) -> PreTrainedModel:
     if not is_checkpoint(name):
         return load_encoder(name, cache_dir=cache_dir)
     content = load_checkpoint(name)
-    network = SANBertNetwork({"task_def_list": []}, encoder_from_config(content["config"]))
-    load_state(network, content["state"], name, encoder_only=True)
-    return network.bert
+
+    def over_encoder() -> SANBertNetwork:
+        return SANBertNetwork({"task_def_list": []}, encoder_from_config(content["config"]))
+
+    return network_of(content, over_encoder, name, encoder_only=True).bert
 
 
 def write_checkpoint(path: Path | str, encoder: PreTrainedModel) -> None:

@@ -82,7 +82,8 @@ def head_activation(encoder: str, cache_dir: str | None = None) -> str | None:
         A name of transformers' activations; None where there is no such classifier, or no configuration.
     """
     try:
-        family = AutoConfig.from_pretrained(resolve_pretrained(encoder), cache_dir=cache_dir).model_type
+        name = resolve_pretrained(encoder)
+        family = AutoConfig.from_pretrained(name, cache_dir=cache_dir, trust_remote_code=False).model_type
     except (OSError, ValueError):
         return None
     layout = FAMILIES.get(family)

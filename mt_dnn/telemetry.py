@@ -135,12 +135,12 @@ def _lines_until(path: Path, updates: int, epoch: int) -> list[str]:
     if not path.is_file():
         return []
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             found = json.loads(line)
             stays = found["epoch"] < epoch or (found["kind"] == "update" and found["update"] <= updates)
-        except (ValueError, KeyError, TypeError):
-            continue  # a line that the interruption cut
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # a line that the interruption cut, or that is damaged
         if stays:
             kept.append(line + "\n")
     return kept

@@ -8,7 +8,6 @@ cannot be written, the arrays stay in memory.
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from array import array
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 READER_VERSION = 3  # to be raised when what is read from a line, or what is checked in it, changes
+LARGEST = float(np.finfo(np.float32).max)
 SHOWN = 60  # characters of a label in a message
 SETTLED_NS = 2_000_000_000  # a file changed later than that ago may change again within the same time stamp
 
@@ -72,7 +72,7 @@ class TokenArrays:
 
     def uid(self, index: int) -> str:
         text = self.uid_bytes[self.uid_offsets[index] : self.uid_offsets[index + 1]].tobytes()
-        return text.decode("utf-8", "surrogatepass")  # JSON may hold half a surrogate pair
+        return text.decode("utf-8")
 
     def label(self, index: int) -> Any:
         """A number, or an array where the task's examples have several labels."""
@@ -110,16 +110,49 @@ def open_token_arrays(path: Path, task: Task, labeled: bool = True, needs_labels
     """
     made_from = _made_from(path, task, labeled)
     cache = path.with_name(f".{path.stem}.cache")
-    arrays = map_arrays(cache, made_from)
+    arrays = _kept(cache, made_from, task)
     if arrays is None:
         # Of several processes one reads the file, the others wait and map what it wrote.
         with one_at_a_time(path):
-            arrays = map_arrays(cache, made_from)
+            arrays = _kept(cache, made_from, task)
             if arrays is None:
                 return _read_and_keep(path, cache, made_from, task, labeled, needs_labels)
     if needs_labels and not len(arrays["labels"]):
         raise DataError("found no label; a training example needs one", path, 1)
     return TokenArrays(**arrays, cache=(cache, made_from))
+
+
+def _kept(cache: Path, made_from: Mapping[str, Any], task: Task) -> dict[str, np.ndarray] | None:
+    """What `map_arrays` gives, where the arrays are such as `read_token_arrays` makes; a checksum is easily forged."""
+    found = map_arrays(cache, made_from)
+    if found is None:
+        return None
+    types: dict[str, Any] = dict.fromkeys(ARRAYS, np.int64)
+    types |= {"tokens": np.uint32, "types": np.uint8, "labels": task.label_type, "soft_labels": np.float32}
+    types |= {"uid_bytes": np.uint8, "largest_token": np.uint32}
+    if {name: values.dtype for name, values in found.items()} != {name: np.dtype(own) for name, own in types.items()}:
+        return None
+    rows, offsets, counts = found["rows"], found["offsets"], found["label_offsets"]
+    scores = len(found["soft_labels"]), (len(offsets) - 1) * task.task_def.n_class
+    whole = (
+        _divide(offsets, len(found["tokens"]))
+        and _divide(rows, len(offsets) - 1)
+        and len(rows) > 1
+        and len(found["types"]) == len(found["tokens"]) > 0
+        and _divide(found["uid_offsets"], len(found["uid_bytes"]), len(rows))
+        and (_divide(counts, len(found["labels"]), len(rows)) if task.many_labels else not len(counts))
+        and (task.many_labels or len(found["labels"]) in (0, len(rows) - 1))
+        and scores[0] in (0, scores[1])
+        and found["largest_token"].tolist() == [found["tokens"].max()]
+    )
+    return found if whole else None
+
+
+def _divide(bounds: np.ndarray, count: int, expected: int | None = None) -> bool:
+    """Whether these are the bounds of parts of `count` things one after the other, as many as expected."""
+    if not len(bounds) or (expected is not None and len(bounds) != expected):
+        return False
+    return bool(bounds[0] == 0 and bounds[-1] == count and (np.diff(bounds) >= 0).all())
 
 
 def _read_and_keep(
@@ -195,7 +228,7 @@ def read_token_arrays(path: Path, task: Task, labeled: bool = True, needs_labels
             found = f"token_id or type_id is out of range ({error})"
             raise DataError(f"{found}; accepted are 0 to {2**32 - 1} and 0 to 255", path, line) from error
         rows.append(len(offsets) - 1)
-        uid_bytes += str(sample["uid"]).encode("utf-8", "surrogatepass")
+        uid_bytes += str(sample["uid"]).encode("utf-8")
         uid_offsets.append(len(uid_bytes))
     if len(rows) == 1:
         raise DataError("found no examples; at least one is needed", path)
@@ -220,8 +253,8 @@ def read_token_arrays(path: Path, task: Task, labeled: bool = True, needs_labels
 
 def _sequences(sample: dict[str, Any], many: bool, path: Path, line: int) -> list[tuple[list[int], list[int]]]:
     """Token and type ids of each sequence, without the padding that `prepro_std.py --do_padding` leaves in a file."""
-    if "uid" not in sample:
-        raise DataError("found no uid; every example needs one", path, line)
+    if "uid" not in sample or isinstance(sample["uid"], list | dict):
+        raise DataError("found no uid; every example needs one, a text or a number", path, line)
     tokens = sample["token_id"] if many else [sample["token_id"]]
     found = []
     for number, own in enumerate(tokens):
@@ -255,7 +288,7 @@ def _soft_label(sample: dict[str, Any], task: Task, lengths: Sequence[int], path
     if soft is None:
         return []
     count = task.soft_count(lengths)
-    numbers = isinstance(soft, list) and all(type(value) in (int, float) and math.isfinite(value) for value in soft)
+    numbers = isinstance(soft, list) and all(type(value) in (int, float) and abs(value) <= LARGEST for value in soft)
     if not numbers or len(soft) != count:
-        raise DataError(f"softlabel must be a list of {count} finite numbers", path, line)
+        raise DataError(f"softlabel must be a list of {count} finite numbers of single precision", path, line)
     return soft

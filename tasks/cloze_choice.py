@@ -11,7 +11,7 @@ from data_utils.prepro import Split, parse_list
 from data_utils.squad_metrics import squad_v1
 from data_utils.task_def import DataFormat
 from tasks.base import register_task
-from tasks.ranking import RankingTask, gold_candidates, one_at, ranking_metrics
+from tasks.ranking import RankingTask, all_gold_candidates, one_at, ranking_metrics
 from tasks.values import Entries, Values
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class ClozeChoiceTask(RankingTask):
 
     def golds(self, dataset: SingleTaskDataset) -> Any:
         """Of each question the texts that are right, and 1 at the choices that are, 0 elsewhere, (choices,)."""
-        return list(zip(self._texts(dataset, "answer"), map(gold_candidates, dataset.samples()), strict=True))
+        return list(zip(self._texts(dataset, "answer"), all_gold_candidates(dataset), strict=True))
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
         """EmF1 over the texts that were chosen."""

@@ -100,7 +100,7 @@ class SequenceGenerationTask(Task):
     def accepts_label(self, label: Any, lengths: Sequence[int]) -> bool:
         if not isinstance(label, list) or len(label) < 2:
             return False
-        return all(type(token) is int and token >= 0 for token in label)
+        return all(type(token) is int and 0 <= token < 1 << 32 for token in label)
 
     # batch
 

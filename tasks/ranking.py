@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
     from mt_dnn.dataset import SingleTaskDataset
     from mt_dnn.loss import Criterion
+
+
+LARGEST = float(np.finfo(np.float64).max)
 
 
 @register_task("Ranking")
@@ -116,7 +120,7 @@ class RankingTask(Task):
 
     def golds(self, dataset: SingleTaskDataset) -> Any:
         """One a candidate, group by group: 1 at the most relevant ones, 0 elsewhere, (candidates,)."""
-        return list(map(gold_candidates, dataset.samples()))
+        return all_gold_candidates(dataset)
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
         """ACC over groups, other metrics over candidates."""
@@ -128,10 +132,25 @@ class RankingTask(Task):
         return [()] * len(predictions)
 
 
-def gold_candidates(sample: Mapping[str, Any]) -> np.ndarray:
-    """Of a token file's example 1 at the most relevant candidates, 0 elsewhere, (candidates,)."""
-    relevances = np.asarray(sample.get("olabel") or one_at(sample["label"], len(sample["token_id"])))
+def gold_candidates(sample: Mapping[str, Any], path: Path, number: int) -> np.ndarray:
+    """Of a token file's example 1 at the most relevant candidates, 0 elsewhere, (candidates,).
+
+    Raises:
+        DataError: relevances (`olabel`) that are not a number a candidate.
+    """
+    count, given = len(sample["token_id"]), sample.get("olabel")
+    if given is None:
+        return one_at(sample["label"], count)
+    if not isinstance(given, list) or len(given) != count or not all(map(_is_relevance, given)):
+        raise DataError(f"olabel must be a list of {count} finite numbers", path, number)
+    relevances = np.asarray(given, dtype=np.float64)
     return (relevances == relevances.max()).astype(np.int64)
+
+
+def all_gold_candidates(dataset: SingleTaskDataset) -> list[np.ndarray]:
+    """`gold_candidates` of every example of a token file."""
+    samples = enumerate(dataset.samples(), start=1)
+    return [gold_candidates(sample, dataset.path, number) for number, sample in samples]
 
 
 def ranking_metrics(
@@ -159,6 +178,10 @@ def _number(text: str) -> float:
         return float(text)
     except ValueError:
         return math.nan
+
+
+def _is_relevance(value: object) -> bool:
+    return type(value) in (int, float) and abs(value) <= LARGEST  # type: ignore[arg-type]
 
 
 def one_at(place: int, count: int) -> np.ndarray:

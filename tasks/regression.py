@@ -44,7 +44,7 @@ class RegressionTask(Task):
             label = float(text)
         except ValueError:
             label = math.nan
-        if not math.isfinite(label):
+        if not abs(label) <= LARGEST_LABEL:  # NaN too
             raise DataError(f"found the label {text!r}; accepted: a finite number", split.path, number)
         return label
 

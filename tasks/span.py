@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -217,7 +218,7 @@ class SpanClassificationTask(Task):
         """The right answers of each question."""
         found: dict[str, list[str]] = {}
         for sample in dataset.samples():
-            found.setdefault(str(sample["uid"]), right_answers(sample))
+            found.setdefault(str(sample["uid"]), read_golds(sample, dataset.path))
         return list(found.values())
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
@@ -241,13 +242,13 @@ class SpanClassificationTask(Task):
         questions: dict[str, Question] = {}
         longest = int(self.opt.get("max_answer_len", 10))
         for sample, (start, end) in zip(dataset.samples(), scores, strict=True):
-            uid, context, offsets = str(sample["uid"]), sample.get("context"), sample.get("offset_mapping")
-            if not isinstance(context, str) or not isinstance(offsets, list) or len(offsets) < len(start):
-                raise DataError(f"{uid}: found no context or no offset_mapping of its tokens", dataset.path)
+            uid, context, offsets = read_window(sample, len(start), dataset.path)
             question = questions.setdefault(uid, Question(context))
             if question.context != context:
                 raise DataError(f"{uid}: two questions have this uid; accepted: one", dataset.path)
-            null = int(sample.get("null_ans_index", NULL_ANSWER))
+            null = sample.get("null_ans_index", NULL_ANSWER)
+            if type(null) is not int or not 0 <= null < len(start):
+                raise DataError(f"{uid}: null_ans_index has to be the number of a token", dataset.path)
             if offsets[null] is not None:
                 # MT-DNN's own files count the question's characters too, which cannot be told from the context's
                 raise DataError(f"{uid}: offset_mapping has to be null outside the context", dataset.path)
@@ -308,11 +309,6 @@ class SpanClassificationYNTask(SpanClassificationTask):
         return Chosen(answered.uids, predictions, scores, answered.texts, null_scores)
 
 
-def right_answers(sample: Mapping[str, Any]) -> list[str]:
-    """Of a token file's example; none where the question has no answer, or the file does not tell."""
-    return list((sample.get("answer") or {}).get("text", []))
-
-
 def read_windows(split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[Window]:
     """Each question of a TSV's lines with each window of its context, the question first.
 
@@ -350,6 +346,35 @@ def read_windows(split: Split, lines: Sequence[Line], text: Tokenization) -> Ite
                 "context": fields["context"],
             }
             yield Window(number, answers, spans, first, places, example)
+
+
+def read_window(sample: Mapping[str, Any], tokens: int, path: Path) -> tuple[str, str, list[tuple[int, int] | None]]:
+    """What an example of a token file has beside its tokens: id, context, and the characters of each token.
+
+    Raises:
+        DataError: it has no context, or an offset that is none in it.
+    """
+    uid, context, offsets = str(sample["uid"]), sample.get("context"), sample.get("offset_mapping")
+    if not isinstance(context, str) or not isinstance(offsets, list) or len(offsets) < tokens:
+        raise DataError(f"{uid}: found no context or no offset_mapping of its tokens", path)
+    for own in offsets:
+        pair = isinstance(own, list) and len(own) == 2 and all(type(character) is int for character in own)
+        if own is not None and not (pair and 0 <= own[0] <= own[1] <= len(context)):
+            raise DataError(f"{uid}: offset_mapping holds {own!r}; accepted: null, or from and to in the context", path)
+    return uid, context, offsets
+
+
+def read_golds(sample: Mapping[str, Any], path: Path) -> list[str]:
+    """The right answers of an example of a token file, none where it has none.
+
+    Raises:
+        DataError: they are no texts.
+    """
+    answer = sample.get("answer") or {}
+    texts = answer.get("text", []) if isinstance(answer, dict) else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{sample['uid']}: answer has to be an object with a text, a list of texts", path)
+    return texts
 
 
 def parse_answers(split: Split, number: int, fields: Mapping[str, str]) -> Answers | None:

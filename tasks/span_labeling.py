@@ -16,7 +16,7 @@ from data_utils.spans import Span, text_of
 from data_utils.task_def import DataFormat
 from tasks.base import Task, register_task
 from tasks.sequence_labeling import SequenceLabelingTask
-from tasks.span import read_windows
+from tasks.span import read_window, read_windows
 from tasks.values import Entries, Values
 
 if TYPE_CHECKING:
@@ -126,16 +126,16 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
         """By id, in the order of the file."""
         texts: dict[str, Text] = {}
         for sample, own in zip(dataset.samples(), scores, strict=True):
-            uid, context, start = str(sample["uid"]), sample.get("context"), sample.get("window_start")
-            offsets = sample.get("offset_mapping")
-            if not isinstance(context, str) or not isinstance(offsets, list) or type(start) is not int:
-                raise DataError(f"{uid}: found no context, offset_mapping or window_start", dataset.path)
+            uid, context, offsets = read_window(sample, len(own), dataset.path)
+            start = sample.get("window_start")
+            if type(start) is not int:
+                raise DataError(f"{uid}: found no window_start, a whole number", dataset.path)
             text = texts.setdefault(uid, Text(context))
             if text.context != context:
                 raise DataError(f"{uid}: two questions have this uid; accepted: one", dataset.path)
-            places = [place for place, offset in enumerate(offsets[: len(own)]) if offset is not None]
-            for token, place in enumerate(places):
-                seen = Token(min(token, len(places) - 1 - token), offsets[place], own[place])
+            places = [(place, offset) for place, offset in enumerate(offsets[: len(own)]) if offset is not None]
+            for token, (place, offset) in enumerate(places):
+                seen = Token(min(token, len(places) - 1 - token), offset, own[place])
                 best = text.tokens.get(start + token)
                 if best is None or seen.around > best.around:
                     text.tokens[start + token] = seen

@@ -9,8 +9,9 @@ import pytest
 
 import calc_metrics
 from data_utils.errors import UserError
-from data_utils.readers import read_score_file, read_token_json, write_lines, write_score_file
+from data_utils.readers import read_score_file, read_token_json, write_score_file
 from data_utils.task_def import TaskType
+from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
 from tasks import Task
@@ -176,3 +177,14 @@ def test_what_has_no_labels_or_no_such_source_is_told(tmp_path: Path) -> None:
         given = f"--task_def {tmp_path / 'tasks.yml'} --task toy --std_input {tmp_path}/gold.{suffix} --score x"
         with pytest.raises(UserError, match=message):
             calc_metrics.main(given.split())
+
+
+def test_as_many_predictions_as_labels_are_asked_for(tmp_path: Path) -> None:
+    """Of an example with three tokens."""
+    definition = "toy: {data_format: Seqence, task_type: SeqenceLabeling, n_class: 2, metric_meta: [ACC]}\n"
+    (tmp_path / "tasks.yml").write_text(definition)
+    write_lines(tmp_path / "gold.json", [json.dumps({"uid": "0", "label": [0, 1, 0], "token_id": [1, 2, 3]})])
+    write_score_file(tmp_path / "scores.json", {}, [[0, 1]], ["0"], [0.5] * 4)
+    given = f"--task_def {tmp_path / 'tasks.yml'} --task toy --std_input {tmp_path / 'gold.json'} --score "
+    with pytest.raises(UserError, match=r"scores.json: the prediction for '0' is \[0, 1\]; the example has 3 labels"):
+        calc_metrics.main([*given.split(), str(tmp_path / "scores.json")])

@@ -16,7 +16,8 @@ import torch
 import predict
 import prepare_distillation_data
 from data_utils.errors import FlagError, UserError
-from data_utils.readers import read_score_file, read_token_json, write_lines
+from data_utils.readers import read_score_file, read_token_json
+from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Batch
 from mt_dnn.build import build_network, build_objective

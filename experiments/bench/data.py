@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import prepro_std
-from data_utils.readers import write_lines
+from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn import sampler
 from mt_dnn.batcher import Collater, SingleTaskDataset

@@ -17,11 +17,11 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import json
-
 from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
-from data_utils.readers import read_documents, read_lines, write_lines
+from data_utils.readers import read_documents
+from data_utils.text_files import parse_json, read_lines, write_lines
 
+SEPARATORS_OF_TEXT = {0: " "}  # NUL can stand in JSON, and not in the text
 JSON_SUFFIXES = (".json", ".jsonl")
 
 Document = Sequence[str]  # its lines
@@ -38,9 +38,9 @@ def documents(path: Path) -> Iterator[Document]:
         return
     for number, line in read_lines(path):
         try:
-            text = json.loads(line)["text"]
+            text = parse_json(line, path, number)["text"].translate(SEPARATORS_OF_TEXT)
             lines = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
-        except (json.JSONDecodeError, TypeError, KeyError, AttributeError) as error:
+        except (TypeError, KeyError, AttributeError) as error:
             raise DataError('found no JSON object with a text; accepted: {"text": "…"}', path, number) from error
         if found := [line for line in lines if line]:
             yield found

@@ -9,6 +9,7 @@ of speech, chunk and name. Tags are taken as they are.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.errors import DataError, OneLineParser, run_command_line
-from data_utils.readers import read_lines
+from data_utils.text_files import read_lines
 from experiments.canonical import UNUSED_SEED, Example, Reading, first_file, list_field, write_canonical
 
 FILES = {
@@ -28,6 +29,7 @@ FILES = {
 }
 COLUMNS = {"ner": -1, "chunk": -2, "pos": -3}  # of a line, by task
 DOCUMENT = "-DOCSTART-"
+COLUMN = re.compile(r"[^ \t]+")  # rarer blanks of Unicode belong to a word
 
 
 def read_sentences(path: Path) -> Iterator[list[list[str]]]:
@@ -38,7 +40,7 @@ def read_sentences(path: Path) -> Iterator[list[list[str]]]:
     """
     sentence: list[list[str]] = []
     for number, line in read_lines(path):
-        columns = line.split()
+        columns = COLUMN.findall(line)
         if columns and columns[0] != DOCUMENT:
             if len(columns) < 1 + len(COLUMNS):
                 message = f"expected a word and its part of speech, chunk and name, found {line!r}"

@@ -20,17 +20,21 @@ from __future__ import annotations
 import argparse
 import hashlib
 import io
+import lzma
+import math
 import os
 import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from data_utils.errors import DataError, run_command_line
-from data_utils.files import atomic_write
+from data_utils.text_files import decoded, write_lines
+from experiments.canonical import SEPARATORS
 
 PACKAGE = "vaderSentiment"
 VERSION = "3.3.2"
@@ -47,6 +51,7 @@ DOMAINS = {
 }
 TRAINED_DOMAIN = "tweets"
 DOWNLOADS = "data/downloads"
+LARGEST_MEMBER = 1 << 26  # bytes of a file in the archive
 SMALLEST_RATING = 0.5
 SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}
 
@@ -101,8 +106,9 @@ def read_domains(archive: Path | str) -> dict[str, list[Example]]:
             inner_bytes = _member(outer, INNER_ARCHIVE, archive)
         with tarfile.open(fileobj=io.BytesIO(inner_bytes)) as inner:
             texts = {domain: _member(inner, member, archive) for domain, member in DOMAINS.items()}
-    except tarfile.TarError as error:
-        raise DataError(f"not a readable archive: {error}", archive) from error
+    # beside its own errors a damaged archive raises those of the compression, and of sizes that are no numbers
+    except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"not a readable archive: {error or type(error).__name__}", archive) from error
     seen: set[str] = set()
     return {domain: _drop_seen(parse_ratings(texts[domain], domain), seen) for domain in DOMAINS}
 
@@ -111,8 +117,10 @@ def _member(archive: tarfile.TarFile, name: str, path: Path | str) -> bytes:
     """The content of a regular file in an archive."""
     info = next((info for info in archive if info.name == name and info.isfile()), None)
     content = archive.extractfile(info) if info else None
-    if content is None:
+    if info is None or content is None:
         raise DataError(f"holds no file {name}", path)
+    if info.size > LARGEST_MEMBER:
+        raise DataError(f"{name} holds {info.size} bytes; accepted: at most {LARGEST_MEMBER}", path)
     return content.read()
 
 
@@ -123,8 +131,8 @@ def parse_ratings(content: bytes, domain: str) -> list[Example]:
         DataError: a line of another form, with the member's name and the line's number.
     """
     examples = []
-    for number, line in enumerate(content.decode("utf-8").split("\n"), start=1):
-        fields = line.rstrip("\r").split("\t")
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        fields = decoded(line.rstrip(b"\r"), DOMAINS[domain], number).split("\t")
         if fields == [""]:
             continue
         if len(fields) != 3:
@@ -132,7 +140,9 @@ def parse_ratings(content: bytes, domain: str) -> list[Example]:
         try:
             rating = float(fields[1])
         except ValueError:
-            raise DataError(f"found rating {fields[1]!r}, expected a number", DOMAINS[domain], number) from None
+            rating = math.nan
+        if not math.isfinite(rating):
+            raise DataError(f"found rating {fields[1]!r}, expected a number", DOMAINS[domain], number)
         if abs(rating) >= SMALLEST_RATING:
             label = "positive" if rating > 0 else "negative"
             examples.append(Example(f"{domain}-{fields[0]}", label, _characters(fields[2]).strip()))
@@ -179,8 +189,8 @@ def datasets(domains: dict[str, list[Example]]) -> dict[str, list[Example]]:
 
 def write_canonical(path: Path, examples: Sequence[Example]) -> None:
     """Write a canonical TSV."""
-    with atomic_write(path) as file:
-        file.writelines("\t".join(example) + "\n" for example in examples)
+    # a tab or a line break in an id or a text would be one of the format's own
+    write_lines(path, ("\t".join(part.translate(SEPARATORS) for part in example) for example in examples))
 
 
 def write_datasets(domains: dict[str, list[Example]], root: Path | str) -> dict[str, int]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.errors import FlagError, run_command_line
-from data_utils.readers import read_lines
+from data_utils.text_files import read_lines
 from data_utils.tokenizer import load_tokenizer
 from module.ball import scope_norm
 from module.encoder import load_encoder

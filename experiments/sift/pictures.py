@@ -184,8 +184,8 @@ def circles(encoder: BertModel, token: int, level: str) -> dict[float, Tensor]:
 
 def draw_levels() -> Figure:
     folder = resolve_pretrained(EMBEDDED_NAME)
-    encoder = BertModel.from_pretrained(folder).eval()
-    token = AutoTokenizer.from_pretrained(folder).get_vocab()[WORD]
+    encoder = BertModel.from_pretrained(folder, trust_remote_code=False).eval()
+    token = AutoTokenizer.from_pretrained(folder, trust_remote_code=False).get_vocab()[WORD]
     figure = Figure(figsize=(9, 5))
     axes = figure.subplots(1, 2, sharex=True, sharey=True)
     figure.subplots_adjust(left=0.08, right=0.99, bottom=0.14, top=0.93, wspace=0.05)

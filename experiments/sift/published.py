@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from data_utils.errors import DataError, nearest
+from data_utils.yaml_file import compose_yaml, construct_yaml
 from experiments.sift.comparisons import mean_and_error
 from experiments.sift.document import Block, Paragraph, Table
 from experiments.sift.results import STUDY_FILE, Study
@@ -62,9 +62,10 @@ def read_published(path: Path = PUBLISHED_FILE) -> dict[str, Published]:
         DataError: the file does not have its format.
     """
     try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        node = compose_yaml(path)
+        entries: Any = None if node is None else construct_yaml(node, path)
         return {key: Published.model_validate(entry) for key, entry in entries.items()}
-    except (OSError, yaml.YAMLError, ValidationError, AttributeError) as error:
+    except (ValidationError, AttributeError) as error:
         raise DataError(f"no published numbers: {' '.join(str(error).split())}", path) from error
 
 

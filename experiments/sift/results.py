@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from data_utils.errors import DataError
 from data_utils.metrics import Metric, calc_metrics
+from data_utils.text_files import read_json
 from experiments.sift.study import Study as Definition
 from experiments.sift.study import read_study as read_definition
 
@@ -35,7 +35,7 @@ class _Schema(BaseModel):
 class _Stored(_Schema):
     golds: list[int] = Field(min_length=1)
     probabilities: list[list[FiniteFloat]]
-    metrics: dict[str, float]
+    metrics: dict[str, FiniteFloat]
 
 
 class Worst(_Schema):
@@ -223,10 +223,9 @@ def read_study(folder: Path) -> Study:
 
 def _read_run(path: Path) -> Run:
     try:
-        file = _RunFile.model_validate(json.loads(_read_text(path)))
-    except ValueError as error:  # of JSON; pydantic's is one too
-        mistake = _first_mistake(error) if isinstance(error, ValidationError) else f"no JSON: {error}"
-        raise DataError(f"no run of a study: {mistake}", path) from error
+        file = _RunFile.model_validate(read_json(path))
+    except ValidationError as error:
+        raise DataError(f"no run of a study: {_first_mistake(error)}", path) from error
     evaluation = {
         stage: {test: _checked(stored, f"stage {stage!r}, test {test!r}", path) for test, stored in tests.items()}
         for stage, tests in file.evaluation.items()
@@ -277,12 +276,3 @@ def _first_mistake(error: ValidationError) -> str:
     mistake = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in mistake["loc"])
     return f"{where + ': ' if where else ''}{mistake['msg'][0].lower()}{mistake['msg'][1:]}"
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", path) from error
-    except UnicodeDecodeError as error:
-        raise DataError("cannot be read: accepted is UTF-8", path) from error

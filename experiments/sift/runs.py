@@ -17,7 +17,8 @@ import predict
 import prepro_std
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
-from data_utils.readers import read_lines, read_score_file, read_token_json, write_lines
+from data_utils.readers import read_score_file, read_token_json
+from data_utils.text_files import read_lines, write_lines
 from experiments.sift import hutto
 from mt_dnn.config import Config, parse_args
 from mt_dnn.telemetry import METRICS_FILE
@@ -135,16 +136,20 @@ class RunStore:
         self.path = path
 
     def read(self) -> dict[str, Record]:
-        """The finished runs by key; a line that an interruption cut is no run."""
+        """The finished runs by key; a line that an interruption cut, or that is damaged, is no run."""
         if not self.path.exists():
             return {}
         records = []
-        for line in self.path.read_text(encoding="utf-8").split("\n"):
+        for line in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
             try:
                 records.append(json.loads(line))
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
-        return {record["key"]: record for record in records}
+        return {
+            record["key"]: record
+            for record in records
+            if isinstance(record, dict) and isinstance(record.get("key"), str)
+        }
 
     def add(self, record: Record) -> None:
         """Append a run in a single write, so that several processes may fill one file."""

@@ -6,16 +6,15 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
-from data_utils.readers import read_lines
+from data_utils.yaml_file import compose_yaml, construct_yaml
 from experiments.sift.robustness import parse_spec
 
 Flags = dict[str, Any]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.+-]+$")]  # a part of a file's name
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]  # a part of a file's name
 Count = Annotated[int, Field(ge=1)]
 TRAINED = "trained"  # the stage of every run before those that train on
 
@@ -232,11 +231,8 @@ def read_study(path: Path | str) -> Study:
     Raises:
         DataError: unreadable, no YAML, or not a study; the message names the first mistake and its place.
     """
-    text = "\n".join(line for _, line in read_lines(path))
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DataError(f"is no YAML: {' '.join(str(error).split())}", path) from error
+    node = compose_yaml(path)
+    content = None if node is None else construct_yaml(node, path)
     if not isinstance(content, Mapping):
         raise DataError(f"is no study; accepted: a mapping of {', '.join(Study.model_fields)}", path)
     try:

@@ -30,14 +30,15 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import prepro_std
 from data_utils.errors import DataError, FlagError, nearest, run_command_line
 from data_utils.files import atomic_write
 from data_utils.pretrained import folder_name
-from data_utils.readers import read_lines, split_columns
+from data_utils.readers import split_columns
+from data_utils.text_files import read_json, read_lines, read_text
 from experiments.sift import hutto
 from experiments.sift.hutto import Example, in_hash_order, normal_form, split, write_canonical
 
@@ -123,22 +124,25 @@ def hate(data_root: Path) -> Datasets:
 
 def _read_hate(path: Path) -> list[Example]:
     """Rows `id,label,tweet`; UTF-8 where the whole file is, else Latin-1. White space becomes single spaces."""
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
+    text = read_text(path, fallback="latin-1")
     rows = csv.DictReader(io.StringIO(text, newline=""))
     expected = ["id", "label", "tweet"]
     if rows.fieldnames != expected:
         raise DataError(f"expected the header {','.join(expected)}, found {','.join(rows.fieldnames or [])}", path, 1)
     examples = []
-    for row in rows:
+    for row in _rows(rows, path):
         if None in row or None in row.values():
             raise DataError(f"expected {len(expected)} columns ({', '.join(expected)})", path, rows.line_num)
         label = _label(row["label"], HATE, path, rows.line_num)
         examples.append(Example(f"hate-{row['id']}", label, " ".join(row["tweet"].split())))
     return examples
+
+
+def _rows(rows: csv.DictReader[str], path: Path) -> Iterator[dict[str, str]]:
+    try:
+        yield from rows
+    except csv.Error as error:
+        raise DataError(f"is no CSV ({error})", path, rows.line_num) from error
 
 
 def balance(examples: Sequence[Example]) -> list[Example]:
@@ -202,14 +206,14 @@ def advglue(data_root: Path) -> Datasets:
     """The sentences of SST-2 that AdvGLUE's authors changed until models failed."""
     path = source(data_root, "advglue", "dev.json")
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))["sst2"]
+        rows = read_json(path)["sst2"]
         examples = [
             Example(
                 f"advglue-{row['idx']}", _label(str(row["label"]), SENTIMENTS, path), " ".join(row["sentence"].split())
             )
             for row in rows
         ]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise DataError("expected JSON, a list `sst2` of objects with idx, sentence and label", path) from error
     return {"sentiment_advglue_test": examples}
 

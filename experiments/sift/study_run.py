@@ -27,7 +27,7 @@ import transformers
 
 from data_utils.errors import DataError, run_command_line
 from data_utils.files import atomic_write
-from data_utils.readers import read_lines
+from data_utils.text_files import read_lines
 from experiments.sift.robustness import measure_robustness
 from experiments.sift.runs import Record, run_key, score, settings_of
 from experiments.sift.study import TRAINED
@@ -121,9 +121,9 @@ def finished(spec: RunSpec) -> Record | None:
     """The result of this very run, or None where it is missing or of other settings or data."""
     try:
         record = json.loads(Path(spec.result).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return record if record.get("key") == spec.key() else None
+    return record if isinstance(record, dict) and record.get("key") == spec.key() else None
 
 
 def execute(spec: RunSpec) -> Record:

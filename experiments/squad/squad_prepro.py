@@ -19,7 +19,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.errors import DataError, OneLineParser, run_command_line
-from experiments.canonical import SEPARATORS, Example, Reading, write_canonical
+from data_utils.text_files import read_json
+from experiments.canonical import SEPARATORS, Example, Reading, checked_example, write_canonical
 
 SPLITS = ("train", "dev")
 # where a task's file of a split may be, below the data folder
@@ -42,18 +43,13 @@ def read_squad(path: Path, task: str) -> Reading:
 
 
 def _read_squad(path: Path, task: str, reading: Reading) -> Iterator[Example]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            content = json.load(file)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", path) from error
-    except ValueError as error:
-        raise DataError(f"found no whole JSON object ({error})", path) from error
+    content = read_json(path)
     try:
         for article in content["data"]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    yield from _read_question(paragraph["context"], question, task, reading)
+                    for example in _read_question(paragraph["context"], question, task, reading):
+                        yield checked_example(example)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"is not built as SQuAD's files are ({error!r}); accepted: {STRUCTURE}", path) from error
 
@@ -65,9 +61,10 @@ def _read_question(context: str, question: dict[str, Any], task: str, reading: R
     found = [] if impossible else question["answers"]
     texts = [answer["text"].translate(SEPARATORS) for answer in found]
     starts = [answer["answer_start"] for answer in found]
+    spans = zip(texts, starts, strict=True)
     if not texts and not impossible:
         reading.leave_out("without an answer")
-    elif any(context[start : start + len(text)] != text for text, start in zip(texts, starts, strict=True)):
+    elif any(start < 0 or context[start : start + len(text)] != text for text, start in spans):
         reading.leave_out("whose answer is not where it is said to be")
     else:
         yield question["id"], json.dumps(texts, ensure_ascii=False), str(starts), context, question["question"]

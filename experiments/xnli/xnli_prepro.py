@@ -14,6 +14,7 @@ MNLI           `train.tsv`, the same in GLUE's layout
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ ENGLISH = (
 )
 LABELS = {"contradictory": "contradiction"}  # the translations' word
 UNDECIDED = "-"
+LANGUAGE = re.compile(r"[A-Za-z0-9-]{1,35}")
 
 
 def pair(row: Row, reading: Reading, numbers: Iterator[int]) -> Iterator[Example]:
@@ -71,8 +73,18 @@ def convert(path: Path, target: Path, language: str | None = None) -> None:
 
 
 def languages(path: Path) -> list[str]:
-    """Those of a development or test set, sorted."""
-    return sorted({language for (language,) in read_examples(path, lambda row: [(row["language"],)])})
+    """Those of a development or test set, sorted.
+
+    Raises:
+        DataError: a name that cannot be a part of a file's name.
+    """
+    found = sorted({language for (language,) in read_examples(path, lambda row: [(row["language"],)])})
+    for language in found:
+        if not LANGUAGE.fullmatch(language):
+            raise DataError(
+                f"found the language {language!r}; accepted: up to 35 letters, digits and '-', such as zh", path
+            )
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> None:

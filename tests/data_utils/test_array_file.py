@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,20 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="folder: cannot be written"):
         write_arrays(tmp_path / "folder", MADE_FROM, ARRAYS)
     assert [file.name for file in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"[" * 5000,
+        b"[]",
+        b'{"made_from": {}, "arrays": []}',
+        b'{"made_from": {}, "arrays": {"a": ["|u1", 1e30]}}',
+        b'{"made_from": {}, "arrays": {"a": ["|O", 1]}}',
+        b'{"made_from": {}, "arrays": {"a": ["|u1", 9999999999999999999999]}}',
+    ],
+)
+def test_a_header_that_fits_its_checksum_alone_is_not_taken(tmp_path: Path, header: bytes) -> None:
+    content = header + b"\n" + bytes(64)
+    (tmp_path / "file").write_bytes(b"%08x\n" % zlib.crc32(content) + content)
+    assert map_arrays(tmp_path / "file", {}) is None

@@ -6,14 +6,9 @@ import pytest
 
 from data_utils import readers
 from data_utils.errors import DataError
-from data_utils.readers import (
-    read_canonical_tsv,
-    read_score_file,
-    read_token_json,
-    write_lines,
-    write_score_file,
-)
+from data_utils.readers import read_canonical_tsv, read_score_file, read_scores, read_token_json, write_score_file
 from data_utils.task_def import DataFormat
+from data_utils.text_files import write_lines
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -151,3 +146,27 @@ def test_documents_are_split_by_empty_lines_and_long_ones_into_parts(tmp_path: P
     expected = [["a", "b"], ["c", "d", "e"], ["f"], ["g", "h", "i"], ["j"]]
     documents = list(read_canonical_tsv(path, DataFormat.MLM))
     assert documents == [{"uid": str(number), "sentences": own} for number, own in enumerate(expected)]
+
+
+SCORES = {"metrics": {}, "predictions": [0, 1], "uids": ["0", "1"], "scores": [0.1, 0.9, 1.0, 0.0]}
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong"),
+    [
+        ("metrics", []), ("uids", 5), ("uids", [["0"], "1"]), ("predictions", {"0": 1, "1": 0}),
+        ("predictions", [0, None]),
+        ("scores", None), ("scores", [0.1, 0.9, "1", 0]), ("scores", [float("nan")] * 4), ("scores", [10**400] * 4),
+    ],
+)  # fmt: skip
+def test_a_score_file_with_a_wrong_part_is_told(tmp_path: Path, key: str, wrong: object):
+    path = write(tmp_path, json.dumps(SCORES | {key: wrong}).encode())
+    with pytest.raises(DataError, match=f"file: {key} must be"):
+        read_score_file(path)
+
+
+@pytest.mark.parametrize("wrong", [-1, 2, "0", [0, 2]])
+def test_a_prediction_that_is_no_class_is_told(tmp_path: Path, wrong: object):
+    path = write(tmp_path, json.dumps(SCORES | {"predictions": [0, wrong]}).encode())
+    with pytest.raises(DataError, match=r"the prediction for '1' is .*; accepted: classes from 0 to 1"):
+        read_scores(path, ["0", "1"], 2)

@@ -212,3 +212,38 @@ def test_a_damaged_definition_in_a_checkpoint_is_refused(attribute: str, wrong: 
     delattr(loaded, attribute)
     with pytest.raises(TaskDefError, match=f"{attribute} is missing"):
         TaskDef.from_attributes(loaded)
+
+
+REPEATED = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{chr(ord(name) - 1)}'] * 9)}]\n" for name in "bcdefghijk"
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (REPEATED, "holds more than 50000 values, those of aliases included"),
+        ("a: &a [*a]", "nested too deeply"),
+        ("a: " + "[" * 500, "nested too deeply"),
+        ("a: {n_class: " + "9" * 5000 + "}", "line 1: holds a value that cannot be read"),
+        ("\na: {dropout_p: 2001-13-45}", "line 2: holds a value that cannot be read"),
+        ('a: {labels: ["\\ud800"]}', "half a surrogate pair"),
+        ("#" * (1 << 19) + "\n", "accepted: at most 524288"),
+    ],
+    ids=["aliases", "itself", "deep", "digits", "date", "half pair", "large"],
+)
+def test_a_file_beyond_a_limit_is_told_in_a_line(tmp_path: Path, text: str, words: str):
+    (mistake,) = mistakes(tmp_path, text) if "line" not in words else [told(tmp_path, text)]
+    assert words in mistake
+
+
+def told(folder: Path, text: str) -> str:
+    with pytest.raises(TaskDefError) as caught:
+        read(folder, text)
+    return str(caught.value)
+
+
+def test_aliases_within_the_limits_are_read(tmp_path: Path):
+    text = SHORTEST.replace("cola:", "cola: &plain") + "  labels: [a, b]\nsst:\n  <<: *plain\n  labels: [c, d]\n"
+    labels = read(tmp_path, text).get_task_def("sst").label_vocab
+    assert labels is not None and list(labels.tok2ind) == ["c", "d"]

@@ -117,6 +117,24 @@ def test_no_index_in_reach_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     assert list((tmp_path / "downloads").iterdir()) == []
 
 
+def test_bytes_that_are_no_text_are_told_with_their_line():
+    with pytest.raises(DataError, match=r"tweets_GroundTruth.txt, line 2: found the byte 0xff"):
+        hutto.parse_ratings(b"1\t1\ta\n2\t1\t\xff\n", "tweets")
+
+
+@pytest.mark.parametrize("kept", [10, 60])
+def test_a_cut_archive_is_told(tmp_path: Path, kept: int):
+    path = write_archive(tmp_path, {domain: rated_lines(domain, 5) for domain in hutto.DOMAINS})
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(DataError, match=f"{path.name}: not a readable archive"):
+        hutto.read_domains(path)
+
+
+def test_a_line_break_in_an_id_is_none_of_the_file(tmp_path: Path):
+    hutto.write_canonical(tmp_path / "a.tsv", [hutto.Example("x\ty\nz", "positive", "a\rb\0")])
+    assert (tmp_path / "a.tsv").read_bytes() == b"x y z\tpositive\ta b \n"
+
+
 @pytest.mark.parametrize("content", [b"no archive", packed({"other": b""}), packed({hutto.INNER_ARCHIVE: b"broken"})])
 def test_a_damaged_or_foreign_archive_is_told(tmp_path: Path, content: bytes):
     path = tmp_path / hutto.ARCHIVE

@@ -16,7 +16,7 @@ import yaml
 
 import prepro_std
 from data_utils.errors import FlagError, UserError
-from data_utils.readers import write_lines
+from data_utils.text_files import write_lines
 from experiments.sift import matrix, report, study_run
 from experiments.sift.matrix import Folders, Jobs, Trial, all_alike, chosen, run_specs, trial_specs, trials_of
 from experiments.sift.runs import Record

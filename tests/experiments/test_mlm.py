@@ -72,7 +72,7 @@ def test_mt_dnns_json_lines_are_read(tmp_path: Path):
     assert [document["sentences"] for document in read_documents(tmp_path / "mlm_dev.txt")] == [["six"], ["seven"]]
     for line in ('{"text": 3}', "[]", '{"words": "a"}', "{"):
         (tmp_path / "a.json").write_text('{"text": "one"}\n' + line + "\n")
-        with pytest.raises(DataError, match=r'a.json.*2.*accepted: \{"text": "…"\}'):
+        with pytest.raises(DataError, match=r'a.json, line 2: .*(accepted: \{"text": "…"\}|no whole JSON object)'):
             mlm_prepro.main(["--train", str(tmp_path / "a.json"), "--root_dir", str(tmp_path / "out")])
     assert not (tmp_path / "out" / "mlm_train.txt").exists()
     with pytest.raises(FlagError, match="--dev_every: found 1"):
@@ -89,3 +89,13 @@ def test_the_settings_of_a_run(tmp_path: Path):
     }  # fmt: skip
     finished = run_script(RUN, "d", "bert", folder=tmp_path)
     assert finished.returncode == 2 and finished.stderr.startswith("error: usage: run_mlm.sh DATA_DIR INIT_CHECKPOINT")
+
+
+@pytest.mark.parametrize("line", ['{"text": "\\ud800"}', '{"text": ["a"]}', "[" * 5000, "9" * 5000])
+def test_a_line_of_json_without_a_text_is_told(tmp_path: Path, line: str):
+    path = tmp_path / "wiki.jsonl"
+    path.write_text('{"text": "a\\u0000b"}\n' + line + "\n")
+    with pytest.raises(DataError, match="wiki.jsonl, line 2: "):
+        list(mlm_prepro.documents(path))
+    path.write_text('{"text": "a\\u0000b"}\n')
+    assert list(mlm_prepro.documents(path)) == [["a b"]]

@@ -7,7 +7,7 @@ import pytest
 
 from data_utils.errors import DataError
 from experiments.exp_def import TaskDefs
-from experiments.ner.prepro import main
+from experiments.ner.prepro import main, read_sentences
 from tests.experiments.publish import trained, write_lines
 from tests.experiments.scripts import EXPERIMENTS, calls_of
 
@@ -109,3 +109,9 @@ def test_tasks_alone_and_together(tmp_path: Path):
         (call,) = calls_of(RUN, "d", "bert", "base", task, 16, 1, folder=tmp_path)
         assert call["train_datasets"] == call["test_datasets"] == expected
         assert (call["init_checkpoint"], call["data_dir"]) == ("bert-base-cased", "d/bert-base-cased")
+
+
+@pytest.mark.parametrize("blank", ["\xa0", "\x85", "\u2028", "\u3000", "\x0b"])
+def test_rarer_blanks_belong_to_a_word(tmp_path: Path, blank: str):
+    (tmp_path / "train.txt").write_bytes(f"a{blank}b NN B-NP O\n".encode())
+    assert list(read_sentences(tmp_path / "train.txt")) == [[[f"a{blank}b", "NN", "B-NP", "O"]]]

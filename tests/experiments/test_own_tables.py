@@ -120,3 +120,11 @@ def test_a_definition_keeps_what_it_has(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="defines task 'a' otherwise"):
         write_definition(path, [OwnTask(table(tmp_path / "c.jsonl", *rows(*[1, 2] * 9)), COLUMNS, name="a")])
     assert path.read_text() == before
+
+
+@pytest.mark.parametrize("label", ["b\x85ad", "b\u2028ad", "schön", "yes", "1"])
+def test_a_label_is_the_same_in_the_definition(label: str, tmp_path: Path) -> None:
+    task = OwnTask(table(tmp_path / "own.jsonl", *rows(*[label, "good"] * 10)), COLUMNS)
+    write_definition(tmp_path / "task_def.yml", [task])
+    labels = TaskDefs(tmp_path / "task_def.yml").get_task_def("own").label_vocab
+    assert labels is not None and list(labels.tok2ind) == task.labels == sorted([label, "good"])

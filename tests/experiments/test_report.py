@@ -195,7 +195,7 @@ def test_every_published_table_says_why_it_is_not_comparable():
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a: {paper: x}", "tables"), ("a: [", "no published"), ("[]", "no published")],
+    [("a: {paper: x}", "tables"), ("a: [", "is no YAML"), ("[]", "no published")],
 )
 def test_a_damaged_file_of_published_numbers_is_told(tmp_path: Path, text: str, message: str):
     path = tmp_path / "published.yml"

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_utils.readers import write_lines, write_score_file
+from data_utils.readers import write_score_file
+from data_utils.text_files import write_lines
 from experiments.sift.runs import PLAIN, SIFT, SMART, TRAINED_DATASET, Method, RunStore, configure, evaluate, run_key
 from experiments.sift.tables import markdown_table, spread
 from mt_dnn.config import Config
@@ -114,3 +115,11 @@ def test_columns_of_a_table_are_aligned():
     assert markdown_table(["name", "x"], [["a", "1.0"], ["longer", "10.0"]]) == (
         "| name   |    x |\n| ------ | ---: |\n| a      |  1.0 |\n| longer | 10.0 |\n"
     )
+
+
+@pytest.mark.parametrize("line", [b"[]", b"1", b'{"key": []}', b'{"other": 1}', b"\xff\xfe", b"[" * 5000])
+def test_a_damaged_line_is_no_run(tmp_path: Path, line: bytes):
+    store = RunStore(tmp_path / "runs.jsonl")
+    store.add({"key": "a"})
+    store.path.write_bytes(store.path.read_bytes() + line + b"\n")
+    assert store.read() == {"a": {"key": "a"}}

@@ -70,12 +70,16 @@ def test_other_names_and_what_cannot_be_used(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ('{"data": [', "dev-v1.1.json: found no whole JSON object"),
+        ('{"data": [', "dev-v1.1.json, line 1: found no whole JSON object"),
         (
             '{"data": [{"paragraphs": [{"qas": [{}]}]}]}',
             "is not built as SQuAD's files are .KeyError.'context'.*accepted",
         ),
         ("[]", "is not built as SQuAD's files are"),
+        (squad_file("1.1", [question("1", "good") | {"id": 1}]), "is not built as SQuAD's files are .TypeError"),
+        (squad_file("1.1", [question("1", "good") | {"question": None}]), "is not built as SQuAD's files are"),
+        ("[" * 5000, "nested too deeply"),
+        ('{"data": 1, "data": 2}', "found the key 'data' twice"),
     ],
 )
 def test_a_broken_file_is_told_and_nothing_written(tmp_path: Path, content: str, message: str):

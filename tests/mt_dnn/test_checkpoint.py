@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -134,3 +135,43 @@ def test_a_full_disk_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: pyt
         save_checkpoint(path, {"state": {}})
     assert path.read_bytes() == b"older"
     assert os.listdir(tmp_path) == ["model_0.pt"]
+
+
+def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
+    """A few megabytes of one could fill the memory."""
+    path = tmp_path / "model_0.pt"
+    with zipfile.ZipFile(MTDNN_CHECKPOINT) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+        for member in source.infolist():
+            target.writestr(member.filename, source.read(member))
+        target.writestr("archive/data/zeros", bytes(1 << 20))
+    with pytest.raises(DataError, match=r"model_0.pt: is damaged or no checkpoint \(it is compressed"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("num_hidden_layers", 10**9, r"names 1000000000 layers \(num_hidden_layers\), and holds"),
+        ("hidden_size", 10**12, r"parameter 'bert.*' has shape|cannot be made"),
+        ("hidden_size", "x", "describes a network that cannot be made"),
+        ("model_type", "none-such", "describes a network that cannot be made"),
+        ("dropout_p", "x", "describes a network that cannot be made"),
+        ("task_def_list", {}, "task_def_list has to be a list"),
+        ("task_def_list", [{}], "task definition in a checkpoint: label_vocab is missing"),
+    ],
+)
+def test_a_configuration_of_which_no_network_can_be_made_is_told(
+    tmp_path: Path, key: str, value: object, words: str
+) -> None:
+    content = load_checkpoint(MTDNN_CHECKPOINT)
+    save_checkpoint(tmp_path / "model.pt", content | {"config": content["config"] | {key: value}})
+    with pytest.raises(DataError, match=words) as caught:
+        restore_network(str(tmp_path / "model.pt"))
+    assert str(caught.value).startswith(str(tmp_path / "model.pt"))
+
+
+def test_a_state_of_other_things_than_tensors_is_told(tmp_path: Path) -> None:
+    content = load_checkpoint(MTDNN_CHECKPOINT)
+    save_checkpoint(tmp_path / "model.pt", content | {"state": content["state"] | {"bert.x": 1}})
+    with pytest.raises(DataError, match="state has to hold tensors by name"):
+        load_checkpoint(tmp_path / "model.pt")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_utils.array_file import write_arrays
 from data_utils.errors import DataError
 from experiments.exp_def import TaskDefs
 from mt_dnn import token_arrays
@@ -80,7 +81,7 @@ def test_the_cache_holds_what_the_file_holds(tmp_path: Path, mnli: Task, reads: 
     assert second.largest_token[0] == max(token for line in LINES for token in line["token_id"])
 
 
-@pytest.mark.parametrize("uid", ["é€😀", "half \ud83d a pair", "", 12, None])
+@pytest.mark.parametrize("uid", ["é€😀", "\x00\x85\u2028", "", 12, None])
 def test_ids_of_any_kind_come_back_as_text(tmp_path: Path, mnli: Task, uid: object) -> None:
     path = write(tmp_path, [example(0), {**example(1), "uid": uid}, example(2)])
     for _ in range(2):
@@ -209,3 +210,37 @@ def test_two_processes_may_make_it_at_once(tmp_path: Path, mnli: Task) -> None:
     assert found[0] == found[1]
     assert open_token_arrays(path, mnli).cache is not None
     assert sorted(file.name for file in tmp_path.iterdir()) == [".mnli_train.cache", "mnli_train.json", "tasks.yml"]
+
+
+@pytest.mark.parametrize(
+    ("key", "wrong", "words"),
+    [
+        ("uid", ["0"], "found no uid"),
+        ("uid", {}, "found no uid"),
+        ("softlabel", [10**400, 0, 0], "softlabel must be a list of 3 finite numbers"),
+        ("softlabel", [1e300, 0, 0], "softlabel must be a list of 3 finite numbers"),
+    ],
+)
+def test_numbers_out_of_range_and_ids_that_are_none_are_named(
+    tmp_path: Path, mnli: Task, key: str, wrong: object, words: str
+) -> None:
+    path = write(tmp_path, [example(0), {**example(1), key: wrong}])
+    with pytest.raises(DataError, match=f"line 2: {words}"):
+        read_token_arrays(path, mnli)
+
+
+@pytest.mark.parametrize("name", ["offsets", "rows", "uid_offsets", "labels", "largest_token", "types"])
+def test_a_cache_with_a_right_checksum_and_wrong_arrays_is_made_anew(
+    tmp_path: Path, mnli: Task, reads: list[Path], name: str
+) -> None:
+    path = write(tmp_path)
+    found = open_token_arrays(path, mnli)
+    assert found.cache is not None
+    arrays = {own: np.array(getattr(found, own)) for own in ARRAYS}
+    for wrong in (arrays[name] + np.ones(1, arrays[name].dtype), arrays[name][:-1], arrays[name].astype(np.float64)):
+        if name in ("labels", "types") and len(wrong) == len(arrays[name]) and wrong.dtype == arrays[name].dtype:
+            continue  # other values of the same form cannot be told from the file's
+        write_arrays(cache_of(path), found.cache[1], arrays | {name: wrong})
+        reads.clear()
+        assert_same(open_token_arrays(path, mnli), read_token_arrays(path, mnli))
+        assert reads == [path]

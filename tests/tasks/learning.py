@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import prepro_std
-from data_utils.readers import write_lines
+from data_utils.text_files import write_lines
 from mt_dnn.config import parse_args
 from mt_dnn.trainer import train
 

@@ -256,6 +256,9 @@ def test_without_labels_there_are_scores_alone(tmp_path: Path):
     ("more", "words"),
     [
         ({"label": 2}, "label is 2; accepted are the index of one of the example's sequences"),
+        ({"olabel": [1.0]}, "olabel must be a list of 2 finite numbers"),
+        ({"olabel": [1.0, None]}, "olabel must be a list of 2 finite numbers"),
+        ({"olabel": "10"}, "olabel must be a list of 2 finite numbers"),
         ({"ruid": ["a"]}, r"ruid must be a list of as many ids as token_id has sequences \(2\)"),
     ],
 )

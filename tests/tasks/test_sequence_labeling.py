@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from data_utils.errors import UserError
+from data_utils.errors import DataError, UserError
+from data_utils.prepro import Split, parse_list
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, SingleTaskDataset
 from tasks import get_task
@@ -123,3 +124,10 @@ def test_entities_are_made_of_words(tmp_path: Path, predictions: list[list[int]]
 def test_entities_need_names(tmp_path: Path):
     with pytest.raises(UserError, match="metric SeqEval needs the labels' names"):
         entities_found(tmp_path, [[4, 1, 2, 3, 0, 5], [4, 0, 0, 5]])
+
+
+@pytest.mark.parametrize("text", ['["\\ud800"]', "['\\ud800']", "[" * 10_000, "['" + "a" * (1 << 18) + "']", "[[]]"])
+def test_what_is_no_list_of_texts_is_refused(text: str):
+    split = Split(Path("a.tsv"), None, True)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="a.tsv, line 3: premise: found .*accepted: a list of texts"):
+        parse_list(split, 3, "premise", text)

@@ -14,7 +14,8 @@ import predict
 import prepro_std
 from data_utils.errors import DataError, FlagError, TaskDefError, UserError
 from data_utils.metrics import Metric
-from data_utils.readers import read_score_file, write_lines
+from data_utils.readers import read_score_file
+from data_utils.text_files import write_lines
 from data_utils.tokenizer import load_tokenizer
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, SingleTaskDataset
@@ -359,8 +360,24 @@ def test_a_token_file_that_lacks_what_evaluation_needs_is_told(data: Path, tmp_p
     write_lines(tmp_path / "toy_dev.json", map(json.dumps, samples))
     with pytest.raises(DataError, match="toy_dev.json: 0: offset_mapping has to be null outside the context"):
         task_of(dataset).evaluate(dataset, [], scores, [])
+    good = samples[0]["offset_mapping"]
+    for key, value, words in (
+        ("offset_mapping", [*good[:-2], [0], None], r"offset_mapping holds \[0\]; accepted: null"),
+        ("offset_mapping", [*good[:-2], [0, 10**6], None], r"offset_mapping holds \[0, 1000000\]"),
+        ("offset_mapping", [*good[:-2], [0.5, 1], None], r"offset_mapping holds \[0.5, 1\]"),
+        ("null_ans_index", 10**6, "null_ans_index has to be the number of a token"),
+        ("null_ans_index", "0", "null_ans_index has to be the number of a token"),
+        ("answer", ["red"], "answer has to be an object with a text, a list of texts"),
+        ("answer", {"text": [None]}, "answer has to be an object with a text, a list of texts"),
+    ):
+        write_lines(tmp_path / "toy_dev.json", map(json.dumps, [samples[0] | {key: value}] * 2))
+        own = [np.zeros((2, len(samples[0]["token_id"])))] * 2
+        dataset = dataset_of(tmp_path / "toy_dev.json", data.parent / "tasks.yml")
+        with pytest.raises(DataError, match=f"toy_dev.json: 0: {words}"):
+            task_of(dataset).evaluate(dataset, [], own, [])
     samples[1]["offset_mapping"] = samples[0]["offset_mapping"]
     write_lines(tmp_path / "toy_dev.json", map(json.dumps, samples))
+    dataset = dataset_of(tmp_path / "toy_dev.json", data.parent / "tasks.yml")
     with pytest.raises(DataError, match="toy_dev.json: 0: no token of the context has a finite score"):
         task_of(dataset).evaluate(dataset, [], [np.full_like(own, np.nan) for own in scores], [])
     with pytest.raises(UserError, match="metric ACC is not one of SpanClassification's; accepted: EmF1, EmF12"):

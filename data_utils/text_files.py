@@ -1,0 +1,200 @@
+"""Text files: lines, whole texts and JSON, read within limits; what is not well formed is refused with its line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from pathlib import Path
+from typing import IO, Any
+
+from data_utils.errors import DataError
+from data_utils.files import atomic_write
+
+MARK = "\ufeff"  # at the start of a file it says how that is encoded, and is none of its text
+BYTE_ORDER_MARK = MARK.encode()
+
+# What is larger is refused; far above what any of the formats holds.
+LONGEST_LINE = 1 << 24  # bytes, of files that are read line by line
+LARGEST_FILE = 1 << 36  # bytes, likewise
+LARGEST_DOCUMENT = 1 << 30  # bytes, of files that are read as a whole, such as score files and SQuAD's
+DEEPEST = 64  # lists and objects in one another in a JSON text
+
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # the escape of half a surrogate pair, or of one half of a whole one
+
+
+def read_lines(path: Path | str) -> Iterator[tuple[int, str]]:
+    r"""The lines of a UTF-8 file with their numbers from 1.
+
+    A line ends at "\n" alone (or "\r\n"), so that the rarer separators of Unicode stay inside it; a byte order mark
+    at the start of the file is dropped.
+
+    Raises:
+        DataError: the file is missing, unreadable or too large, or a line is too long, not UTF-8 or holds NUL.
+    """
+    try:
+        with open(path, "rb") as file:
+            _check_size(file, LARGEST_FILE, path)
+            number = 0
+            while line := file.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(line) > LONGEST_LINE:
+                    raise DataError(f"is longer than {LONGEST_LINE} bytes, the most that a line may have", path, number)
+                if number == 1:
+                    line = line.removeprefix(BYTE_ORDER_MARK)
+                yield number, decoded(line.removesuffix(b"\n").removesuffix(b"\r"), path, number)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", path) from error
+
+
+def decoded(line: bytes, path: Path | str, number: int) -> str:
+    """A line as text.
+
+    Raises:
+        DataError: it is not UTF-8, or holds NUL.
+    """
+    try:
+        text = line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = f"found the byte {line[error.start]:#04x} at byte {error.start + 1}"
+        raise DataError(f"{found}; accepted is UTF-8", path, number) from error
+    if "\0" in text:
+        raise DataError(f"found NUL at byte {line.index(0) + 1}; accepted is text", path, number)
+    return text
+
+
+def _check_size(file: IO[bytes], largest: int, path: Path | str) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size > largest:
+        raise DataError(f"holds {size} bytes; accepted: at most {largest}", path)
+
+
+def read_text(path: Path | str, largest: int = LARGEST_DOCUMENT, fallback: str | None = None) -> str:
+    r"""A UTF-8 file as a whole, its lines ended by "\n"; a byte order mark at its start is dropped.
+
+    Args:
+        largest: bytes that it may have.
+        fallback: another encoding, of a file that is not UTF-8.
+
+    Raises:
+        DataError: as `read_lines`.
+    """
+    try:
+        with open(path, "rb") as file:
+            _check_size(file, largest, path)
+            content = file.read(largest + 1)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror or error}", path) from error
+    if len(content) > largest:
+        raise DataError(f"holds more than {largest} bytes, the most that it may have", path)
+    if fallback is not None:
+        try:
+            content.decode("utf-8")
+        except UnicodeDecodeError:
+            content = content.decode(fallback).encode("utf-8")
+    lines = content.removeprefix(BYTE_ORDER_MARK).split(b"\n")
+    return "\n".join(decoded(line.removesuffix(b"\r"), path, number) for number, line in enumerate(lines, start=1))
+
+
+def read_json(path: Path | str) -> Any:
+    """What a file of one JSON text holds.
+
+    Raises:
+        DataError: as `read_text` and `parse_json`.
+    """
+    return parse_json(read_text(path), path)
+
+
+def parse_json(text: str, path: Path | str, number: int | None = None) -> Any:
+    """What a JSON text holds.
+
+    Args:
+        text: of the file `path`, the whole or its line `number`.
+
+    Raises:
+        DataError: it is no JSON, an object has a key twice, values are nested too deeply, an integer has too many
+            digits, or an escape is half a surrogate pair, which is no character.
+    """
+    try:
+        found = DECODER.decode(text)
+        # what brackets tell is fast; those inside texts count too, so that it may be a false alarm
+        if _depth(text) > DEEPEST and _is_deep(found):
+            raise RecursionError
+        if "\\u" in text and HALF_PAIR.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        place = number or error.lineno
+        raise DataError(f"found no whole JSON object ({error.msg} at column {error.colno})", path, place) from error
+    except RecursionError as error:
+        raise DataError(f"holds values nested too deeply; accepted: {DEEPEST} in one another", path, number) from error
+    except UnicodeEncodeError as error:
+        found = f"found {error.object[error.start]!r}, half a surrogate pair"
+        raise DataError(f"{found}; accepted are whole characters", path, number) from error
+    except _KeyTwice as error:
+        raise DataError(f"found the key {error.args[0]!r} twice in an object; accepted: once", path, number) from error
+    except ValueError as error:  # Python's own limit
+        raise DataError("holds an integer of too many digits", path, number) from error
+    return found
+
+
+class _KeyTwice(Exception):
+    """An object of JSON has this key twice."""
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _KeyTwice(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_once_each)
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_once_each)
+STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
+OTHER_BYTES = bytes(set(range(256)) - STEPS.keys())
+
+
+def _depth(text: str) -> int:
+    brackets = text.encode("utf-8", "surrogatepass").translate(None, OTHER_BYTES)
+    return max(accumulate(map(STEPS.__getitem__, brackets)), default=0)
+
+
+def _is_deep(found: Any) -> bool:
+    level: list[Any] = [[found]]
+    for _ in range(DEEPEST + 1):
+        inside: list[Any] = []
+        for outer in level:
+            values = outer.values() if isinstance(outer, dict) else outer
+            inside += [value for value in values if isinstance(value, list | dict)]
+        if not inside:
+            return False
+        level = inside
+    return True
+
+
+def read_json_lines(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The objects of a JSON-lines file with their line numbers.
+
+    Raises:
+        DataError: a line that is no JSON object; as `parse_json`.
+    """
+    for number, line in read_lines(path):
+        found = parse_json(line, path, number)
+        if not isinstance(found, dict):
+            raise DataError(f"expected a JSON object, found {line[:40]!r}", path, number)
+        yield number, found
+
+
+def write_lines(path: Path | str, lines: Iterable[str]) -> int:
+    """Write lines, given without their ends; the file appears when all is written. Returns how many there were."""
+    count = 0
+    with atomic_write(path) as file:
+        for line in lines:
+            file.write((line if count else line.lstrip(MARK)) + "\n")
+            count += 1
+    return count
