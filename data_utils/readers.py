@@ -242,7 +242,7 @@ def read_scores(
 
     Args:
         uids: ids of the entries; the file has to hold the same.
-        shapes_of: predictions in that order → the shape of each one's scores.
+        shapes_of: predictions in that order → the shape of each one's scores; a ValueError refuses a prediction.
 
     Returns:
         Of each entry its prediction, and its scores in that shape.
@@ -261,7 +261,10 @@ def read_scores(
     # Where ids repeat, the order of both files tells which is which.
     order = list(range(len(uids))) if list(uids) == found["uids"] else [places[uid] for uid in uids]
     predictions = [found["predictions"][place] for place in order]
-    shapes = shapes_of(predictions)
+    try:
+        shapes = shapes_of(predictions)
+    except ValueError as error:
+        raise DataError(str(error), path) from error
     values = np.asarray(found["scores"], dtype=np.float64)
     sizes = np.zeros(len(uids), np.int64)
     sizes[order] = [math.prod(own) for own in shapes]  # in the file's order

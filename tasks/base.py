@@ -300,13 +300,40 @@ class Task:
         return calc_metrics(metrics, golds, entries.predictions, entries.scores)
 
     def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
-        """Of each entry's scores, which a score file holds without their shapes."""
+        """Of each entry's scores, which a score file holds without their shapes.
+
+        Raises:
+            ValueError: a prediction that is none of this type's.
+        """
+        for own in predictions:
+            check_classes([own], self.task_def.n_class)
         return [(self.task_def.n_class,)] * len(predictions)
 
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """What GLUE's submission table holds for each example: the predicted class, as text where it has a name."""
         labels = self.task_def.label_vocab
         return [int(index) if labels is None else labels.ind2tok[int(index)] for index in predictions]
+
+
+def check_classes(prediction: Sequence[Any], n_class: int) -> None:
+    """See that a score file's prediction is made of classes.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not all(type(index) is int and 0 <= index < n_class for index in prediction):
+        raise ValueError(f"found the prediction {list(prediction)!r}; accepted: classes from 0 to {n_class - 1}")
+
+
+def check_texts(predictions: Sequence[Any]) -> None:
+    """See that a score file's predictions are texts.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for own in predictions:
+        if not isinstance(own, str):
+            raise ValueError(f"found the prediction {own!r}; accepted: a text")
 
 
 def _unlabeled(split: Split, fields: Mapping[str, Any]) -> bool:

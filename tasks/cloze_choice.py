@@ -10,7 +10,7 @@ from data_utils.metrics import Metric
 from data_utils.prepro import Split, parse_list
 from data_utils.squad_metrics import squad_v1
 from data_utils.task_def import DataFormat
-from tasks.base import register_task
+from tasks.base import check_texts, register_task
 from tasks.ranking import RankingTask, all_gold_candidates, one_at, ranking_metrics
 from tasks.values import Entries, Values
 
@@ -65,6 +65,7 @@ class ClozeChoiceTask(RankingTask):
         return found
 
     def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        check_texts(predictions)
         return [(len(right),) for _, right in golds]
 
     def _texts(self, dataset: SingleTaskDataset, key: str) -> Iterator[list[str]]:

@@ -15,7 +15,7 @@ from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.squad_metrics import squad_v1, squad_v2
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion
-from tasks.base import Task, register_task
+from tasks.base import Task, check_texts, register_task
 from tasks.values import Entries, ModelInputs, Values
 
 if TYPE_CHECKING:
@@ -208,6 +208,7 @@ class SequenceGenerationTask(Task):
         return found
 
     def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        check_texts(predictions)
         return [()] * len(predictions)
 
     def _reference(self, sample: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion, grouped
-from tasks.base import Task, class_index, register_task
+from tasks.base import Task, check_classes, class_index, register_task
 from tasks.values import Entries, Values
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ class RankingTask(Task):
         return ranking_metrics(metrics, golds, *groups)
 
     def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        check_classes(predictions, 2)  # a candidate is the best one or not
         return [()] * len(predictions)
 
 

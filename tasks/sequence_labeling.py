@@ -15,7 +15,7 @@ from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.task_def import DataFormat, TaskType
 from module.token_head import TokenHead
 from mt_dnn.loss import LossCriterion
-from tasks.base import Task, class_index, register_task
+from tasks.base import Task, check_classes, class_index, register_task
 from tasks.values import Entries, Values
 
 if TYPE_CHECKING:
@@ -140,6 +140,10 @@ class SequenceLabelingTask(Task):
         return found
 
     def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        for own, gold in zip(predictions, golds, strict=True):
+            if not isinstance(own, list) or len(own) != len(gold):
+                raise ValueError(f"found the prediction {own!r}; accepted: {len(gold)} labels, as the example has")
+            check_classes(own, self.task_def.n_class)
         return [(len(own), self.task_def.n_class) for own in predictions]
 
     def _tags(self, metric: Metric, labels: np.ndarray) -> list[str]:

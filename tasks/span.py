@@ -18,7 +18,7 @@ from data_utils.spans import Offsets, Span, best_spans, text_of, tokens_of
 from data_utils.squad_metrics import squad_v1, squad_v2
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion
-from tasks.base import Task, register_task
+from tasks.base import Task, check_texts, register_task
 from tasks.values import Entries, ModelInputs, Values
 
 if TYPE_CHECKING:
@@ -235,6 +235,7 @@ class SpanClassificationTask(Task):
         return found
 
     def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        check_texts(predictions)
         return [(1,)] * len(predictions)
 
     def _questions(self, dataset: SingleTaskDataset, scores: Values) -> dict[str, Question]:
@@ -297,6 +298,7 @@ class SpanClassificationYNTask(SpanClassificationTask):
         return label[2] in (0, 1) and _is_span(label[:2], lengths[0])
 
     def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
+        check_texts(predictions)
         return [(2,)] * len(predictions)
 
     def _choose(self, questions: Mapping[str, Question]) -> Chosen:

@@ -14,7 +14,7 @@ from data_utils.task_def import TaskType
 from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
-from tasks import Task
+from tasks import Task, get_task
 from tests.mt_dnn.runs import RUN, TASK_DEF
 
 
@@ -186,5 +186,15 @@ def test_as_many_predictions_as_labels_are_asked_for(tmp_path: Path) -> None:
     write_lines(tmp_path / "gold.json", [json.dumps({"uid": "0", "label": [0, 1, 0], "token_id": [1, 2, 3]})])
     write_score_file(tmp_path / "scores.json", {}, [[0, 1]], ["0"], [0.5] * 4)
     given = f"--task_def {tmp_path / 'tasks.yml'} --task toy --std_input {tmp_path / 'gold.json'} --score "
-    with pytest.raises(UserError, match=r"scores.json: the prediction for '0' is \[0, 1\]; the example has 3 labels"):
+    with pytest.raises(UserError, match=r"scores.json: found the prediction \[0, 1\]; accepted: 3 labels"):
         calc_metrics.main([*given.split(), str(tmp_path / "scores.json")])
+
+
+@pytest.mark.parametrize("name", [*sorted({*OF_TYPES} - {"SpanSeqenceLabeling"}), "Classification"])
+def test_a_prediction_that_is_none_of_its_type_is_told(name: str, tmp_path: Path) -> None:
+    text, _ = OF_TYPES.get(name, (definition("Classification", "PremiseOnly", 2, "ACC"), []))
+    (tmp_path / "tasks.yml").write_text(text)
+    task_def = TaskDefs(tmp_path / "tasks.yml").get_task_def("toy")
+    for wrong in (-1, 9, None, [9, 0]):
+        with pytest.raises(ValueError, match=r"found the prediction .*; accepted: "):
+            get_task(task_def).shapes_of_scores([wrong], [[0, 1]])

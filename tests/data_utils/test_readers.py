@@ -165,8 +165,11 @@ def test_a_score_file_with_a_wrong_part_is_told(tmp_path: Path, key: str, wrong:
         read_score_file(path)
 
 
-@pytest.mark.parametrize("wrong", [-1, 2, "0", [0, 2]])
-def test_a_prediction_that_is_no_class_is_told(tmp_path: Path, wrong: object):
-    path = write(tmp_path, json.dumps(SCORES | {"predictions": [0, wrong]}).encode())
-    with pytest.raises(DataError, match=r"the prediction for '1' is .*; accepted: classes from 0 to 1"):
-        read_scores(path, ["0", "1"], 2)
+def test_a_prediction_that_its_task_refuses_is_told_with_the_file(tmp_path: Path):
+    path = write(tmp_path, json.dumps(SCORES).encode())
+
+    def refuse(predictions: list[object]) -> list[tuple[int, ...]]:
+        raise ValueError(f"found {predictions}")
+
+    with pytest.raises(DataError, match=r"file: found \[.*\]$"):
+        read_scores(path, ["0", "1"], refuse)
