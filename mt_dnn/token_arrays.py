@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-READER_VERSION = 3  # to be raised when what is read from a line, or what is checked in it, changes
+READER_VERSION = 4  # to be raised when what is read from a line, or what is checked in it, changes
 LARGEST = float(np.finfo(np.float32).max)
 SHOWN = 60  # characters of a label in a message
 SETTLED_NS = 2_000_000_000  # a file changed later than that ago may change again within the same time stamp
@@ -133,7 +133,6 @@ def _kept(cache: Path, made_from: Mapping[str, Any], task: Task) -> dict[str, np
     if {name: values.dtype for name, values in found.items()} != {name: np.dtype(own) for name, own in types.items()}:
         return None
     rows, offsets, counts = found["rows"], found["offsets"], found["label_offsets"]
-    scores = len(found["soft_labels"]), (len(offsets) - 1) * task.task_def.n_class
     whole = (
         _divide(offsets, len(found["tokens"]))
         and _divide(rows, len(offsets) - 1)
@@ -142,10 +141,22 @@ def _kept(cache: Path, made_from: Mapping[str, Any], task: Task) -> dict[str, np
         and _divide(found["uid_offsets"], len(found["uid_bytes"]), len(rows))
         and (_divide(counts, len(found["labels"]), len(rows)) if task.many_labels else not len(counts))
         and (task.many_labels or len(found["labels"]) in (0, len(rows) - 1))
-        and scores[0] in (0, scores[1])
+        and _are_soft(found, task)
         and found["largest_token"].tolist() == [found["tokens"].max()]
     )
     return found if whole else None
+
+
+def _are_soft(found: Mapping[str, np.ndarray], task: Task) -> bool:
+    """Whether each example has as many of a teacher's scores as its sequences ask for, or none has one."""
+    bounds, count = found["soft_offsets"], len(found["soft_labels"])
+    if not count:
+        return not len(bounds)
+    rows, lengths = found["rows"].tolist(), np.diff(found["offsets"]).tolist()
+    if not _divide(bounds, count, len(rows)):
+        return False
+    parts = zip(rows[:-1], rows[1:], np.diff(bounds).tolist(), strict=True)
+    return all(first < last and task.soft_count(lengths[first:last]) == own for first, last, own in parts)
 
 
 def _divide(bounds: np.ndarray, count: int, expected: int | None = None) -> bool:
