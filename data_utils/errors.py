@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -93,6 +94,8 @@ def run_command_line(main: Callable[[], None]) -> None:
             print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as error:
+        for number in (signal.SIGTERM, signal.SIGINT):  # the same wish once more, while the interpreter ends
+            signal.signal(number, signal.SIG_IGN)
         if not error.told:
             print(error, file=sys.stderr)
         sys.exit(error.exit_code)

@@ -18,7 +18,7 @@ SAME_WISH_SECONDS = 5
 
 class StopSignals:
     """Within the block the first signal is remembered; one that comes more than 5 seconds later does what it would have
-    done without the block.
+    done without the block. So it is behind the block too, once a signal was remembered: the next may be the same wish.
 
     Args:
         accelerator: all of its processes stop where one was asked to.
@@ -41,6 +41,10 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.received is None:
+            self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._before = {}
@@ -49,7 +53,7 @@ class StopSignals:
         if self.received is None:
             self.received, self._first = number, time.monotonic()
         elif time.monotonic() - self._first > SAME_WISH_SECONDS:
-            self.__exit__(None, None, None)
+            self._restore()
             os.kill(os.getpid(), number)
 
     def own(self) -> bool:

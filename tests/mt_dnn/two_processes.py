@@ -19,7 +19,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from data_utils.readers import read_token_json, write_lines
+from data_utils.readers import read_token_json
+from data_utils.text_files import write_lines
 from mt_dnn.batcher import Batch, Collater, MultiTaskDataset, SingleTaskDataset
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.perturbation import PERTURBATIONS
