@@ -31,7 +31,7 @@ CANONICAL_COLUMNS = {
 }
 
 
-LARGEST_SCORE = 3e38  # a number of single precision
+LARGEST_SCORE = float(np.finfo(np.float32).max)
 
 
 class Scores(TypedDict):

@@ -29,6 +29,7 @@ UNDECLARED_KEYS = {
     "attention_head_size", "conv_act", "conv_groups", "conv_kernel_size", "embedding_size", "norm_rel_ebd",
     "position_buckets", "share_att_key", "talking_head",
 }  # fmt: skip
+MOST_LAYERS = 1000
 # Beginnings of the names of dropout probabilities that belong to heads, not to the encoder.
 HEAD_KEYS = ("classifier", "cls", "pooler", "qa", "seq_classif", "summary")
 
@@ -56,7 +57,7 @@ def load_encoder(
     source = resolve_pretrained(name)
     try:
         config = AutoConfig.from_pretrained(source, cache_dir=cache_dir, trust_remote_code=False)
-        _refuse_kernels(config)
+        _check(config)
         model = _auto_class(config, with_decoder)
         _adjust(config, dropout_p, num_hidden_layers)
         encoder, info = model.from_pretrained(
@@ -84,16 +85,19 @@ def load_encoder(
     return encoder
 
 
-def _refuse_kernels(config: PretrainedConfig) -> None:
-    """transformers fetches an attention whose name has a `/` from a hub, and runs it.
+def _check(config: PretrainedConfig) -> None:
+    """See that making the encoder runs no code of others and comes to an end.
 
     Raises:
-        ValueError: the configuration names such a one.
+        ValueError: it would not.
     """
-    for part in (config, *(getattr(config, name, None) for name in config.sub_configs)):
+    for part in filter(None, (config, *(getattr(config, name, None) for name in config.sub_configs))):
         wanted = getattr(part, "_attn_implementation", None)
-        if "/" in str(wanted):
+        if "/" in str(wanted):  # transformers fetches such an attention from a hub, and runs it
             raise ValueError(f"its configuration names code on a hub, {wanted!r}, which is not run")
+        for name, value in vars(part).items():
+            if "layer" in name and type(value) is int and value > MOST_LAYERS:
+                raise ValueError(f"its configuration names {value} layers ({name}); accepted: at most {MOST_LAYERS}")
 
 
 def load_masked_lm(name: str, cache_dir: str | None = None) -> tuple[PreTrainedModel, set[str]] | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import DataError
+import torch
+
+from data_utils.errors import DataError, UserError
 from mt_dnn.config import Config
 from mt_dnn.dataset import SingleTaskDataset
 
@@ -61,3 +64,20 @@ def check_resumable(
             found = f"{there[0]} examples of {there[1]} tokens there, {sizes[0]} of {sizes[1]} here"
             raise DataError(f"was written by a run on other data: {name} has {found}", path)
     return list(changed.values())
+
+
+@contextmanager
+def taken_over(path: Path | str) -> Iterator[None]:
+    """Errors of the block are those of what the checkpoint `path` holds beside its parameters, which it takes over.
+
+    Raises:
+        DataError: a part is missing, or is none.
+    """
+    try:
+        yield
+    except (UserError, torch.OutOfMemoryError):
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0]
+        found = f"{type(error).__name__}: {reason}"
+        raise DataError(f"holds a state that a run cannot go on with ({found})", path) from error

@@ -18,7 +18,7 @@ SAME_WISH_SECONDS = 5
 
 class StopSignals:
     """Within the block the first signal is remembered; one that comes more than 5 seconds later does what it would have
-    done without the block. So it is behind the block too, once a signal was remembered: the next may be the same wish.
+    done without the block.
 
     Args:
         accelerator: all of its processes stop where one was asked to.
@@ -41,10 +41,6 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.received is None:
-            self._restore()
-
-    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._before = {}
@@ -53,7 +49,7 @@ class StopSignals:
         if self.received is None:
             self.received, self._first = number, time.monotonic()
         elif time.monotonic() - self._first > SAME_WISH_SECONDS:
-            self._restore()
+            self.__exit__(None, None, None)
             os.kill(os.getpid(), number)
 
     def own(self) -> bool:

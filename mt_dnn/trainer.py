@@ -46,7 +46,7 @@ from mt_dnn.mishaps import WHAT_HELPS, SkippedUpdates, told_in_a_line
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.processes import build_accelerator
 from mt_dnn.random_state import random_state, set_random_state
-from mt_dnn.resumption import check_resumable, sizes_of
+from mt_dnn.resumption import check_resumable, sizes_of, taken_over
 from mt_dnn.run_data import RunData, check_fits_encoder
 from mt_dnn.selection import Selection
 from mt_dnn.stop_signals import StopSignals
@@ -408,6 +408,11 @@ class Trainer:
     def _resume(self) -> tuple[int, int]:
         """Take over a checkpoint; the epoch to go on with, and how many of its batches are done."""
         path = self.config.training.model_ckpt or str(newest_checkpoint(self.output_dir, self.log.info))
+        with taken_over(path):
+            return self._take_over(path)
+
+    def _take_over(self, path: str) -> tuple[int, int]:
+        """What `_resume` gives."""
         progress, optimizer_taken = self.model.load(path)
         self.log.info("resumed from %s", path)
         if not optimizer_taken:
@@ -432,7 +437,7 @@ class Trainer:
             self.log.info("--adv_free: %s is missing: the noise of all examples starts anew", deltas_of(Path(path)))
         self.result.history = progress["history"]
         self.result.best_epoch, self.result.best_value = progress["best_epoch"], progress["best_value"]
-        return progress["epoch"], progress["batches_done"]
+        return int(progress["epoch"]), int(progress["batches_done"])
 
     def _announce(self) -> None:
         examples = sum(len(dataset) for dataset in self.data.train)

@@ -190,7 +190,12 @@ class SequenceGenerationTask(Task):
         return "" if self.task_def.data_type == DataFormat.CLUE_GEN and text == NO_ANSWER else text
 
     def golds(self, dataset: SingleTaskDataset) -> Any:
-        return [self._reference(sample) for sample in dataset.samples()]
+        found = []
+        for number, sample in enumerate(dataset.samples(), start=1):
+            if sample.get("answer") is None and "tokenizer" not in self.opt:
+                raise DataError("found no answer, the text that its label stands for", dataset.path, number)
+            found.append(self._reference(sample))
+        return found
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
         """Metrics of texts: ACC, the same text; EmF1 and EmF12, as SQuAD compares answers; others of their numbers."""

@@ -198,3 +198,14 @@ def test_a_prediction_that_is_none_of_its_type_is_told(name: str, tmp_path: Path
     for wrong in (-1, 9, None, [9, 0]):
         with pytest.raises(ValueError, match=r"found the prediction .*; accepted: "):
             get_task(task_def).shapes_of_scores([wrong], [[0, 1]])
+
+
+def test_a_text_without_its_answer_is_told(tmp_path: Path) -> None:
+    """There is no tokenizer that could read it from the label."""
+    text, samples = OF_TYPES["SeqenceGeneration"]
+    (tmp_path / "tasks.yml").write_text(text)
+    samples = [{key: own[key] for key in own if key != "answer" or own["uid"] != "1"} for own in samples]
+    write_lines(tmp_path / "gold.json", map(json.dumps, samples))
+    given = f"--task_def {tmp_path / 'tasks.yml'} --task toy --std_input {tmp_path / 'gold.json'} --score x"
+    with pytest.raises(UserError, match=r"gold.json, line 2: found no answer"):
+        calc_metrics.main(given.split())

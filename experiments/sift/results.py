@@ -32,9 +32,12 @@ class _Schema(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
+Probability = Annotated[float, Field(ge=0, le=1 + 1e-6, allow_inf_nan=False)]  # in single precision
+
+
 class _Stored(_Schema):
     golds: list[int] = Field(min_length=1)
-    probabilities: list[list[FiniteFloat]]
+    probabilities: list[list[Probability]]
     metrics: dict[str, FiniteFloat]
 
 

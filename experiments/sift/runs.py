@@ -18,7 +18,7 @@ import prepro_std
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
 from data_utils.readers import read_score_file, read_token_json
-from data_utils.text_files import read_lines, write_lines
+from data_utils.text_files import read_json_lines, read_lines, write_lines
 from experiments.sift import hutto
 from mt_dnn.config import Config, parse_args
 from mt_dnn.telemetry import METRICS_FILE
@@ -239,7 +239,7 @@ def evaluate(output_dir: Path, epoch: int, path: Path) -> dict[str, float]:
 def search_figures(path: Path) -> dict[str, float | None]:
     """Over the logged updates of a run's `metrics.jsonl`: the mean rises of R by the search and by chance (None where
     nothing was searched), and the largest share of examples skipped."""
-    lines = [json.loads(line) for _, line in read_lines(path)]
+    lines = [line for _, line in read_json_lines(path)]
     updates = [line for line in lines if "ascent_rise" in line]
     rises = {
         name: float(np.mean([line[name] for line in updates])) if updates else None

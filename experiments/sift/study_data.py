@@ -282,12 +282,21 @@ def prepare(names: Iterable[str], data_root: Path, canonical_root: Path, encoder
         parts = (encoder.encode(), task_def.read_bytes(), path.read_bytes())
         origins[path.stem] = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
     stamp = folder / STAMP
-    known = json.loads(stamp.read_text(encoding="utf-8")) if stamp.is_file() else {}
+    known = _known(stamp)
     if any(known.get(name) != origin or not (folder / f"{name}.json").is_file() for name, origin in origins.items()):
         prepro_std.main(["--model", encoder, "--root_dir", str(canonical_root), "--task_def", str(task_def)])
         with atomic_write(stamp) as file:
             json.dump(known | origins, file, indent=1)
     return folder
+
+
+def _known(stamp: Path) -> dict[str, str]:
+    """What was tokenized by name; nothing where that is not there or damaged."""
+    try:
+        found = read_json(stamp)
+    except DataError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def shared_texts(datasets: dict[str, list[Example]]) -> dict[tuple[str, str], int]:

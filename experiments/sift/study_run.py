@@ -27,7 +27,7 @@ import transformers
 
 from data_utils.errors import DataError, run_command_line
 from data_utils.files import atomic_write
-from data_utils.text_files import read_lines
+from data_utils.text_files import read_json, read_json_lines
 from experiments.sift.robustness import measure_robustness
 from experiments.sift.runs import Record, run_key, score, settings_of
 from experiments.sift.study import TRAINED
@@ -141,8 +141,8 @@ def execute(spec: RunSpec) -> Record:
         _forget_other_runs(work, key)
         checkpoint = _train(spec, TRAINED, work / "trained", None)
         evaluation = {TRAINED: _test(spec, TRAINED, checkpoint)}
-        history = json.loads((work / "trained" / "results.json").read_text(encoding="utf-8"))["history"]
-        updates = [json.loads(line) for _, line in read_lines(work / "trained" / METRICS_FILE)]
+        history = read_json(work / "trained" / "results.json")["history"]
+        updates = [line for _, line in read_json_lines(work / "trained" / METRICS_FILE)]
         robustness = _attack(spec, checkpoint)
         for number, stage in enumerate(spec.stages):
             further = _train(spec, stage, work / f"stage_{number}", checkpoint)

@@ -214,6 +214,9 @@ def test_token_files_are_made_once_and_again_where_a_source_changed(tmp_path: Pa
     write(tmp_path / "data" / "advglue" / "dev.json", b'{"sst2": [{"idx": 9, "sentence": "new", "label": 1}]}')
     prepared("uci", "advglue")
     assert len(calls) == 3 and len((folder / "sentiment_advglue_test.json").read_text().splitlines()) == 1
+    (folder / study_data.STAMP).write_text('["cut')
+    prepared("uci", "advglue")
+    assert len(calls) == 4
 
 
 def test_the_command_lists_sizes_shares_and_shared_texts(

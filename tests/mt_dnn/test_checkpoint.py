@@ -175,3 +175,13 @@ def test_a_state_of_other_things_than_tensors_is_told(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model.pt", content | {"state": content["state"] | {"bert.x": 1}})
     with pytest.raises(DataError, match="state has to hold tensors by name"):
         load_checkpoint(tmp_path / "model.pt")
+
+
+def test_a_progress_that_is_none_ends_a_resume_in_a_line(tmp_path: Path) -> None:
+    tiny_run(tmp_path, "--epochs", "1")
+    content = load_checkpoint(tmp_path / "model_0.pt")
+    for change in ({"epoch": "x"}, {"flags": None}, {"random_states": [{}]}, {"history": {}, "batches_done": None}):
+        save_checkpoint(tmp_path / "bad.pt", content | {"progress": content["progress"] | change})
+        with pytest.raises(DataError, match="bad.pt: holds a state that a run cannot go on with") as caught:
+            tiny_run(tmp_path, "--epochs", "1", "--resume", "--model_ckpt", str(tmp_path / "bad.pt"))
+        assert "\n" not in str(caught.value)
