@@ -228,13 +228,18 @@ def test_one_process_that_is_asked_stops_both_after_that_update(tmp_path: Path) 
 def test_a_later_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signals = StopSignals(accelerator=None)  # type: ignore[arg-type]
     monkeypatch.setattr(mt_dnn.stop_signals, "SAME_WISH_SECONDS", 0.05)
-    with signals:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-        assert signals.received == signal.SIGINT
-        time.sleep(0.1)
-        with pytest.raises(KeyboardInterrupt):
+    # A shell starts what runs in the background with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with signals:
             os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert signals.received == signal.SIGINT
+            time.sleep(0.1)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # one process
