@@ -18,6 +18,15 @@ TEMPORARY = ".tmp"  # ends the name of what is not yet whole
 
 
 @contextmanager
+def written(path: Path | str) -> Iterator[None]:
+    """An operating-system error, as a `WriteError` that names what cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"cannot be written: {error.strerror or error}", path) from error
+
+
+@contextmanager
 def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
     """Open a temporary file beside `path`; sync and rename it when the block ends, remove it when the block fails.
 
@@ -76,8 +85,8 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent))
         yield temporary
         for file in filter(Path.is_file, temporary.rglob("*")):
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
+            with file.open("rb") as saved:
+                os.fsync(saved.fileno())
             file.chmod(0o666 & ~_umask())
         temporary.chmod(0o777 & ~_umask())
         temporary.replace(path)

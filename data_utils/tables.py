@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +87,7 @@ def read_delimited(path: Path) -> Iterator[Row]:
         dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     else:
         dialect = {"delimiter": ";" if ";" in first and "," not in first else ",", "strict": True}
-    reader = csv.reader(_chain(first, lines), **dialect)
+    reader = csv.reader(itertools.chain([first], lines), **dialect)
     columns: list[str] = []
     began = 1
     try:
@@ -101,11 +102,6 @@ def read_delimited(path: Path) -> Iterator[Row]:
             began = reader.line_num + 1
     except csv.Error as error:
         raise DataError(f"is no row of a table ({error})", path, began) from error
-
-
-def _chain(first: str, rest: Iterator[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _check_columns(columns: Sequence[str], path: Path) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-from data_utils.errors import WriteError
+from data_utils.files import written
 
 
 class Curves:
@@ -46,12 +45,3 @@ class Curves:
 
     def close(self) -> None:
         self._records.close()
-
-
-@contextmanager
-def written(path: Path | str) -> Iterator[None]:
-    """An operating-system error, as a `WriteError` that names what cannot be written."""
-    try:
-        yield
-    except OSError as error:
-        raise WriteError(f"cannot be written: {error.strerror or error}", path) from error

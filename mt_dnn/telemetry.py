@@ -13,9 +13,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from data_utils.files import atomic_write
+from data_utils.files import atomic_write, written
 from mt_dnn.config import Config
-from mt_dnn.curves import Curves, written
+from mt_dnn.curves import Curves
 from mt_dnn.model import UpdateReport
 
 METRICS_FILE = "metrics.jsonl"

@@ -25,7 +25,7 @@ from data_utils.tokenizer import load_tokenizer
 from module.pooler import Pooler
 from module.san import AnswerOptions, SANClassifier
 from mt_dnn.loss import OF_CLASSES, LossCriterion
-from tasks.values import Entries, Evaluation, ModelInputs, Values
+from tasks.values import Entries, Evaluation, ModelInputs, Values, check_classes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -313,27 +313,6 @@ class Task:
         """What GLUE's submission table holds for each example: the predicted class, as text where it has a name."""
         labels = self.task_def.label_vocab
         return [int(index) if labels is None else labels.ind2tok[int(index)] for index in predictions]
-
-
-def check_classes(prediction: Sequence[Any], n_class: int) -> None:
-    """See that a score file's prediction is made of classes.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if not all(type(index) is int and 0 <= index < n_class for index in prediction):
-        raise ValueError(f"found the prediction {list(prediction)!r}; accepted: classes from 0 to {n_class - 1}")
-
-
-def check_texts(predictions: Sequence[Any]) -> None:
-    """See that a score file's predictions are texts.
-
-    Raises:
-        ValueError: one is not.
-    """
-    for own in predictions:
-        if not isinstance(own, str):
-            raise ValueError(f"found the prediction {own!r}; accepted: a text")
 
 
 def _unlabeled(split: Split, fields: Mapping[str, Any]) -> bool:

@@ -16,8 +16,8 @@ from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion, grouped
-from tasks.base import Task, check_classes, class_index, register_task
-from tasks.values import Entries, Values
+from tasks.base import Task, class_index, register_task
+from tasks.values import Entries, Values, check_classes
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch

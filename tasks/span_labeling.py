@@ -16,8 +16,8 @@ from data_utils.spans import Span, text_of
 from data_utils.task_def import DataFormat
 from tasks.base import Task, register_task
 from tasks.sequence_labeling import SequenceLabelingTask
-from tasks.span import read_window, read_windows
 from tasks.values import Entries, Values
+from tasks.windows import read_window, read_windows
 
 if TYPE_CHECKING:
     from mt_dnn.dataset import SingleTaskDataset

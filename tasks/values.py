@@ -1,4 +1,4 @@
-"""What task types take and give: a network's inputs, the entries of a score file, results."""
+"""What task types take and give: a network's inputs, the entries of a score file and what they may be, results."""
 
 from __future__ import annotations
 
@@ -62,3 +62,24 @@ class Evaluation(NamedTuple):
     scores: Values
     golds: Values | None
     uids: Sequence[str]
+
+
+def check_classes(prediction: Sequence[Any], n_class: int) -> None:
+    """See that a score file's prediction is made of classes.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not all(type(index) is int and 0 <= index < n_class for index in prediction):
+        raise ValueError(f"found the prediction {list(prediction)!r}; accepted: classes from 0 to {n_class - 1}")
+
+
+def check_texts(predictions: Sequence[Any]) -> None:
+    """See that a score file's predictions are texts.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for own in predictions:
+        if not isinstance(own, str):
+            raise ValueError(f"found the prediction {own!r}; accepted: a text")

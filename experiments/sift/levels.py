@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from data_utils.errors import FlagError, run_command_line
 from data_utils.text_files import read_lines
 from data_utils.tokenizer import load_tokenizer
-from module.ball import scope_norm
+from module.ball import ascent_direction, scope_norm
 from module.encoder import load_encoder
 from module.noise_injection import NoiseInjection, available_levels
 
@@ -72,7 +72,7 @@ def alike(encoder: nn.Module, inputs: dict[str, Tensor], share: float, generator
     gradient = torch.randn(clean.shape, generator=generator, dtype=clean.dtype)
     delta = torch.zeros_like(raw, requires_grad=True)
     (pulled,) = torch.autograd.grad((normalized(delta)[1] * gradient * real.unsqueeze(-1)).sum(), delta)
-    step = share * scope_norm(raw, "l2", "token") * nn.functional.normalize(pulled, dim=-1)
+    step = share * scope_norm(raw, "l2", "token") * ascent_direction(pulled, "l2", "token")
     with torch.no_grad():
         arrived = normalized(step)[1] - clean
     cosine = nn.functional.cosine_similarity(arrived, gradient, dim=-1)

@@ -23,11 +23,13 @@ from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
 from data_utils.task_def import TaskType
 from experiments.sift.figures import COLOURS, SETTINGS
 from module.noise_injection import NoiseInjection
+from mt_dnn.loss import CeCriterion, KlCriterion, SymKlCriterion
 from mt_dnn.perturbation import PERTURBATIONS
 from mt_dnn.perturbation.base import AdversarialPerturbation
 
 RADIUS = 1.0
 STEPS = 4
+IGNORED = -1  # no label of those here
 SEED = 2
 GRID = np.linspace(-1.3, 1.3, 41)
 CAPTIONS = {
@@ -95,10 +97,9 @@ def climbed(name: str, outputs: Tensor, clean: Tensor, labels: Tensor) -> Tensor
     """What a method climbs, of logits (points, 2): the loss of the gold label, KL, or the symmetrized KL, which is
     drawn for noise too, though it climbs nothing."""
     if name in ("at", "freelb"):
-        return nn.functional.cross_entropy(outputs, labels.expand(len(outputs)), reduction="none")
-    perturbed, expected = outputs.log_softmax(-1), clean.log_softmax(-1)
-    forward = (expected.exp() * (expected - perturbed)).sum(-1)
-    return forward if name == "vat" else forward + (perturbed.exp() * (perturbed - expected)).sum(-1)
+        return CeCriterion().rows(outputs, labels.expand(len(outputs)), IGNORED)
+    divergence = KlCriterion() if name == "vat" else SymKlCriterion()
+    return divergence.rows(outputs, clean.expand_as(outputs), IGNORED)
 
 
 def draw_methods() -> Figure:

@@ -26,6 +26,7 @@ from data_utils.metrics import Metric, calc_metrics
 from data_utils.readers import read_scores
 from experiments.exp_def import TaskDefs
 from mt_dnn.dataset import SingleTaskDataset
+from tasks import get_task
 
 
 def exact_match(uids: Sequence[str], right: np.ndarray) -> float:
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     uids = list(dataset.uids)
     if not all("_" in uid for uid in uids):
         raise DataError("expected ids such as 3_5_0: of passage, question and answer", arguments.std_input)
-    found, scores = read_scores(arguments.score, uids, lambda found: [(2,)] * len(found))
+    task = get_task(task_def)
+    found, scores = read_scores(arguments.score, uids, lambda found: task.shapes_of_scores(found, dataset.labels))
     predictions = np.array(found)
     f1 = calc_metrics([Metric.F1], dataset.labels, predictions, np.stack(scores))[Metric.F1.name]
     print(json.dumps({"F1a": f1, "EM": exact_match(uids, predictions == np.asarray(dataset.labels))}))

@@ -222,6 +222,11 @@ def test_a_question_is_right_where_all_its_answers_are(tmp_path: Path, capsys: p
     flags = ["--std_input", str(tmp_path / "multirc_dev.json"), "--score", str(tmp_path / "scores.json")]
     multirc_eval.main(flags)
     assert json.loads(capsys.readouterr().out) == pytest.approx({"F1a": 80, "EM": 200 / 3})
+    for wrong in ("right", 2):
+        told = {"metrics": {}, "uids": uids, "predictions": [wrong] * len(uids), "scores": scores}
+        write_json(tmp_path / "wrong.json", [told])
+        with pytest.raises(DataError, match="wrong.json: found the prediction .*; accepted: classes from 0 to 1"):
+            multirc_eval.main([*flags[:3], str(tmp_path / "wrong.json")])
     write_json(tmp_path / "multirc_dev.json", [{"uid": "1", "label": 1, "token_id": [2]}])
     with pytest.raises(DataError, match="expected ids such as 3_5_0"):
         multirc_eval.main(flags)

@@ -90,6 +90,24 @@ def test_ids_of_any_kind_come_back_as_text(tmp_path: Path, mnli: Task, uid: obje
     assert cache_of(path).is_file()
 
 
+def test_a_teachers_scores_are_kept_where_examples_have_as_many_as_tokens_ask_for(
+    tmp_path: Path, reads: list[Path]
+) -> None:
+    (tmp_path / "own.yml").write_text(
+        "mnli: {data_format: Seqence, task_type: SeqenceLabeling, n_class: 2, metric_meta: [ACC]}\n"
+    )
+    task = get_task(TaskDefs(tmp_path / "own.yml").get_task_def("mnli"))
+    lines = [
+        {"uid": str(length), "token_id": [2] * length, "label": [1] * length, "softlabel": [0.5] * 2 * length}
+        for length in (2, 3, 5)
+    ]
+    path = write(tmp_path, lines)
+    first, second = (open_token_arrays(path, task, needs_labels=True) for _ in range(2))
+    assert reads == [path]
+    assert_same(first, second)
+    assert [len(own) for own in map(second.soft_label, range(3)) if own is not None] == [4, 6, 10]
+
+
 def test_one_cache_serves_every_length_training_and_evaluation(tmp_path: Path, mnli: Task, reads: list[Path]) -> None:
     path = write(tmp_path)
     for longest, is_train, expected in ((512, True, 20), (10, True, 8), (10, False, 20), (12, True, 10)):

@@ -1,0 +1,143 @@
+"""Questions with a long text, read in windows that overlap: out of a canonical TSV, and out of a token file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_utils.errors import DataError, FlagError
+from data_utils.prepro import Line, Split, Tokenization, TokenizerSpec, parse_list
+from data_utils.spans import Offsets, tokens_of
+
+NULL_ANSWER = 0  # the token that windows without an answer point at
+
+
+class Answers(NamedTuple):
+    """The right answers of a question and the characters at which they start; none where it has no answer."""
+
+    texts: list[str]
+    starts: list[int]
+
+
+class Window(NamedTuple):
+    """A question with a part of its context.
+
+    number: of the line; answers: of the question, None without labels; spans: of each answer its first and last token,
+    counted in the whole context; first: the context's token with which the window begins; places: where the window has
+    its tokens of the context; example: as a token file holds it, without answers and labels.
+    """
+
+    number: int
+    answers: Answers | None
+    spans: list[tuple[int, int]]
+    first: int
+    places: list[int]
+    example: dict[str, Any]
+
+
+def read_windows(split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[Window]:
+    """Each question of a TSV's lines with each window of its context, the question first.
+
+    Raises:
+        DataError: answers that cannot be used, or no text; names file and line.
+        FlagError: a window has no room for a token of its own.
+    """
+    spec, special = text.spec, text.tokenizer.num_special_tokens_to_add(pair=True)
+    _check_room(spec, special)
+    questions = text.pieces([fields["question"] for _, fields in lines])
+    contexts = text.pieces([fields["context"] for _, fields in lines])
+    for (number, fields), question, context in zip(lines, questions, contexts, strict=True):
+        answers = parse_answers(split, number, fields)
+        question.truncate(spec.max_query_len)
+        offsets = context.offsets
+        if not offsets:
+            raise DataError("found no token in the context; a question needs a text", split.path, number)
+        spans = [] if answers is None else _token_spans(offsets, answers, split, number)
+        room = spec.max_seq_len - len(question) - special
+        context.truncate(room, stride=spec.doc_stride)
+        for window, part in enumerate((context, *context.overflowing)):
+            encoded = text.pair(question, part)
+            size, first = len(encoded["token_id"]), window * (room - spec.doc_stride)
+            places = [place for place, own in enumerate(encoded["is_special"]) if not own][len(question) :]
+            mapping: list[tuple[int, int] | None] = [None] * size
+            for place, own in zip(places, offsets[first : first + len(places)], strict=True):
+                mapping[place] = own
+            example = {
+                "uid": fields["uid"],
+                "token_id": encoded["token_id"],
+                "mask": [1] * size,
+                "type_id": encoded["type_id"],
+                "offset_mapping": mapping,
+                "null_ans_index": NULL_ANSWER,
+                "context": fields["context"],
+            }
+            yield Window(number, answers, spans, first, places, example)
+
+
+def read_window(sample: Mapping[str, Any], tokens: int, path: Path) -> tuple[str, str, list[tuple[int, int] | None]]:
+    """What an example of a token file has beside its tokens: id, context, and the characters of each token.
+
+    Raises:
+        DataError: it has no context, or an offset that is none in it.
+    """
+    uid, context, offsets = str(sample["uid"]), sample.get("context"), sample.get("offset_mapping")
+    if not isinstance(context, str) or not isinstance(offsets, list) or len(offsets) < tokens:
+        raise DataError(f"{uid}: found no context or no offset_mapping of its tokens", path)
+    for own in offsets:
+        pair = isinstance(own, list) and len(own) == 2 and all(type(character) is int for character in own)
+        if own is not None and not (pair and 0 <= own[0] <= own[1] <= len(context)):
+            raise DataError(f"{uid}: offset_mapping holds {own!r}; accepted: null, or from and to in the context", path)
+    return uid, context, offsets
+
+
+def read_golds(sample: Mapping[str, Any], path: Path) -> list[str]:
+    """The right answers of an example of a token file, none where it has none.
+
+    Raises:
+        DataError: they are no texts.
+    """
+    answer = sample.get("answer") or {}
+    texts = answer.get("text", []) if isinstance(answer, dict) else None
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise DataError(f"{sample['uid']}: answer has to be an object with a text, a list of texts", path)
+    return texts
+
+
+def parse_answers(split: Split, number: int, fields: Mapping[str, str]) -> Answers | None:
+    """The columns `answers` and `starts`; None for an example without labels.
+
+    Raises:
+        DataError: no lists, or an answer that does not stand where it is said to; names file and line.
+    """
+    if not fields["answers"] and not split.is_train:
+        return None
+    texts = parse_list(split, number, "answers", fields["answers"])
+    starts = parse_list(split, number, "starts", fields["starts"], int)
+    if len(texts) != len(starts):
+        found = f"{len(texts)} answers and {len(starts)} starts"
+        raise DataError(f"expected the character at which each answer starts, found {found}", split.path, number)
+    for answer, start in zip(texts, starts, strict=True):
+        if not answer or start < 0 or fields["context"][start : start + len(answer)] != answer:
+            found = f"the answer {answer!r} is not at character {start} of the context, counted from 0"
+            raise DataError(found, split.path, number)
+    return Answers(texts, starts)
+
+
+def _token_spans(offsets: Offsets, answers: Answers, split: Split, number: int) -> list[tuple[int, int]]:
+    spans = []
+    for answer, start in zip(answers.texts, answers.starts, strict=True):
+        span = tokens_of(offsets, start, start + len(answer))
+        if span is None:
+            raise DataError(f"the answer {answer!r} is in no token of the context", split.path, number)
+        spans.append(span)
+    return spans
+
+
+def _check_room(spec: TokenizerSpec, special: int) -> None:
+    needed = spec.max_query_len + special + spec.doc_stride + 1
+    if spec.max_seq_len < needed:
+        raise FlagError(
+            f"--max_seq_len: found {spec.max_seq_len}, accepted: at least {needed}: --max_query_len "
+            f"{spec.max_query_len}, {special} special tokens, --doc_stride {spec.doc_stride}, and one more"
+        )
