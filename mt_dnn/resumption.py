@@ -1,17 +1,31 @@
-"""What a run has to keep to go on from a checkpoint."""
+"""The checkpoints of a run, and what it takes over from one to go on."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 
+from data_utils.checksum import remove_checked
 from data_utils.errors import DataError, UserError
+from mt_dnn.checkpoint import checkpoints_in, deltas_of, forget_older, newest_checkpoint
 from mt_dnn.config import Config
 from mt_dnn.dataset import SingleTaskDataset
+from mt_dnn.kept_deltas import KeptDeltas
+from mt_dnn.mishaps import WHAT_HELPS
+from mt_dnn.model import MTDNNModel
+from mt_dnn.random_state import random_state, set_random_state
+from mt_dnn.run_result import RunResult
+from mt_dnn.unlabeled import UnlabeledBatches
+
+logger = logging.getLogger(__name__)
+
+WITH_DELTAS = 2  # newest checkpoints that keep theirs, so that a damaged one has an older to go back to
 
 # Flags that decide which examples meet which update; a resumed run that changes one is another run.
 ORDER_FLAGS = (
@@ -22,6 +36,103 @@ ORDER_FLAGS = (
 RESUME_FLAGS = ("resume", "model_ckpt")
 # What a checkpoint of this project tells of its run.
 PROGRESS = ("epoch", "batches_done", "random_states", "flags", "history", "best_epoch", "best_value")
+
+
+class RunCheckpoints:
+    """Writes the checkpoints of a run, and takes one over.
+
+    Args:
+        config: of the run.
+        model, unlabeled, kept, result: what a checkpoint holds, and what a resume sets.
+        train: the datasets that are trained on.
+        folder: of the checkpoints.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        model: MTDNNModel,
+        train: Sequence[SingleTaskDataset],
+        unlabeled: UnlabeledBatches,
+        kept: KeptDeltas | None,
+        result: RunResult,
+        folder: Path,
+    ):
+        self.config, self.model, self.train, self.unlabeled = config, model, train, unlabeled
+        self.kept, self.result, self.folder = kept, result, folder
+        self.accelerator = model.accelerator
+
+    def save(self, name: str, epoch: int, batches_done: int) -> None:
+        """A checkpoint from which training goes on at that epoch, after that many of its batches."""
+        self._check_finite()
+        state = random_state()
+        states = gather_object([state]) if self.accelerator.num_processes > 1 else [state]
+        if self.accelerator.is_main_process:
+            progress = {
+                "epoch": epoch,
+                "batches_done": batches_done,
+                "random_states": states,
+                "unlabeled": self.unlabeled.position(),
+                "flags": self.config.to_flat(),
+                "sizes": sizes_of(self.train),
+                "history": self.result.history,
+                "best_epoch": self.result.best_epoch,
+                "best_value": self.result.best_value,
+            }
+            path = self.folder / name
+            if self.kept is None:
+                self.model.save(str(path), progress)
+            else:
+                # Before the checkpoint, which is thus never without its own; the older ones only after it.
+                self.kept.save(deltas_of(path))
+                self.model.save(str(path), progress)
+                newest = {deltas_of(checkpoint) for checkpoint in checkpoints_in(self.folder)[:WITH_DELTAS]}
+                for older in set(self.folder.glob("model_*.deltas")) - newest:
+                    remove_checked(older)
+            forget_older(self.folder, self.config.training.keep_last, f"model_{self.result.best_epoch}.pt")
+        self.accelerator.wait_for_everyone()
+
+    def resume(self) -> tuple[int, int]:
+        """Take over a checkpoint; the epoch to go on with, and how many of its batches are done."""
+        path = self.config.training.model_ckpt or str(newest_checkpoint(self.folder, logger.info))
+        with taken_over(path):
+            return self._take_over(path)
+
+    def _take_over(self, path: str) -> tuple[int, int]:
+        """What `resume` gives."""
+        progress, optimizer_taken = self.model.load(path)
+        logger.info("resumed from %s", path)
+        if not optimizer_taken:
+            logger.info("--optimizer differs from the checkpoint's: its state is not taken over and starts anew")
+        if "random_states" not in progress:
+            logger.info("the checkpoint tells no progress: parameters are taken over, training starts at epoch 0")
+            return 0, 0
+        changed = check_resumable(self.config, self.train, path, progress)
+        if changed:
+            logger.info("goes on with other flags than the checkpoint's: %s", "; ".join(changed))
+        states = progress["random_states"]
+        if len(states) == self.accelerator.num_processes:
+            set_random_state(states[self.accelerator.process_index])
+        else:
+            logger.info("saved by %d processes: the data order goes on, dropout's does not", len(states))
+        self.unlabeled.go_to(progress.get("unlabeled", {}))
+        if self.kept is not None and deltas_of(Path(path)).is_file():
+            if self.accelerator.is_main_process:
+                self.kept.load(deltas_of(Path(path)))
+            self.accelerator.wait_for_everyone()
+        elif self.kept is not None:
+            logger.info("--adv_free: %s is missing: the noise of all examples starts anew", deltas_of(Path(path)))
+        self.result.history = progress["history"]
+        self.result.best_epoch, self.result.best_value = progress["best_epoch"], progress["best_value"]
+        return int(progress["epoch"]), int(progress["batches_done"])
+
+    def _check_finite(self) -> None:
+        """Stop before parameters that are not numbers are saved beside good ones."""
+        if not all(bool(parameter.isfinite().all()) for parameter in self.model.network.parameters()):
+            raise UserError(
+                f"parameters are not finite after update {self.model.updates}; the last checkpoint in "
+                f"{self.folder} is kept. {WHAT_HELPS}"
+            )
 
 
 def sizes_of(datasets: Sequence[SingleTaskDataset]) -> dict[str, list[int]]:
@@ -81,3 +192,11 @@ def taken_over(path: Path | str) -> Iterator[None]:
         reason = (str(error).strip().splitlines() or [""])[0]
         found = f"{type(error).__name__}: {reason}"
         raise DataError(f"holds a state that a run cannot go on with ({found})", path) from error
+
+
+def what_is_kept(folder: Path) -> str:
+    """Of a run that cannot write any more."""
+    newest = checkpoints_in(folder)[:1]
+    if not newest:
+        return "no checkpoint was written before"
+    return f"the last checkpoint, {newest[0]}, is kept: --resume goes on with it"

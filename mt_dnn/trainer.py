@@ -9,76 +9,46 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object, set_seed
+from accelerate.utils import set_seed
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from data_utils.checksum import remove_checked
-from data_utils.errors import FlagError, Stopped, UserError, WriteError
+from data_utils.errors import FlagError, Stopped, WriteError
 from data_utils.files import atomic_write, held_folder, remove_temporary, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.readers import write_glue_submission, write_score_file
 from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
 from mt_dnn.checkpoint import (
-    checkpoints_in,
-    deltas_of,
-    forget_older,
     load_checkpoint,
     load_state,
-    newest_checkpoint,
     write_tensors,
 )
 from mt_dnn.config import Config
 from mt_dnn.hf_export import HfExport
 from mt_dnn.inference import encode_dataset, eval_model
 from mt_dnn.kept_deltas import KeptDeltas
-from mt_dnn.mishaps import WHAT_HELPS, SkippedUpdates, told_in_a_line
+from mt_dnn.mishaps import SkippedUpdates, told_in_a_line
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.processes import build_accelerator
-from mt_dnn.random_state import random_state, set_random_state
-from mt_dnn.resumption import check_resumable, sizes_of, taken_over
+from mt_dnn.resumption import RunCheckpoints, what_is_kept
 from mt_dnn.run_data import RunData, check_fits_encoder
+from mt_dnn.run_result import RunResult
 from mt_dnn.selection import Selection
 from mt_dnn.stop_signals import StopSignals
 from mt_dnn.telemetry import Telemetry
 from mt_dnn.unlabeled import UnlabeledBatches
 
 KEPT_DELTAS = "kept_deltas.bin"  # δ of the run as it goes
-WITH_DELTAS = 2  # newest checkpoints that keep theirs, so that a damaged one has an older to go back to
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar
-
-
-@dataclass
-class RunResult:
-    """What a run found.
-
-    Attributes:
-        history: an entry an epoch: `epoch`, and `metrics`, by `DATASET_SPLIT` and metric name, in percent.
-        best_epoch: by the development sets; the last epoch where there are none.
-        seconds_per_update: median over the updates of this process, evaluation aside; None where none was left to do.
-        output_dir: where checkpoints and score files are.
-    """
-
-    output_dir: str
-    history: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int = 0
-    best_value: float | None = None
-    seconds_per_update: float | None = None
-
-    @property
-    def metrics(self) -> dict[str, dict[str, float]]:
-        """Metrics of the best epoch, by `DATASET_SPLIT` and metric name."""
-        return next(entry["metrics"] for entry in self.history if entry["epoch"] == self.best_epoch)
 
 
 def train(config: Config) -> RunResult:
@@ -94,7 +64,7 @@ def train(config: Config) -> RunResult:
         try:
             return trainer.run()
         except WriteError as error:
-            raise WriteError(f"{error}; {trainer.what_is_kept()}") from error
+            raise WriteError(f"{error}; {what_is_kept(trainer.output_dir)}") from error
 
 
 class Trainer:
@@ -155,8 +125,11 @@ class Trainer:
             num_processes=self.accelerator.num_processes,
             process_index=self.accelerator.process_index,
         )
-        self.kept = self._keep_deltas() if config.adversarial.adv_train and config.adversarial.adv_free else None
+        kept = self._keep_deltas() if config.adversarial.adv_train and config.adversarial.adv_free else None
         self.result = RunResult(str(self.output_dir))
+        self.checkpoints = RunCheckpoints(
+            config, self.model, self.data.train, self.unlabeled, kept, self.result, self.output_dir
+        )
         self.seconds: list[float] = []
         self.searched: UpdateReport | None = None  # the last update that had the regularizer
         self.skipped = SkippedUpdates(training.max_skipped, self.data.tasks, self.output_dir)
@@ -188,7 +161,7 @@ class Trainer:
     def run(self) -> RunResult:
         """Train to the last epoch, or until the development sets stop improving."""
         training = self.config.training
-        first_epoch, batches_done = self._resume() if training.resume else (0, 0)
+        first_epoch, batches_done = self.checkpoints.resume() if training.resume else (0, 0)
         if training.encode_mode:
             self._encode()
             return self.result
@@ -209,7 +182,7 @@ class Trainer:
                 self._train_epoch(epoch, batches_done)
                 batches_done = 0
                 self._evaluate(epoch)
-                self._save(f"model_{epoch}.pt", epoch + 1, 0)
+                self.checkpoints.save(f"model_{epoch}.pt", epoch + 1, 0)
                 if epoch + 1 < training.epochs and self.stop.asked():
                     self._end(f"model_{epoch}.pt")
         self.result.seconds_per_update = median(self.seconds) if self.seconds else None
@@ -255,7 +228,7 @@ class Trainer:
             wanted = training.save_per_updates_on and self.model.updates % training.save_per_updates == 0
             asked = self.stop.agreed(self.model.last_asked)
             if wanted or asked:
-                self._save(inside, epoch, batches_done)
+                self.checkpoints.save(inside, epoch, batches_done)
             if asked:
                 self._end(inside)
             start = time.perf_counter()
@@ -294,20 +267,12 @@ class Trainer:
         line = self.telemetry.flush(epoch, self.model.updates, task, self.searched, learning_rate)
         self.log.info("epoch %d, update %d of %d, task %s: %s", epoch, self.model.updates, self.bar.total, task, line)
 
-    def _check_finite(self) -> None:
-        """Stop before parameters that are not numbers are saved beside good ones."""
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.network.parameters()):
-            raise UserError(
-                f"parameters are not finite after update {self.model.updates}; the last checkpoint in "
-                f"{self.output_dir} is kept. {WHAT_HELPS}"
-            )
-
     def _evaluate(self, epoch: int) -> None:
         metrics: dict[str, dict[str, float]] = {}
         for dataset in self.data.evaluation.values():
             if self.stop.asked():
                 inside = f"model_{epoch}_{self.model.updates}.pt"
-                self._save(inside, epoch, len(self.sampler))
+                self.checkpoints.save(inside, epoch, len(self.sampler))
                 self._end(inside)
             found = eval_model(
                 self.model, dataset, dataset.task_def.metric_meta, self.collater, self.config.training.batch_size_eval
@@ -346,49 +311,12 @@ class Trainer:
             with atomic_write(self.output_dir / "results.json") as file:
                 json.dump(asdict(self.result), file, indent=1)
 
-    def what_is_kept(self) -> str:
-        """Of a run that cannot write any more."""
-        newest = checkpoints_in(self.output_dir)[:1]
-        if not newest:
-            return "no checkpoint was written before"
-        return f"the last checkpoint, {newest[0]}, is kept: --resume goes on with it"
-
     def _best_text(self) -> str:
         return (
             "no development set ranks the epochs"
             if self.result.best_value is None
             else f"{self.selection}: {self.result.best_value:.2f}"
         )
-
-    def _save(self, name: str, epoch: int, batches_done: int) -> None:
-        """A checkpoint from which training goes on at that epoch, after that many of its batches."""
-        self._check_finite()
-        state = random_state()
-        states = gather_object([state]) if self.accelerator.num_processes > 1 else [state]
-        if self.main:
-            progress = {
-                "epoch": epoch,
-                "batches_done": batches_done,
-                "random_states": states,
-                "unlabeled": self.unlabeled.position(),
-                "flags": self.config.to_flat(),
-                "sizes": sizes_of(self.data.train),
-                "history": self.result.history,
-                "best_epoch": self.result.best_epoch,
-                "best_value": self.result.best_value,
-            }
-            path = self.output_dir / name
-            if self.kept is None:
-                self.model.save(str(path), progress)
-            else:
-                # Before the checkpoint, which is thus never without its own; the older ones only after it.
-                self.kept.save(deltas_of(path))
-                self.model.save(str(path), progress)
-                newest = {deltas_of(checkpoint) for checkpoint in checkpoints_in(self.output_dir)[:WITH_DELTAS]}
-                for older in set(self.output_dir.glob("model_*.deltas")) - newest:
-                    remove_checked(older)
-            forget_older(self.output_dir, self.config.training.keep_last, f"model_{self.result.best_epoch}.pt")
-        self.accelerator.wait_for_everyone()
 
     def _save_hf(self) -> None:
         """Write the best epoch's model for transformers, which the network then holds.
@@ -404,40 +332,6 @@ class Trainer:
             which = f"epoch {epoch}" if path.is_file() else f"the last epoch, for {path} is missing"
             self.log.info("--save_hf: %s holds the model of %s", self.export.folder, which)
         self.accelerator.wait_for_everyone()
-
-    def _resume(self) -> tuple[int, int]:
-        """Take over a checkpoint; the epoch to go on with, and how many of its batches are done."""
-        path = self.config.training.model_ckpt or str(newest_checkpoint(self.output_dir, self.log.info))
-        with taken_over(path):
-            return self._take_over(path)
-
-    def _take_over(self, path: str) -> tuple[int, int]:
-        """What `_resume` gives."""
-        progress, optimizer_taken = self.model.load(path)
-        self.log.info("resumed from %s", path)
-        if not optimizer_taken:
-            self.log.info("--optimizer differs from the checkpoint's: its state is not taken over and starts anew")
-        if "random_states" not in progress:
-            self.log.info("the checkpoint tells no progress: parameters are taken over, training starts at epoch 0")
-            return 0, 0
-        changed = check_resumable(self.config, self.data.train, path, progress)
-        if changed:
-            self.log.info("goes on with other flags than the checkpoint's: %s", "; ".join(changed))
-        states = progress["random_states"]
-        if len(states) == self.accelerator.num_processes:
-            set_random_state(states[self.accelerator.process_index])
-        else:
-            self.log.info("saved by %d processes: the data order goes on, dropout's does not", len(states))
-        self.unlabeled.go_to(progress.get("unlabeled", {}))
-        if self.kept is not None and deltas_of(Path(path)).is_file():
-            if self.main:
-                self.kept.load(deltas_of(Path(path)))
-            self.accelerator.wait_for_everyone()
-        elif self.kept is not None:
-            self.log.info("--adv_free: %s is missing: the noise of all examples starts anew", deltas_of(Path(path)))
-        self.result.history = progress["history"]
-        self.result.best_epoch, self.result.best_value = progress["best_epoch"], progress["best_value"]
-        return int(progress["epoch"]), int(progress["batches_done"])
 
     def _announce(self) -> None:
         examples = sum(len(dataset) for dataset in self.data.train)

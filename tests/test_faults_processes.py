@@ -24,8 +24,8 @@ from data_utils.errors import run_command_line
 from data_utils.files import TEMPORARY
 from mt_dnn.model import MTDNNModel
 from mt_dnn.objective import TrainingObjective
+from mt_dnn.resumption import RunCheckpoints
 from mt_dnn.stop_signals import StopSignals
-from mt_dnn.trainer import Trainer
 from tests.faults import command
 from tests.mt_dnn.runs import SIFT, assert_same, parameters
 from tests.test_faults_disk import KEPT, assert_told, at, flags
@@ -170,12 +170,12 @@ def test_under_torchrun_the_message_is_the_same(dead: str, tmp_path: Path) -> No
     kill = (
         "import os, sys, train\n"
         "from data_utils.errors import run_command_line\n"
-        "from mt_dnn.trainer import Trainer\n"
-        "save, count = Trainer._save, []\n"
+        "from mt_dnn.resumption import RunCheckpoints\n"
+        "save, count = RunCheckpoints.save, []\n"
         "def dying(*arguments):\n"
         "    count.append(1)\n"
         f"    os.kill(os.getpid(), 9) if len(count) == 2 and os.environ['RANK'] == '{dead}' else save(*arguments)\n"
-        "Trainer._save = dying\n"
+        "RunCheckpoints.save = dying\n"
         "run_command_line(train.main)\n"
     )
     (tmp_path / "dying.py").write_text(kill)
@@ -323,7 +323,7 @@ def test_a_run_of_two_processes_goes_on_where_it_was_killed(tmp_path: Path) -> N
 
     def die(rank: int) -> None:
         if rank == 1:
-            at(Trainer, "_save", 2, lambda: os.kill(os.getpid(), signal.SIGKILL))()
+            at(RunCheckpoints, "save", 2, lambda: os.kill(os.getpid(), signal.SIGKILL))()
 
     codes, _ = start(killed, 2, *SIFT, before=die).ended()
     assert codes == [2, -signal.SIGKILL]

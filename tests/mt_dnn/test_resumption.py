@@ -59,7 +59,7 @@ def resumed(stopped: tuple[Trainer, Path], tmp_path: Path) -> Trainer:
     flags = (*FLAGS, "--data_dir", str(data), "--resume", "--model_ckpt", str(checkpoint))
     trainer = Trainer(tiny_config(tmp_path, *flags))
     random.seed(5), np.random.seed(5), torch.manual_seed(5)
-    trainer.position = trainer._resume()  # type: ignore[attr-defined]
+    trainer.position = trainer.checkpoints.resume()  # type: ignore[attr-defined]
     return trainer
 
 

@@ -123,7 +123,7 @@ def test_a_checkpoint_of_mtdnn_resumes_with_its_optimizer(tmp_path: Path) -> Non
     trainer = Trainer(config)
     load = torch.optim.Optimizer.load_state_dict
     with patch.object(torch.optim.Optimizer, "load_state_dict", autospec=True, side_effect=load) as loaded:
-        assert trainer._resume() == (0, 0)
+        assert trainer.checkpoints.resume() == (0, 0)
     assert loaded.call_count == 1
     moments = trainer.model.optimizer.state_dict()["state"]
     assert (
@@ -210,13 +210,13 @@ def test_a_level_that_the_encoder_does_not_have_is_a_flag_error(tmp_path: Path) 
 
 def test_parameters_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     trainer = Trainer(tiny_config(tmp_path, "--epochs", "2"))
-    save = trainer._save
+    save = trainer.checkpoints.save
 
     def spoil(name: str, *progress: int) -> None:
         save(name, *progress)
         trainer.model.network.scoring_list[0][1].bias.data.fill_(math.nan)
 
-    trainer._save = spoil  # type: ignore[method-assign]
+    trainer.checkpoints.save = spoil  # type: ignore[method-assign]
     with pytest.raises(UserError, match="parameters are not finite after update"):
         trainer.run()
     assert (tmp_path / "model_0.pt").is_file()
