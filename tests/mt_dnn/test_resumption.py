@@ -87,9 +87,9 @@ def test_kept_noise_and_the_place_in_the_data_are_those_of_the_run(
     stopped: tuple[Trainer, Path], resumed: Trainer
 ) -> None:
     trainer, checkpoint = stopped
-    assert trainer.kept is not None and resumed.kept is not None
-    assert np.array_equal(trainer.kept._content, resumed.kept._content)
-    assert trainer.kept._seen.any() and np.abs(trainer.kept._values).max() > 0
+    assert trainer.checkpoints.kept is not None and resumed.checkpoints.kept is not None
+    assert np.array_equal(trainer.checkpoints.kept._content, resumed.checkpoints.kept._content)
+    assert trainer.checkpoints.kept._seen.any() and np.abs(trainer.checkpoints.kept._values).max() > 0
     assert deltas_of(checkpoint).is_file()
     epoch, batches = resumed.position  # type: ignore[attr-defined]
     assert (epoch, batches) == (1, 13 - len(trainer.sampler))
