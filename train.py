@@ -15,9 +15,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Parse the flags and train; without `argv`, this process's own command line."""
     config = parse_args(argv)
     # After the flags, so that --help and a mistake in a flag answer at once.
+    from mt_dnn.dry_run import dry_run
     from mt_dnn.trainer import train
 
-    train(config)
+    (dry_run if config.training.dry_run else train)(config)
 
 
 if __name__ == "__main__":

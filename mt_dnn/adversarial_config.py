@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -233,22 +233,30 @@ def translate_numbers(given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def adversarial_notices(given: Mapping[str, Any], adversarial: AdversarialConfig) -> list[str]:
-    """A line for each flag given without effect, in MT-DNN's meaning, or beside defaults that do not fit it."""
-    lines = []
+def adversarial_without_effect(given: Iterable[str], adversarial: AdversarialConfig) -> dict[str, str]:
+    """Of the flags named in `given` those that have no effect, each with the reason."""
+    found = {}
     if "bregman_beta" in given and adversarial.bregman_mu == 0:
-        lines.append("--bregman_beta: no effect without --bregman_mu")
-    flags = [f"--{name}" for name in given if name.startswith("adv_") and name != "adv_train"]
-    if flags and not adversarial.adv_train:
-        return [*lines, f"{', '.join(flags)}: no effect without --adv_train"]
+        found["bregman_beta"] = "no effect without --bregman_mu"
+    if not adversarial.adv_train:
+        own = [name for name in given if name.startswith("adv_") and name != "adv_train"]
+        return found | dict.fromkeys(own, "no effect without --adv_train")
+    for name, methods in WITHOUT_EFFECT.items():
+        if name in given and adversarial.adv_opt in methods:
+            found[name] = f"no effect with --adv_opt {adversarial.adv_opt}"
+    return found
+
+
+def adversarial_hints(given: Mapping[str, Any], adversarial: AdversarialConfig) -> list[str]:
+    """A line for each flag given in MT-DNN's meaning, or beside defaults that do not fit it."""
+    if not adversarial.adv_train:
+        return []
+    lines = []
     if str(given.get("adv_norm_level")) in ("0", "1"):
         lines.append(
             f"--adv_norm_level {given['adv_norm_level']}: taken as --adv_norm_level pre_ln "
             f"--adv_norm_scope {adversarial.adv_norm_scope}"
         )
-    for name, methods in WITHOUT_EFFECT.items():
-        if name in given and adversarial.adv_opt in methods:
-            lines.append(f"--{name}: no effect with --adv_opt {adversarial.adv_opt}")
     expected = measured_flags(adversarial.adv_opt, adversarial.adv_norm_level)
     expected |= PRESETS.get(adversarial.adv_preset or "", {})
     units = ("adv_scale", "adv_p_norm", "adv_norm_scope")

@@ -5,7 +5,8 @@ Names and defaults of flags are MT-DNN's where MT-DNN has the flag; the noise ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,21 @@ from typing import Any
 from data_utils.errors import FlagError
 from data_utils.pretrained import folder_name
 from data_utils.task_def import INTERNAL_ENCODERS, EncoderModelType
-from mt_dnn.adversarial_config import AdversarialConfig, adversarial_notices, translate_numbers
-from mt_dnn.flags import FlagParser, add_flags, build, check_flags, flag, flags_of
+from mt_dnn.adversarial_config import (
+    AdversarialConfig,
+    adversarial_hints,
+    adversarial_without_effect,
+    translate_numbers,
+)
+from mt_dnn.config_file import ConfigFile, config_text
+from mt_dnn.flags import FlagParser, add_flags, build, check_flags, flag, flags_of, plain_text
 
 CANONICAL_DATA = "data/canonical_data"
 
 SAN_ATTENTIONS = ("bilinear", "simple", "flatsim", "default", "defualt")  # the last as MT-DNN's help spells it
 SAN_CELLS = ("gru", "lstm", "rnn")
 LENGTH_GROUPS = "no use any more: batches are grouped by length, --no_group_by_length switches that off"
+RESUME_FLAGS = ("resume", "model_ckpt", "dry_run")  # of one start, not of the run
 LAUNCHER = "no use any more: torchrun or `accelerate launch` starts the processes and tells them this"
 
 
@@ -216,6 +224,11 @@ class TrainingConfig:
     encode_mode: bool = flag(
         False, "train nothing: write the encoder's output for each test dataset to DATASET_encoding.pt"
     )
+    dry_run: bool = flag(
+        False,
+        "train nothing: check data, model, memory and disk with the largest batch, time three updates, show the plan; "
+        "leaves no file but caches",
+    )
     debug: bool = flag(False, "debug", notice="no use any more: --log_per_updates 1 logs every update")
 
     def __post_init__(self) -> None:
@@ -308,33 +321,77 @@ class Config:
         flat = {name: value for group in GROUPS for name, value in asdict(getattr(self, group)).items()}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}
 
+    def to_yaml(self) -> str:
+        """All flags that have an effect, those of a resume aside, as `--config` reads them."""
+        flat = {
+            name: plain_text(value) if isinstance(value, list) else value
+            for name, value in self.to_flat().items()
+            if name not in RESUME_FLAGS
+        }
+        left_out = without_effect(flat, self)
+        return config_text(
+            {
+                title: {name: flat[name] for name in flags_of(group) if name in flat and name not in left_out}
+                for title, group in GROUPS.items()
+            }
+        )
+
+    def changed(self) -> str:
+        """The flags but for those of the noise that are not at their default, as a command line has them."""
+        default = Config().to_flat()
+        return " ".join(
+            f"--{name} {shlex.quote(plain_text(value))}"
+            for name, value in self.to_flat().items()
+            if value != default[name] and name not in flags_of(AdversarialConfig)
+        )
+
 
 def parse_args(argv: Sequence[str] | None = None) -> Config:
     """The configuration that a command line asks for; without `argv`, this process's own.
 
     Raises:
-        FlagError: an unknown flag, a value that is not accepted, or flags that contradict each other.
+        UserError: an unknown flag, a value that is not accepted, flags that contradict each other, or a `--config` with
+            such or that cannot be read.
     """
     parser = FlagParser(
         prog="train.py",
         usage="%(prog)s [flags]",
         description="Fine-tune a language model on one or more tasks; with --adv_train, under adversarial noise.",
     )
+    parser.add_argument(
+        "--config",
+        metavar="FILE.yml",
+        help="flags as YAML, `NAME: VALUE` each, as every run writes its own to config.yml; those of the command line "
+        "win",
+    )
     for title, group in GROUPS.items():
         add_flags(parser, group, title)
-    return Config.from_flags(parser.given(argv))
+    given = parser.given(argv)
+    path = given.pop("config", None)
+    if path is None:
+        return Config.from_flags(given)
+    return ConfigFile(path, GROUPS.values()).beside(given, Config.from_flags)
+
+
+def without_effect(given: Iterable[str], config: Config) -> dict[str, str]:
+    """Of the flags named in `given` those that have no effect in this configuration, each with the reason."""
+    flags = {name: spec for group in GROUPS.values() for name, spec in flags_of(group).items()}
+    found = {name: flags[name].notice for name in given if flags[name].notice}
+    if "encoder_type" in given and config.model.encoder_type != EncoderModelType.SAN:
+        found["encoder_type"] = "no use any more but for 4: the encoder's own configuration tells its kind"
+    if config.training.model_ckpt is not None and not config.training.resume:
+        found["model_ckpt"] = "no effect without --resume"
+    if "batch_size" in given and config.training.max_tokens_per_batch:
+        found["batch_size"] = "no effect with --max_tokens_per_batch, which bounds a batch by its tokens"
+    if config.training.save_hf is None and "do_lower_case" in given:
+        found["do_lower_case"] = "no effect without --save_hf; prepro_std.py tokenizes the text"
+    return found | adversarial_without_effect(given, config.adversarial)
 
 
 def _notices(given: Mapping[str, Any], config: Config) -> list[str]:
-    """A line for each flag given without effect, in the order given."""
-    flags = {name: spec for group in GROUPS.values() for name, spec in flags_of(group).items()}
-    lines = [f"--{name}: {flags[name].notice}" for name in given if flags[name].notice]
-    if "encoder_type" in given and config.model.encoder_type != EncoderModelType.SAN:
-        lines.append("--encoder_type: no use any more but for 4: the encoder's own configuration tells its kind")
-    if config.training.model_ckpt is not None and not config.training.resume:
-        lines.append("--model_ckpt: no effect without --resume")
-    if "batch_size" in given and config.training.max_tokens_per_batch:
-        lines.append("--batch_size: no effect with --max_tokens_per_batch, which bounds a batch by its tokens")
-    if config.training.save_hf is None and "do_lower_case" in given:
-        lines.append("--do_lower_case: no effect without --save_hf; prepro_std.py tokenizes the text")
-    return lines + adversarial_notices(given, config.adversarial)
+    """A line for each reason why given flags have no effect, in the order given, and for what else to know of them."""
+    of_reason: dict[str, list[str]] = {}
+    for name, reason in without_effect(given, config).items():
+        of_reason.setdefault(reason, []).append(f"--{name}")
+    lines = [f"{', '.join(names)}: {reason}" for reason, names in of_reason.items()]
+    return lines + adversarial_hints(given, config.adversarial)

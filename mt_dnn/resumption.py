@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from data_utils.checksum import remove_checked
 from data_utils.errors import DataError, UserError
 from mt_dnn.checkpoint import checkpoints_in, deltas_of, forget_older, newest_checkpoint
-from mt_dnn.config import Config
+from mt_dnn.config import RESUME_FLAGS, Config
 from mt_dnn.dataset import SingleTaskDataset
 from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.mishaps import WHAT_HELPS
@@ -32,8 +32,6 @@ ORDER_FLAGS = (
     "train_datasets", "batch_size", "max_tokens_per_batch", "grad_accumulation_step", "no_group_by_length",
     "max_seq_len", "seed", "epochs", "ratio", "mix_opt",
 )  # fmt: skip
-# Flags of the resume itself.
-RESUME_FLAGS = ("resume", "model_ckpt")
 # What a checkpoint of this project tells of its run.
 PROGRESS = ("epoch", "batches_done", "random_states", "flags", "history", "best_epoch", "best_value")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,3 +28,8 @@ class RunResult:
     def metrics(self) -> dict[str, dict[str, float]]:
         """Metrics of the best epoch, by `DATASET_SPLIT` and metric name."""
         return next(entry["metrics"] for entry in self.history if entry["epoch"] == self.best_epoch)
+
+
+def metrics_text(metrics: Mapping[str, float]) -> str:
+    """Metrics by name, in percent, as the log has them."""
+    return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())

@@ -41,12 +41,14 @@ from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.processes import build_accelerator
 from mt_dnn.resumption import RunCheckpoints, what_is_kept
 from mt_dnn.run_data import RunData, check_fits_encoder
-from mt_dnn.run_result import RunResult
+from mt_dnn.run_result import RunResult, metrics_text
 from mt_dnn.selection import Selection
 from mt_dnn.stop_signals import StopSignals
-from mt_dnn.telemetry import Telemetry
+from mt_dnn.telemetry import METRICS_FILE, Telemetry
 from mt_dnn.unlabeled import UnlabeledBatches
 
+CONFIG_FILE = "config.yml"  # all flags of the run, for --config
+RESULT_FILE = "results.json"
 KEPT_DELTAS = "kept_deltas.bin"  # δ of the run as it goes
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar
 
@@ -131,6 +133,7 @@ class Trainer:
             config, self.model, self.data.train, self.unlabeled, kept, self.result, self.output_dir
         )
         self.seconds: list[float] = []
+        self.started = time.perf_counter()
         self.searched: UpdateReport | None = None  # the last update that had the regularizer
         self.skipped = SkippedUpdates(training.max_skipped, self.data.tasks, self.output_dir)
         self.stop = StopSignals(self.accelerator)
@@ -165,7 +168,10 @@ class Trainer:
         if training.encode_mode:
             self._encode()
             return self.result
-        self._announce()
+        if self.main:
+            with atomic_write(self.output_dir / CONFIG_FILE) as file:
+                file.write(self.config.to_yaml())
+        self.describe(self.config)
         total = self.model.total_updates
         with (
             self.stop,
@@ -187,8 +193,8 @@ class Trainer:
                     self._end(f"model_{epoch}.pt")
         self.result.seconds_per_update = median(self.seconds) if self.seconds else None
         self._write_result()
-        self.log.info("best epoch: %d (%s)", self.result.best_epoch, self._best_text())
         self._save_hf()
+        self._sum_up()
         self.accelerator.end_training()
         return self.result
 
@@ -285,8 +291,7 @@ class Trainer:
                     write_glue_submission(path.with_suffix(".tsv"), found.uids, answers)
             if found.metrics:
                 metrics[dataset.name] = found.metrics
-                shown = ", ".join(f"{name} {value:.2f}" for name, value in found.metrics.items())
-                self.log.info("epoch %d, %s: %s", epoch, dataset.name, shown)
+                self.log.info("epoch %d, %s: %s", epoch, dataset.name, metrics_text(found.metrics))
         self.telemetry.evaluation(epoch, self.model.updates, metrics)
         self.result.history.append({"epoch": epoch, "metrics": metrics})
         value = self.selection.value(metrics)
@@ -308,15 +313,8 @@ class Trainer:
 
     def _write_result(self) -> None:
         if self.main:
-            with atomic_write(self.output_dir / "results.json") as file:
+            with atomic_write(self.output_dir / RESULT_FILE) as file:
                 json.dump(asdict(self.result), file, indent=1)
-
-    def _best_text(self) -> str:
-        return (
-            "no development set ranks the epochs"
-            if self.result.best_value is None
-            else f"{self.selection}: {self.result.best_value:.2f}"
-        )
 
     def _save_hf(self) -> None:
         """Write the best epoch's model for transformers, which the network then holds.
@@ -333,14 +331,33 @@ class Trainer:
             self.log.info("--save_hf: %s holds the model of %s", self.export.folder, which)
         self.accelerator.wait_for_everyone()
 
-    def _announce(self) -> None:
+    def _sum_up(self) -> None:
+        """What was found, and where it lies."""
+        result, folder = self.result, self.output_dir
+        epochs, minutes = len(result.history), (time.perf_counter() - self.started) / 60
+        ranked = "no development set ranks the epochs"
+        if result.best_value is not None:
+            ranked = f"{self.selection}: {result.best_value:.2f}"
+        self.log.info("best epoch: %d of 0 to %d (%s); %.1f minutes", result.best_epoch, epochs - 1, ranked, minutes)
+        for dataset, metrics in result.metrics.items():
+            self.log.info("  %s: %s", dataset, metrics_text(metrics))
+        best = folder / f"model_{result.best_epoch}.pt"
+        names = [f"{best.name} (the best epoch's checkpoint)"] if best.is_file() else []
+        names += [name for name in (CONFIG_FILE, RESULT_FILE, METRICS_FILE) if (folder / name).is_file()]
+        if result.metrics:
+            names.append(f"*_scores_epoch_{result.best_epoch}.json (its predictions)")
+        self.log.info("in %s: %s", folder, ", ".join(names))
+
+    def describe(self, config: Config) -> None:
+        """Tell what a run with these flags is."""
+        self.log.info("flags that are not at their default: %s", config.changed() or "none")
         examples = sum(len(dataset) for dataset in self.data.train)
         self.log.info(
             "%d examples of %s, %d updates in %d epochs, on %s x %d; encoder %s",
-            examples, ", ".join(self.config.data.train_datasets), self.model.total_updates, self.config.training.epochs,
-            self.accelerator.device.type, self.accelerator.num_processes, self.config.encoder,
+            examples, ", ".join(config.data.train_datasets), self.model.total_updates, config.training.epochs,
+            self.accelerator.device.type, self.accelerator.num_processes, config.encoder,
         )  # fmt: skip
-        adversarial = self.config.adversarial
+        adversarial = config.adversarial
         if adversarial.bregman_mu > 0:
             self.log.info("Bregman term: mu %g, beta %s", adversarial.bregman_mu, ", ".join(adversarial.bregman_beta))
         if adversarial.adv_train:

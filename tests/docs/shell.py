@@ -81,7 +81,7 @@ def _check_flags(module: str, flags: Sequence[str]) -> None:
         return
     assert not unknown, f"{module} has no {' '.join(unknown)}"
     if module == "train":
-        Config.from_flags(vars(found))
+        Config.from_flags({name: value for name, value in vars(found).items() if name != "config"})
 
 
 def _check_launcher(parser: ArgumentParser, words: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from experiments.sift import study_run
 from experiments.sift.results import _read_run
 from experiments.sift.runs import RunStore
 from experiments.sift.study import read_study
+from mt_dnn.config import parse_args
 from mt_dnn.telemetry import _lines_until
 from tests.fuzz.check import reading
 from tests.fuzz.inputs import DRAWN, Choices
@@ -77,6 +78,35 @@ def test_task_definitions(tmp_path: Path, content: bytes) -> None:
         written = {name: plain(entry) for name, entry in entries(found).items()}
         again.write_text(yaml.safe_dump(written, sort_keys=False), encoding="utf-8")
         assert {name: plain(entry) for name, entry in entries(TaskDefs(again)).items()} == written
+
+
+FLAGS = b"""
+# data
+train_datasets: cola,mnli
+tokenizer: null
+epochs: 3
+learning_rate: 1e-4
+vb_dropout: true
+bregman_beta: [0.9, 0.99]
+adv_train: true
+adv_opt: smart
+adv_norm_level: post_ln
+adv_radius: 0.1
+"""
+
+
+@given(DRAWN.map(lambda drawn: Choices(drawn).text([FLAGS])))
+@example(BOMB)
+@example(b"epochs: " + b"9" * 5000)
+@example(b"adv_preset: deberta_release\nadv_scale: relative\nadv_projection: normalize\n")
+@example(b"adv_preset: deberta_release\nadv_projection: project\n")
+def test_flags(tmp_path: Path, content: bytes) -> None:
+    path, again = tmp_path / "run.yml", tmp_path / "again.yml"
+    path.write_bytes(content)
+    found = reading("flags (YAML)", lambda: parse_args(["--config", str(path)]), path)
+    if found is not None:
+        again.write_text(found.to_yaml(), encoding="utf-8")
+        assert parse_args(["--config", str(again)]).to_yaml() == found.to_yaml()
 
 
 STUDY = b"""
