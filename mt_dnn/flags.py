@@ -76,7 +76,9 @@ class FlagParser(OneLineParser):
         namespace, unknown = self.parse_known_args(argv)
         if unknown:
             accepted = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
-            words = [word.split("=")[0] for word in unknown if word.startswith("-")] or unknown
+            words = [word.split("=")[0] for word in unknown if word.startswith("-")]
+            if not words:
+                self.error(f"found {unknown[0]!r}, which belongs to no flag; several names are split by commas: a,b")
             hints = [f"{word}{nearest(word, accepted)}" for word in words]
             self.error(f"unknown flag {', '.join(hints)}; --help lists all")
         return vars(namespace)

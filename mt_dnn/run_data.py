@@ -7,11 +7,11 @@ from pathlib import Path
 
 from transformers import PreTrainedModel
 
-from data_utils.errors import DataError, FlagError, nearest
+from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.prepro import prepro_command
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
-from mt_dnn.config import CANONICAL_DATA, Config
+from mt_dnn.config import CANONICAL_DATA, Config, DataConfig
 from tasks import not_distilled
 
 EVALUATION_SPLITS = ("dev", "test")
@@ -39,13 +39,13 @@ class RunData:
     def __init__(self, config: Config):
         self.config = config
         definitions = TaskDefs(config.data.task_def)
-        names = [definitions.task_of(dataset) for dataset in config.data.train_datasets]
+        names = [_task_of(definitions, config, "train_datasets", dataset) for dataset in config.data.train_datasets]
         self.tasks = list(dict.fromkeys(names))
         self.task_defs = [definitions.get_task_def(task) for task in self.tasks]
         unlabeled = config.adversarial.unlabeled_datasets or ()
         for flag, datasets in (("test_datasets", config.data.test_datasets), ("unlabeled_datasets", unlabeled)):
             for dataset in datasets:
-                task = definitions.task_of(dataset)
+                task = _task_of(definitions, config, flag, dataset)
                 if task not in self.tasks:
                     raise FlagError(
                         f"--{flag}: {dataset} is of task {task}, which is not trained; accepted tasks: "
@@ -86,7 +86,8 @@ class RunData:
     def _read(self, dataset: str, split: str, task: str, is_train: bool, labeled: bool = True) -> SingleTaskDataset:
         path = self._path(dataset, split)
         if not path.is_file():
-            raise DataError(f"missing; make it with: {self._command(path)}", path)
+            there = [file.name.removesuffix(f"_{split}.json") for file in path.parent.glob(f"*_{split}.json")]
+            raise DataError(f"missing{nearest(dataset, there)}; make it with: {self._command(path)}", path)
         task_id = self.tasks.index(task)
         max_seq_len = self.config.model.max_seq_len
         return SingleTaskDataset(
@@ -109,6 +110,19 @@ class RunData:
         if before is not None and not (root / f"{path.stem}.tsv").is_file():
             command = f"{before}, then {command}"
         return command
+
+
+def _task_of(definitions: TaskDefs, config: Config, flag: str, dataset: str) -> str:
+    """A dataset's task.
+
+    Raises:
+        FlagError: there is none; names the flag, which may be at its default.
+    """
+    try:
+        return definitions.task_of(dataset)
+    except UserError as error:
+        at_default = getattr(config.data, flag, None) == getattr(DataConfig, flag, ...)
+        raise FlagError(f"--{flag}{' (left out)' if at_default else ''}: {dataset}: {error}") from error
 
 
 def check_fits_encoder(dataset: SingleTaskDataset, encoder: PreTrainedModel) -> None:
