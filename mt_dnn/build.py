@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
 
 from data_utils.errors import DataError, FlagError, TaskDefError
 from data_utils.task_def import EncoderModelType
@@ -69,10 +71,21 @@ def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
     return network_of(content, whole, path), flat
 
 
-def build_objective(config: Config, network: SANBertNetwork, total_updates: int = 1) -> TrainingObjective:
-    """Task losses, and the regularizer and the proximal term that the configuration asks for."""
+def build_objective(
+    config: Config,
+    network: SANBertNetwork,
+    total_updates: int = 1,
+    class_weights: Mapping[int, Sequence[float]] | None = None,
+) -> TrainingObjective:
+    """Task losses, and the regularizer and the proximal term that the configuration asks for.
+
+    Args:
+        class_weights: by task id, those of the task loss (`mt_dnn/class_weights.py`).
+    """
     adversarial = config.adversarial
     criteria = [_criterion(task, "loss") for task in network.tasks]
+    for task_id, weights in (class_weights or {}).items():
+        criteria[task_id].class_weights = torch.tensor(weights)
     kd_criteria = []
     if config.data.mkd_opt > 0:
         kd_criteria = [_criterion(task, "kd_loss") for task in network.tasks]

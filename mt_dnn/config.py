@@ -164,6 +164,9 @@ class TrainingConfig:
     )
     grad_accumulation_step: int = flag(1, "batches an update", at_least=1)
     no_group_by_length: bool = flag(False, "batches of mixed lengths")
+    class_weights: tuple[str, ...] | None = flag(
+        None, "weights of a classification's classes in its loss: balanced, or a number each, in the order of labels"
+    )
     optimizer: str = flag("adamax", "optimizer", choices=("adamax", "adamw", "adam", "sgd", "adadelta"))
     learning_rate: float = flag(5e-5, "peak learning rate", above=0)
     weight_decay: float = flag(0.01, "weight decay; none on biases and normalizations", at_least=0)

@@ -77,7 +77,19 @@ class Criterion(nn.Module):
 
 
 class CeCriterion(Criterion):
-    """Cross-entropy of logits (B, C) against class indices (B,); rows labelled `ignore_index` do not count."""
+    """Cross-entropy of logits (B, C) against class indices (B,); rows labelled `ignore_index` do not count.
+
+    Args:
+        class_weights: (C,), what the rows of each class are multiplied by. The value stays a mean over rows, where
+            `F.cross_entropy(weight=…)` divides by the sum of the rows' weights: so it is that of the whole update,
+            whatever batches and processes the rows are dealt out among.
+    """
+
+    class_weights: Tensor | None
+
+    def __init__(self, alpha: float = 1.0, name: str | None = None, class_weights: Tensor | None = None):
+        super().__init__(alpha, name)
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -1) -> Tensor:
         rows = self.rows(input, target, ignore_index)
@@ -87,7 +99,9 @@ class CeCriterion(Criterion):
         return self.alpha * rows.sum() / counted
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        return F.cross_entropy(_single(input), target, ignore_index=ignore_index, reduction="none")
+        logits = _single(input)
+        weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
+        return F.cross_entropy(logits, target, weights, ignore_index=ignore_index, reduction="none")
 
 
 class RankCeCriterion(CeCriterion):

@@ -90,6 +90,7 @@ class MTDNNModel:
         total_updates: length of the learning-rate schedule.
         accelerator: devices, processes and mixed precision; by default as the configuration says.
         network: an existing network; by default built from the configuration's encoder.
+        class_weights: by task id, those of its loss.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class MTDNNModel:
         total_updates: int = 1,
         accelerator: Accelerator | None = None,
         network: SANBertNetwork | None = None,
+        class_weights: Mapping[int, Sequence[float]] | None = None,
     ):
         self.config = config
         self.task_defs = list(task_defs)
@@ -119,7 +121,7 @@ class MTDNNModel:
                 raise FlagError(f"--compile: {error}") from error
         self.optimizer = build_optimizer(self.network, config.training)
         self.schedule = build_schedule(self.optimizer, config.training, total_updates)
-        objective = build_objective(config, self.network, total_updates)
+        objective = build_objective(config, self.network, total_updates, class_weights)
         self.perturbation, self.bregman = objective.perturbation, objective.bregman
         self.word_gradient = None
         if not any(task.uses_word_table for task in self.network.tasks):

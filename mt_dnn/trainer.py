@@ -32,6 +32,7 @@ from mt_dnn.checkpoint import (
     load_state,
     write_tensors,
 )
+from mt_dnn.class_weights import class_weights
 from mt_dnn.config import Config
 from mt_dnn.hf_export import HfExport
 from mt_dnn.inference import encode_dataset, eval_model
@@ -107,7 +108,8 @@ class Trainer:
         total_updates = sum(math.ceil(count / training.grad_accumulation_step) for count in batches)
         disable_progress_bar()
         set_seed(training.seed)
-        self.model = MTDNNModel(config, self.data.task_defs, total_updates, self.accelerator)
+        weights = class_weights(config, self.data)
+        self.model = MTDNNModel(config, self.data.task_defs, total_updates, self.accelerator, class_weights=weights)
         for dataset in [*self.data.train, *self.data.unlabeled, *self.data.evaluation.values()]:
             check_fits_encoder(dataset, self.model.network.bert)
         self.export: HfExport | None = None

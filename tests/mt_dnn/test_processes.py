@@ -35,7 +35,8 @@ NO_DROPOUT = ("--dropout_p", "0", "--bert_dropout_p", "0", "--batch_size", "7")
 UNLABELED = ("--adv_train", "--adv_opt", "vat", "--unlabeled_datasets", "mnli", "--bregman_mu", "2")
 
 
-BY_TOKENS = (*SIFT, "--max_tokens_per_batch", "150")
+# With weights of which processes and batches have unequal sums.
+BY_TOKENS = (*SIFT, "--max_tokens_per_batch", "150", "--class_weights", "0.2,1,3")
 # So large that a process which did not find what another kept would end elsewhere.
 KEPT_NOISE = (*SIFT, "--adv_free", "--adv_radius", "1")
 
