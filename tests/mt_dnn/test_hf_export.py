@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
@@ -91,7 +92,7 @@ def tokenizer(tmp_path: Path) -> str:
 
 def _export(network: SANBertNetwork, folder: Path, tokenizer: str, **flags: Any) -> Path:
     config = Config.from_flags({"save_hf": str(folder), "tokenizer": tokenizer, **flags})
-    HfExport(config, network, {"cola": 0}).write()
+    HfExport(config, network, {"cola": 0}).write(ModelCard("---\nlibrary_name: transformers\n---\n"))
     return folder
 
 
@@ -196,10 +197,10 @@ def test_a_full_disk_is_told_in_a_line_and_leaves_nothing(size: int, tmp_path: P
     config = Config.from_flags({"save_hf": str(folder), "tokenizer": tokenizer})
     export = HfExport(config, _network("bert", "tanh"), {"cola": 0})
     with _largest_file(size), pytest.raises(DataError, match="hf: cannot be written: .*File too large") as caught:
-        export.write()
+        export.write(ModelCard("---\nlibrary_name: transformers\n---\n"))
     assert "\n" not in str(caught.value)
     assert list(folder.parent.iterdir()) == []
-    export.write()
+    export.write(ModelCard("---\nlibrary_name: transformers\n---\n"))
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o666 & ~_umask()}
 
 
@@ -252,10 +253,11 @@ def test_a_checkpoint_is_exported_as_its_run_did_and_one_task_into_the_folder_it
     main([*checkpoint, "--save_hf", str(tmp_path / "all")])
     main([*checkpoint, "--save_hf", str(tmp_path / "one"), "--task", "mnli"])
     for folder in (tmp_path / "run", tmp_path / "all"):
-        assert {path.name for path in folder.iterdir()} == {"cola", "mnli", "stsb"}
+        assert {path.name for path in folder.iterdir()} == {"README.md", "cola", "mnli", "stsb"}
     names = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     for folder in (tmp_path / "one", tmp_path / "all" / "mnli"):
-        assert {path.name for path in folder.iterdir()} == names
+        card = {"README.md"} if folder.name == "one" else set()
+        assert {path.name for path in folder.iterdir()} == names | card
         for name in names:
             assert (folder / name).read_bytes() == (tmp_path / "run" / "mnli" / name).read_bytes()
     with pytest.raises(FlagError, match="--task: found 'mnl', accepted: cola, mnli, stsb .did you mean 'mnli'"):
@@ -349,7 +351,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_raw_text_gets_the_scores_of_predict(task: str, run: Path) -> None:
     scores = torch.tensor(read_score_file(run / f"{task}.json")["scores"]).view(len(DEV), -1)
     seconds = None if task == "reviews" else [DEV[-1], *DEV[:-1]]
-    assert {path.name for path in (run / "hf").iterdir()} == {"reviews", "pairs", "likeness"}
+    assert {path.name for path in (run / "hf").iterdir()} == {"README.md", "reviews", "pairs", "likeness"}
     folder = run / "hf" / task
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokens = AutoTokenizer.from_pretrained(folder)(DEV, seconds, padding=True, truncation=True, return_tensors="pt")

@@ -1,0 +1,77 @@
+"""`--push_to_hub`: the folder of `--save_hf` as a repository of the Hugging Face Hub, after the run."""
+
+from __future__ import annotations
+
+import shlex
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from data_utils.errors import FlagError, UserError
+
+
+class HubRepo:
+    """A repository that this machine's login may write to, as far as the Hub tells before anything is written.
+
+    No repository is made before there is a model for it.
+
+    Args:
+        name: `NAME` or `USER_OR_ORGANIZATION/NAME`.
+        private: whether it is private where it is new.
+        folder: what is uploaded.
+
+    Raises:
+        FlagError: no name of a repository, no login, a login that may not write there, no Hub in reach.
+    """
+
+    def __init__(self, name: str, private: bool, folder: str):
+        self.name, self.private, self.folder = name, private, folder
+        try:
+            validate_repo_id(name)
+        except HFValidationError as error:
+            accepted = "NAME or USER/NAME, of letters, digits, '-', '_' and '.'"
+            raise FlagError(f"--push_to_hub: found {name!r}, accepted: {accepted}") from error
+        self.api = HfApi()
+        try:
+            login = self.api.whoami()
+        except LocalTokenNotFoundError as error:
+            raise FlagError("--push_to_hub: not logged in; do it with: hf auth login") from error
+        except Exception as error:  # of the Hub's client, and of the libraries that carry its requests
+            raise FlagError(
+                f"--push_to_hub: the Hub does not confirm the login ({_reason(error)}); log in with: hf auth login, or "
+                "leave the flag out and upload the folder of --save_hf later"
+            ) from error
+        token = login.get("auth", {}).get("accessToken", {})
+        if token.get("role") == "read":
+            raise FlagError(
+                "--push_to_hub: the login's token may read alone; give one that may write to: hf auth login"
+            )
+        owner = name.rpartition("/")[0]
+        owners = [login["name"], *(organization["name"] for organization in login.get("orgs", ()))]
+        if owner and owner not in owners:
+            raise FlagError(f"--push_to_hub: the login may not write to {owner}, accepted: {', '.join(owners)}")
+
+    def push(self) -> str:
+        """Upload the folder, into a repository that is made where it is missing; returns its address.
+
+        Raises:
+            UserError: it failed; the folder stays, and the message has the command that uploads it.
+        """
+        try:
+            url = self.api.create_repo(self.name, private=self.private, exist_ok=True)
+            self.api.upload_folder(
+                repo_id=url.repo_id, folder_path=self.folder, commit_message="Upload of a trained model"
+            )
+        except Exception as error:  # as above
+            words = ["hf", "upload", self.name, self.folder, "."]
+            command = shlex.join(words + (["--private"] if self.private else []))
+            raise UserError(
+                f"--push_to_hub: the upload failed ({_reason(error)}); {self.folder} is kept, upload it with: {command}"
+            ) from error
+        return str(url)
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's message."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
