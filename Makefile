@@ -13,7 +13,7 @@ SMART_PYTORCH := smart-pytorch==0.0.4 --hash=sha256:6caf02e6fb66adcd1be953e40f3e
 CHECKED_INSTALL := $(RUN) -m pip install --no-deps --require-hashes -r /dev/stdin
 PIP_AUDIT := pip-audit==2.10.1
 
-.PHONY: help setup demo sweep study bench soak faults fuzz audit test test-slow quality format docs docs-serve clean
+.PHONY: help setup demo sweep study bench soak faults fuzz audit notebook test test-slow quality format docs docs-serve clean
 
 help:
 	@echo "make setup      the environment alone"
@@ -23,6 +23,7 @@ help:
 	@echo "make quality    ruff and mypy"
 	@echo "make format     sort imports, format the code"
 	@echo "make docs       the pages of docs/ as a site, in build/site (make docs-serve: shown while they are edited)"
+	@echo "make notebook   examples/scale_invariance.ipynb run, its figures written to docs/images"
 	@echo "make sweep      every method and level on the development set (ARGS=\"--methods vat --sizes 0.03,0.1\")"
 	@echo "make study      all runs of a study, docs/study.md (ARGS=\"experiments/sift/studies/cola.yml --data_root DIR --jobs 2\")"
 	@echo "make bench      the speed of training steps, ours and others' (ARGS=\"--rows smart,sift --data FILE.json\")"
@@ -72,6 +73,9 @@ audit: $(READY)
 
 fuzz: $(READY)
 	FUZZ_INPUTS=20000 $(RUN) -m pytest tests/fuzz $(ARGS)
+
+notebook: $(READY)
+	$(RUN) -m docs_build.notebook $(ARGS)
 
 test: $(READY)
 	$(RUN) -m pytest $(ARGS)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from sklearn.utils.class_weight import compute_class_weight
 
-from data_utils.errors import FlagError
+from data_utils.errors import FlagError, nearest
 from data_utils.task_def import TaskType
 from mt_dnn.config import Config
 from mt_dnn.run_data import RunData
@@ -76,8 +76,9 @@ def _numbers(given: Sequence[str], task: str, labels: Sequence[str]) -> list[flo
     except ValueError:
         usable = False
     if not usable or len(weights) != len(labels):
+        hint = nearest(",".join(given), [BALANCED])
         raise FlagError(
-            f"--class_weights: found {','.join(given)!r}, accepted: {BALANCED}, or {len(labels)} numbers of at least "
-            f"0, not all 0, split by commas, for the classes of {task}: {', '.join(labels)}"
+            f"--class_weights: found {','.join(given)!r}{hint}, accepted: {BALANCED}, or {len(labels)} numbers of at "
+            f"least 0, not all 0, split by commas, for the classes of {task}: {', '.join(labels)}"
         )
     return weights

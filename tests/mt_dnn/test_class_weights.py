@@ -146,7 +146,7 @@ def test_a_run_takes_the_flag_and_another_weight_is_another_run(tmp_path: Path) 
         ((*MNLI, "--class_weights", "1,2,nan"), "found '1,2,nan', accepted"),
         ((*MNLI, "--class_weights", "0,0,0"), "found '0,0,0', accepted"),
         ((*MNLI, "--class_weights", "1,two,3"), "found '1,two,3', accepted"),
-        ((*MNLI, "--class_weights", "balancd"), "found 'balancd', accepted: balanced, or"),
+        ((*MNLI, "--class_weights", "balancd"), "found 'balancd' .did you mean 'balanced'.., accepted"),
         (("--class_weights", "1,2"), r"numbers for several classifications \(cola, mnli\), accepted: balanced$"),
         (
             ("--train_datasets", "stsb", "--test_datasets", "stsb", "--class_weights", "balanced"),
