@@ -175,6 +175,23 @@ def test_the_command_gives_the_configuration_again(processes: int) -> None:
     assert parse_args(words[len(start) + 1 :]) == config != parse_args([])
 
 
+def test_the_command_leaves_out_what_changes_nothing_and_what_was_of_a_resume() -> None:
+    given = [
+        "--batch_size",
+        "8",
+        "--epochs",
+        "3",
+        "--resume",
+        "--model_ckpt",
+        "x.pt",
+        "--adv_alpha",
+        "3",
+        "--adv_train",
+    ]
+    command = train_command(parse_args(given), 1)
+    assert command == ["python", "train.py", "--epochs", "3", "--adv_alpha", "3.0", "--adv_train"]
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_names_break_neither_metadata_nor_page(name: str) -> None:
     labels = [f"{name}{number}" for number in range(2)]
