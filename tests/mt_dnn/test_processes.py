@@ -73,7 +73,7 @@ def test_two_processes_end_with_one_processs_parameters_and_scores(method: tuple
     assert found["uids"] == expected["uids"]
     assert found["scores"] == pytest.approx(expected["scores"], abs=1e-5)
     assert found["metrics"] == one.history[1]["metrics"]["mnli_matched_dev"]
-    assert finished.stdout.count("best epoch") == 1
+    assert finished.stdout.count("best epoch:") == 1
     reports = [(path / "metrics.jsonl").read_text().splitlines() for path in (tmp_path / "one", two)]
     for ours, theirs in zip(*reports, strict=True):
         expected, found = json.loads(ours), json.loads(theirs)
