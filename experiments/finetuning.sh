@@ -28,6 +28,10 @@ task=$4
 batch_size=$5
 num_gpus=$6
 shift 6
+if [[ ! $num_gpus =~ ^[0-9]+$ ]]; then
+  echo "error: NUM_GPUS: found $num_gpus, accepted: a whole number; $usage" >&2
+  exit 2
+fi
 
 case $model_type in
   bert) model=bert-$model_size-$variant ;;
@@ -35,21 +39,23 @@ case $model_type in
   deberta) model=microsoft/deberta-$model_size ;; # a size such as v3-base too
   electra) model=google/electra-$model_size-discriminator ;;
   xlmr) model=xlm-roberta-$model_size ;;
+  t5e) model=t5-$model_size ;; # its encoder
   mtdnn) model=mt_dnn_models/mt_dnn_${model_size}_uncased.pt ;;
   *)
-    echo "error: MODEL_TYPE: found $model_type, accepted: bert, roberta, deberta, electra, xlmr, mtdnn; $usage" >&2
+    echo "error: MODEL_TYPE: found $model_type, accepted: bert, roberta, deberta, electra, xlmr, t5e, mtdnn; $usage" >&2
     exit 2
     ;;
 esac
 # an MT-DNN checkpoint reads the tokens of the BERT that it began with
 tokens=$(basename "$model")
+[[ ! -d $data_dir/$tokens && -d $data_dir/$model ]] && tokens=$model # where MT-DNN's prepro_std.py writes
 [[ $model_type == mtdnn ]] && tokens=bert-$model_size-uncased
 
 trained=$task
 [[ $task == mtdnn ]] && trained=$together
 
 launcher=(python)
-[[ $num_gpus -ge 2 ]] && launcher=(torchrun --nproc_per_node "$num_gpus")
+[[ 10#$num_gpus -ge 2 ]] && launcher=(torchrun --nproc_per_node "$num_gpus")
 output_dir=${OUTPUT_ROOT:-$output_root}/$task/$tokens
 mkdir -p "$output_dir"
 exec "${launcher[@]}" "$experiments/../train.py" \

@@ -120,7 +120,13 @@ def _entry_mistakes(entry: dict[Any, Any]) -> list[str]:
         TaskEntry.model_validate({str(key): value for key, value in entry.items()})
     except ValidationError as error:
         details = error.errors(include_url=False)
-        mistakes = [_describe(str(detail["loc"][0]), detail["type"], detail["input"]) for detail in details]
+        # a list whose members are wrong counts as too short as well
+        told = {detail["loc"][0] for detail in details if detail["type"] != "too_short"}
+        mistakes = [
+            _describe(str(detail["loc"][0]), detail["type"], detail["input"])
+            for detail in details
+            if detail["type"] != "too_short" or detail["loc"][0] not in told
+        ]
     else:
         mistakes = []
     # the branches of a union report one by one what is one mistake
@@ -132,7 +138,7 @@ def _describe(key: str, kind: str, found: object) -> str:
         keys = TaskEntry.model_fields
         return f"key {key!r}: found an unknown key{nearest(key, keys)}, accepted: {', '.join(keys)}"
     if key in ENUMERATIONS:
-        members = ENUMERATIONS[key].__members__
+        members = TASK_REGISTRY if key == "task_type" else ENUMERATIONS[key].__members__
         accepted = ("a list of " if key == "metric_meta" else "") + ", ".join(members)
         hint = nearest(found, members) if isinstance(found, str) and found not in members else ""
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from transformers import (
 )
 from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
-from data_utils.errors import DataError
+from data_utils.errors import DataError, FlagError
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
 from module.san_encoder import SanModel
 
@@ -53,6 +54,7 @@ def load_encoder(
 
     Raises:
         DataError: no encoder of that name can be loaded.
+        FlagError: it has fewer layers than are to be kept.
     """
     source = resolve_pretrained(name)
     try:
@@ -60,15 +62,16 @@ def load_encoder(
         _check(config)
         model = _auto_class(config, with_decoder)
         _adjust(config, dropout_p, num_hidden_layers)
-        encoder, info = model.from_pretrained(
-            source,
-            config=config,
-            cache_dir=cache_dir,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (MemoryError, torch.OutOfMemoryError):
+        with _quiet():
+            encoder, info = model.from_pretrained(
+                source,
+                config=config,
+                cache_dir=cache_dir,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (MemoryError, torch.OutOfMemoryError, FlagError):
         raise
     except Exception as error:  # of damaged files transformers, safetensors and torch raise errors of any kind
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -102,21 +105,29 @@ def _check(config: PretrainedConfig) -> None:
 
 def load_masked_lm(name: str, cache_dir: str | None = None) -> tuple[PreTrainedModel, set[str]] | None:
     """transformers' masked language model of an encoder, and the parameters that its file lacks; None: it has none."""
-    verbosity = get_verbosity()
-    set_verbosity_error()  # what is missing is told by this function
     try:
-        model, info = AutoModelForMaskedLM.from_pretrained(
-            resolve_pretrained(name),
-            cache_dir=cache_dir,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        with _quiet():
+            model, info = AutoModelForMaskedLM.from_pretrained(
+                resolve_pretrained(name),
+                cache_dir=cache_dir,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
     except (OSError, ValueError):
         return None
+    return model, set(info["missing_keys"])
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' report of what is missing, which this file tells, and of heads and layers left out."""
+    verbosity = get_verbosity()
+    set_verbosity_error()
+    try:
+        yield
     finally:
         set_verbosity(verbosity)
-    return model, set(info["missing_keys"])
 
 
 def encoder_from_config(
@@ -218,4 +229,7 @@ def _adjust(config: PretrainedConfig, dropout_p: float | None, num_hidden_layers
             if "drop" in key and type(value) in (int, float) and not key.startswith(HEAD_KEYS):
                 setattr(config, key, dropout_p)
     if num_hidden_layers > 0:
+        if num_hidden_layers > config.num_hidden_layers:
+            accepted = f"-1 for all layers, or 1 to {config.num_hidden_layers}, which the encoder has"
+            raise FlagError(f"--num_hidden_layers: found {num_hidden_layers}, accepted: {accepted}")
         config.num_hidden_layers = num_hidden_layers

@@ -5,6 +5,7 @@ Parameters have the names of MT-DNN's, so that its checkpoints are read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -73,6 +74,14 @@ def _flag_of(name: str) -> str:
     return name if name in ("mem_cum_type", "vb_dropout") else f"answer_{name}"
 
 
+def _name_as_mtdnn(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
+    """Length and direction of normalized weights as `weight_g` and `weight_v`; torch loads them by these names too."""
+    for name in [name for name in state if name.startswith(prefix)]:  # all of them, so that they keep their order
+        named = re.sub(r"parametrizations\.(\w+)\.original0$", r"\1_g", name)
+        named = re.sub(r"parametrizations\.(\w+)\.original1$", r"\1_v", named)
+        state[named] = state.pop(name)
+
+
 class SANClassifier(nn.Module):
     """Logits of a pair from T looks at the premise: X (rows, tokens, hidden) → (rows, n_class).
 
@@ -108,6 +117,7 @@ class SANClassifier(nn.Module):
                 weight_norm(layer)
             for name in ("weight_ih", "weight_hh"):
                 weight_norm(self.rnn, name)
+            self.register_state_dict_post_hook(_name_as_mtdnn)
 
     def forward(self, states: Tensor, premise: Tensor, hypothesis: Tensor) -> Tensor:
         """Logits; with `mem_type` 1 the logarithms of mean probabilities.

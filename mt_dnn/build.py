@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from data_utils.errors import DataError, FlagError, TaskDefError
 from data_utils.task_def import EncoderModelType
@@ -42,6 +43,8 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
             task.take_over_head(head, config.encoder)
     else:
         content = load_checkpoint(config.encoder)
+        if model.num_hidden_layers > 0:
+            content["state"] = _lowest_layers(content["state"], model.num_hidden_layers)
 
         def over_encoder() -> SANBertNetwork:
             return SANBertNetwork(opt, encoder_from_config(content["config"], **settings))
@@ -55,6 +58,16 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
         except ValueError as error:
             raise FlagError(f"--grad_checkpointing: {error}") from error
     return network
+
+
+def _lowest_layers(state: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """A checkpoint's parameters without those of an encoder's further layers; a decoder keeps all of its own."""
+
+    def kept(name: str) -> bool:
+        layer = next((int(part) for part in name.split(".") if part.isdigit()), 0)
+        return layer < count or name.startswith("bert.decoder.")
+
+    return {name: tensor for name, tensor in state.items() if kept(name)}
 
 
 def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:

@@ -79,7 +79,9 @@ class ModelConfig:
     )
     bert_model_type: str = flag("bert-base-uncased", "encoder where --init_checkpoint is left out")
     encoder_type: int = flag(
-        1, "4: LSTMs over the encoder's word embeddings; others: the encoder's own configuration tells", at_least=1
+        1,
+        "4: LSTMs over the encoder's word embeddings; others: the encoder's own configuration tells",
+        choices=tuple(map(int, EncoderModelType)),
     )
     num_hidden_layers: int = flag(-1, "use the first N layers of the encoder; -1: all", at_least=-1)
     update_bert_opt: int = flag(0, "above 0: the encoder is frozen", at_least=0)

@@ -176,6 +176,11 @@ class SingleTaskDataset(Dataset[Example]):
         return max(largest, int(self._arrays.labels.max(initial=0))) if self.task.generates else largest
 
     @property
+    def largest_type(self) -> int:
+        """The largest token type."""
+        return int(self._arrays.types.max())
+
+    @property
     def tokens(self) -> np.ndarray:
         """What each example takes in a batch where it is the longest, (examples,): sequences times tokens."""
         return self.lengths * self.widest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from pathlib import Path
 
@@ -129,12 +130,20 @@ def check_fits_encoder(dataset: SingleTaskDataset, encoder: PreTrainedModel) -> 
     """See that an encoder can embed a dataset's tokens, all of which were made by some tokenizer.
 
     Raises:
-        DataError: a token id outside the encoder's vocabulary, or more tokens than the encoder has positions.
+        DataError: a token id outside the encoder's vocabulary, a token type that it does not know, or more tokens than
+            it has positions.
     """
     largest, vocabulary = dataset.largest_token, encoder.config.vocab_size
     if largest >= vocabulary:
         raise DataError(
             f"holds the token id {largest}; the encoder's vocabulary has {vocabulary}. Was it made for this encoder?",
+            dataset.path,
+        )
+    types = getattr(encoder.config, "type_vocab_size", 0)
+    if 0 < types <= dataset.largest_type and "token_type_ids" in inspect.signature(encoder.forward).parameters:
+        raise DataError(
+            f"holds the token type {dataset.largest_type}; the encoder knows {types}, counted from 0. "
+            "Was it made for this encoder?",
             dataset.path,
         )
     longest, positions = int(dataset.lengths.max()), getattr(encoder.config, "max_position_embeddings", None) or 0

@@ -106,3 +106,16 @@ def test_num_hidden_layers_keeps_the_lowest(tmp_path: Path) -> None:
     kept = {name.removeprefix("bert."): tensor for name, tensor in state.items() if name.startswith("bert.")}
     assert_same(kept, {name: folder[name] for name in folder if "layer.1." not in name})
     assert load_checkpoint(tmp_path / "model_0.pt")["config"]["num_hidden_layers"] == 1
+
+    tiny_run(tmp_path / "of_checkpoint", *flags, "--num_hidden_layers", "1", "--init_checkpoint", str(CHECKPOINT))
+    whole = parameters(CHECKPOINT)
+    lowest = {name: tensor for name, tensor in whole.items() if name.startswith("bert.") and "layer.1." not in name}
+    state = parameters(tmp_path / "of_checkpoint" / "model_0.pt")
+    assert_same({name: tensor for name, tensor in state.items() if name.startswith("bert.")}, lowest)
+
+
+@pytest.mark.parametrize("encoder", ["tiny", "model_0.pt"])
+def test_more_layers_than_the_encoder_has_are_refused(encoder: str, tmp_path: Path) -> None:
+    flags = ("--num_hidden_layers", "3", "--init_checkpoint", str(RUN / encoder))
+    with pytest.raises(UserError, match="--num_hidden_layers: found 3, accepted: -1 for all layers, or 1 to 2, which"):
+        tiny_run(tmp_path, *flags)

@@ -142,6 +142,18 @@ cola: 5
     assert not found
 
 
+def test_a_wrong_name_alone_in_a_list_is_one_mistake(tmp_path: Path):
+    (told,) = mistakes(tmp_path, SHORTEST.replace("[ACC]", "[AC]"))
+    assert told.startswith("task 'cola', key 'metric_meta': found 'AC' (did you mean 'AUC'?), accepted: a list of ")
+    (told,) = mistakes(tmp_path, SHORTEST.replace("[ACC]", "[]"))
+    assert told.startswith("task 'cola', key 'metric_meta': found [], accepted: a list of ")
+
+
+def test_accepted_task_types_have_a_model(tmp_path: Path):
+    (told,) = mistakes(tmp_path, SHORTEST.replace("task_type: Classification", "task_type: Clasification"))
+    assert "SpanSeqenceLabeling" in told and "EncSeqenceGeneration" not in told
+
+
 def test_a_key_that_stands_twice_is_told(tmp_path: Path):
     assert mistakes(tmp_path, SHORTEST + "  n_class: 2\n") == [
         "task 'cola', key 'n_class': found 2 times, accepted: once"

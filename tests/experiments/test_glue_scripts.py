@@ -96,6 +96,7 @@ def test_a_single_tasks_settings_are_mt_dnns(tmp_path: Path):
         ("roberta", "large", "roberta-large", "roberta-large"),
         ("deberta", "v3-base", "microsoft/deberta-v3-base", "deberta-v3-base"),
         ("electra", "small", "google/electra-small-discriminator", "electra-small-discriminator"),
+        ("t5e", "base", "t5-base", "t5-base"),
         ("mtdnn", "base", "mt_dnn_models/mt_dnn_base_uncased.pt", "bert-base-uncased"),
     ],
 )
@@ -104,6 +105,15 @@ def test_an_encoder_is_named_by_kind_and_size(tmp_path: Path, kind: str, size: s
     assert (call["init_checkpoint"], call["data_dir"]) == (encoder, f"d/{tokens}")
     assert call["test_datasets"] == "mnli_matched,mnli_mismatched" and call["train_datasets"] == "mnli"
     assert call["launcher"] == "torchrun --nproc_per_node 2"
+
+
+def test_token_files_may_lie_where_mt_dnn_writes_them(tmp_path: Path):
+    (tmp_path / "d" / "microsoft" / "deberta-base").mkdir(parents=True)
+    (call,) = calls_of(RUN, "d", "deberta", "base", "cola", 32, 1, folder=tmp_path)
+    assert call["data_dir"] == "d/microsoft/deberta-base"
+    (tmp_path / "d" / "deberta-base").mkdir()
+    (call,) = calls_of(RUN, "d", "deberta", "base", "cola", 32, 1, folder=tmp_path)
+    assert call["data_dir"] == "d/deberta-base"
 
 
 def test_each_task_begins_with_the_last_checkpoint_of_all_together(tmp_path: Path):
@@ -126,6 +136,7 @@ def test_each_task_begins_with_the_last_checkpoint_of_all_together(tmp_path: Pat
     [
         (RUN, ("d", "bert"), "error: usage: run_glue_finetuning.sh DATA_DIR MODEL_TYPE MODEL_SIZE TASK"),
         (RUN, ("d", "gpt", "base", "cola", 8, 1), "error: MODEL_TYPE: found gpt, accepted: bert, roberta, deberta"),
+        (RUN, ("d", "bert", "base", "cola", 8, "two"), "error: NUM_GPUS: found two, accepted: a whole number"),
         (THEN, ("d", "bert", "base"), "error: usage: run_mtl_then_finetuning.sh DATA_DIR MODEL_TYPE MODEL_SIZE BATCH"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,14 @@ def test_cut_weights_are_told(kept: int, tmp_path: Path) -> None:
     (folder / "model.safetensors").write_bytes(weights[:kept])
     with pytest.raises(DataError, match="own' cannot be loaded"):
         load_encoder(str(folder))
+
+
+def test_layers_that_are_left_out_are_not_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_encoder(tmp_path / "bert", "bert")
+    library = logging.getLogger("transformers")
+    library.addHandler(caplog.handler)
+    try:
+        encoder = load_encoder(str(folder), num_hidden_layers=1)
+    finally:
+        library.removeHandler(caplog.handler)
+    assert len(encoder.encoder.layer) == 1 and not caplog.records

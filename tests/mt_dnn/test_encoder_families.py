@@ -91,6 +91,8 @@ def test_without_a_layer_norm_in_the_embedding_block_only_pre_ln_is_there(tmp_pa
 def test_encoders_that_are_not_public_are_refused_by_name(tmp_path: Path):
     with pytest.raises(FlagError, match="--encoder_type: found 12, MSRLONGT5G, which is not public"):
         parse_args(["--encoder_type", "12"])
+    with pytest.raises(FlagError, match="--encoder_type: found '14', accepted: 1, 2, 3, 4, 5"):
+        parse_args(["--encoder_type", "14"])
     assert parse_args(["--encoder_type", "9"]).model.encoder_type == 9
     (tmp_path / "tasks.yml").write_text(TASKS.replace("}", ", encoder_type: MSRT5}"))
     with pytest.raises(TaskDefError, match="'encoder_type': found MSRT5, a model that is not public, accepted: BERT"):

@@ -255,14 +255,20 @@ def test_glue_submission_tables_hold_class_names_and_regression_outputs(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("tokens", "message"),
-    [([101, 200, 102], "token id 200; the encoder's vocabulary has 200"), ([5] * 33, "33 tokens; the encoder has 32")],
+    ("tokens", "last_type", "message"),
+    [
+        ([101, 200, 102], 0, "token id 200; the encoder's vocabulary has 200"),
+        ([5] * 33, 0, "33 tokens; the encoder has 32"),
+        ([101, 102], 2, "token type 2; the encoder knows 2, counted from 0"),
+    ],
 )
-def test_data_of_another_tokenizer_is_named(tokens: list[int], message: str, tmp_path: Path) -> None:
+def test_data_of_another_tokenizer_is_named(tokens: list[int], last_type: int, message: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     data.mkdir()
     for split in ("train", "dev"):
-        example = {"uid": "0", "label": 1, "token_id": tokens if split == "dev" else [101, 102]}
+        own = tokens if split == "dev" else [101, 102]
+        types = [0] * (len(own) - 1) + [last_type if split == "dev" else 0]
+        example = {"uid": "0", "label": 1, "token_id": own, "type_id": types}
         (data / f"cola_{split}.json").write_text(json.dumps(example) + "\n")
     flags = ("--data_dir", str(data), "--train_datasets", "cola", "--test_datasets", "cola")
     with pytest.raises(DataError, match=message):

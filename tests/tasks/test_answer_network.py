@@ -103,6 +103,12 @@ def test_parameters_have_mt_dnns_names(data: Path, encoder: Path, tmp_path: Path
     expected = [*cell, *(f"{layer}.{kind}" for layer in layers for kind in ("weight", "bias"))]
     assert names == {f"scoring_list.0.{name}" for name in expected}
 
+    small_run(data, encoder, tmp_path / "normed", "--epochs", "1", "--answer_weight_norm_on")
+    normed = {name for name in parameters(tmp_path / "normed" / "model_0.pt") if name.startswith("scoring_list")}
+    split = {"rnn.weight_ih", "rnn.weight_hh", "attn.score_func.linear.weight", "classifier.proj.weight"}
+    expected = [part for name in expected for part in ([f"{name}_g", f"{name}_v"] if name in split else [name])]
+    assert normed == {f"scoring_list.0.{name}" for name in expected}
+
     content = torch.load(output / "model_0.pt", weights_only=False)
     content["state"]["scoring_list.0.alpha"] = torch.zeros(1, 1)
     torch.save(content, tmp_path / "mtdnn.pt")
