@@ -296,9 +296,9 @@ class AdversarialPerturbation(nn.Module):
         injection = encoder if isinstance(encoder, NoiseInjection) else NoiseInjection(encoder, self.level)
         search = Search(self, evaluate, injection, mask, noise_seeds, dropout_state, base, kept)
         loss = self.search(search, batch) if kept is None else self._free_search(search, batch)
-        rises = self._rises(search, batch) if measure_gain and self.ascent_steps else ()
+        rise, chance = self._rises(search, batch) if measure_gain and self.ascent_steps else (None, None)
         shares = search.token_shares() if measure_gain and self.shares_tokens else None
-        return Regularization(loss, *search.statistics(), *rises, token_shares=shares)
+        return Regularization(loss, *search.statistics(), rise, chance, shares)
 
     @property
     def ascent_steps(self) -> int:
