@@ -63,7 +63,10 @@ class Curves:
         from torch.utils.tensorboard.summary import hparams
 
         self.add(metrics, update)
-        self._write(hparams(dict(flags), dict(metrics)), update)
+        # Without the first part TensorBoard looks at all runs, and puts the flags first in which they differ; with it
+        # the dashboard has the flags and metrics of one of them.
+        _, start, end = hparams(dict(flags), dict(metrics))
+        self._write([start, end], update)
 
     def _write(self, summaries: Iterable[Any], update: int) -> None:
         with written(self.path.parent):
