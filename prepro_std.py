@@ -12,8 +12,6 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.prepro import (
     Split,
@@ -25,7 +23,8 @@ from data_utils.prepro import (
     prepro_command,
 )
 from data_utils.pretrained import folder_name
-from data_utils.readers import canonical_suffix
+from data_utils.progress import progress
+from data_utils.readers import canonical_suffix, read_canonical_tsv
 from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from experiments.own_tables import DEFINITION, Columns, OwnTask, write_definition
@@ -168,10 +167,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     with chunk_mapper(tokenizer, args.workers) as chunk_map:
         for split in files:
             target = folder / f"{split.path.stem}.json"
-            lines = convert_split(split, chunk_map)
-            # no bar where nobody watches, as in a log file
-            shown = tqdm(lines, desc=target.name, unit=" examples", disable=None, leave=False)
-            count = write_lines(target, shown)
+            with progress(name=target.name, unit="line") as bar:
+                if not bar.disable:
+                    bar.total = sum(1 for _ in read_canonical_tsv(split.path, split.task.task_def.data_type))
+                count = write_lines(target, convert_split(split, chunk_map, bar.update))
             print(f"{target}: {count} examples")
     if args.sources:
         tasks = ",".join(dict.fromkeys(split.path.stem.split("_")[0] for split in files))

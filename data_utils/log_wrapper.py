@@ -6,9 +6,8 @@ import logging
 import sys
 from pathlib import Path
 
-from tqdm import tqdm
-
 from data_utils.errors import WriteError
+from data_utils.progress import tell
 
 
 class _BarHandler(logging.Handler):
@@ -16,8 +15,7 @@ class _BarHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tqdm.write(self.format(record))
-            sys.stdout.flush()
+            tell(self.format(record))
         except OSError as error:
             raise WriteError(f"cannot be written: {error.strerror or error}", "standard output") from error
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import multiprocessing
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -195,22 +196,32 @@ def is_train_split(name: str) -> bool:
     return name == "train" or name.endswith("_train")
 
 
-def convert_split(split: Split, chunk_map: Callable[..., Iterator[list[str]]]) -> Iterator[str]:
+def convert_split(
+    split: Split, chunk_map: Callable[..., Iterator[list[str]]], done: Callable[[int], object] = lambda lines: None
+) -> Iterator[str]:
     """The token JSON lines of a split, in the file's order.
 
     Args:
         split: the file.
         chunk_map: what `chunk_mapper` gives.
+        done: called with how many of the file's lines were converted since the last call.
 
     Raises:
         DataError: with file and line.
     """
     lines = enumerate(read_canonical_tsv(split.path, split.task.task_def.data_type), start=1)
-    jobs = ((split, chunk) for chunk in iter(lambda: list(itertools.islice(lines, CHUNK)), []))
+    sizes: deque[int] = deque()
+
+    def jobs() -> Iterator[tuple[Split, list[Line]]]:
+        while chunk := list(itertools.islice(lines, CHUNK)):
+            sizes.append(len(chunk))
+            yield split, chunk
+
     empty = True
-    for converted in chunk_map(jobs):
+    for converted in chunk_map(jobs()):
         empty = False
         yield from converted
+        done(sizes.popleft())
     if empty:
         raise DataError("found no examples; at least one is needed", split.path)
 

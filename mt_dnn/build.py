@@ -127,7 +127,7 @@ def build_perturbation(config: Config, network: SANBertNetwork) -> AdversarialPe
         method = MtdnnReleasePerturbation
     elif adversarial.adv_opt == "smart" and adversarial.adv_norm_level == SiftPerturbation.default_level:
         method = SiftPerturbation
-    return method(
+    perturbation = method(
         epsilon=adversarial.adv_epsilon,
         step_size=adversarial.adv_step_size,
         noise_var=adversarial.adv_noise_var,
@@ -145,6 +145,8 @@ def build_perturbation(config: Config, network: SANBertNetwork) -> AdversarialPe
         noise=adversarial.adv_noise,
         start_ratio=adversarial.adv_start_ratio,
     )
+    perturbation.shares_tokens = config.data.tensorboard
+    return perturbation
 
 
 def _criterion(task: Task, key: str) -> Criterion:

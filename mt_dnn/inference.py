@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
-from tqdm import tqdm
 
 from data_utils.metrics import Metric
+from data_utils.progress import progress
 from mt_dnn.batcher import Collater, SingleTaskDataset, evaluation_batches
 from mt_dnn.model import MTDNNModel
 from tasks import Evaluation, Values
@@ -47,7 +47,7 @@ def score_examples(
     accelerator = model.accelerator
     batches = evaluation_batches(dataset, batch_size)
     mine = dealt_out(batches, dataset.tokens, accelerator.num_processes)[accelerator.process_index]
-    bar = tqdm(mine, desc=dataset.name, leave=False, disable=None if accelerator.is_main_process else True)
+    bar = progress(mine, name=dataset.name, unit="batch", main=accelerator.is_main_process)
     results = [(indices, *model.predict(collater([dataset[index] for index in indices]))) for indices in bar]
     if accelerator.num_processes > 1:
         results = gather_object(results)
@@ -67,7 +67,7 @@ def encode_dataset(
     batches = evaluation_batches(dataset, batch_size)
     mine = dealt_out(batches, dataset.tokens, model.accelerator.num_processes)[model.accelerator.process_index]
     parts = []
-    for indices in mine:
+    for indices in progress(mine, name=dataset.name, unit="batch", main=model.accelerator.is_main_process):
         batch = collater([dataset[index] for index in indices])
         states = model.encode(batch).float().cpu() * batch.attention_mask.unsqueeze(-1)
         parts.append(([row for index in indices for row in dataset.rows_of(index)], states))

@@ -39,7 +39,8 @@ class UpdateReport(NamedTuple):
 
     task_loss: ℓ; adv_loss: R; emb_val, eff_perturb, delta_size, ascent_rise, chance_rise: as in `Regularization`;
     skipped: share of examples whose search met a number that is not finite; unlabeled: R of the unlabeled examples;
-    bregman: μ times the proximal term.
+    bregman: μ times the proximal term. token_shares is no mean and no scalar: ‖δ‖₂/‖h‖₂ of each real token of this
+    process's examples, (tokens,).
     """
 
     task_loss: Tensor
@@ -52,6 +53,7 @@ class UpdateReport(NamedTuple):
     skipped: Tensor | None = None
     ascent_rise: Tensor | None = None
     chance_rise: Tensor | None = None
+    token_shares: Tensor | None = None
 
 
 class Seeded(NamedTuple):
@@ -165,7 +167,7 @@ class MTDNNModel:
             None if extra is None else self._prepare(extra, UNLABELED) for extra in unlabeled or [None] * len(batches)
         ]
         shares = self._shares([seeded.batch for seeded in own], [extra and extra.batch for extra in beside])
-        reports = []
+        reports, token_shares = [], []
         for position, (seeded, extra) in enumerate(zip(own, beside, strict=True)):
             last = position == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.objective):
@@ -174,12 +176,15 @@ class MTDNNModel:
                 if value.unlabeled_loss is not None:
                     loss = loss + value.unlabeled_loss * (shares.unlabeled[position] * shares.accompanied)
                 self.accelerator.backward(loss)
+            found = value.regularization
+            if found is not None and found.token_shares is not None:
+                token_shares.append(found.token_shares if seeded.batch.counted else found.token_shares[:0])
             parts = zip(_report(value, seeded.batch), shares.of_report(position), strict=True)
             reports.append([part if part is None else part.float() * weight for part, weight in parts])
         columns = [[value for value in column if value is not None] for column in zip(*reports, strict=True)]
         report = UpdateReport(*(torch.stack(column).sum() if column else None for column in columns))  # type: ignore[arg-type]
         self._step(report)
-        return report
+        return report._replace(token_shares=torch.cat(token_shares)) if token_shares else report
 
     def _step(self, report: UpdateReport) -> None:
         """Move the parameters, and what follows them: schedule and teacher stay where a step is skipped.

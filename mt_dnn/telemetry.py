@@ -9,20 +9,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from data_utils.files import atomic_write, written
-from mt_dnn.config import Config
+from mt_dnn.config import GROUPS, Config
 from mt_dnn.curves import Curves
+from mt_dnn.flags import flags_of
 from mt_dnn.model import UpdateReport
+from mt_dnn.run_result import RunResult
 
 METRICS_FILE = "metrics.jsonl"
+# Flags that say where things lie or what is shown, not what is computed.
+PLACES = (
+    "data_dir", "task_def", "output_dir", "log_file", "model_ckpt", "tensorboard_logdir", "transformer_cache",
+    "dataloader_num_workers", "log_per_updates", "batch_size_eval",
+)  # fmt: skip
 
 # Names of the figures in every report: losses are means since the last one, the rest is of the last regularized update.
 LOSSES = {"task_loss": "loss", "adv_loss": "R", "unlabeled": "R_unlabeled", "bregman": "bregman"}
 RISES = ("ascent_rise", "chance_rise")
+TOKEN_SHARES = "delta_share"  # name of the histogram in TensorBoard
 FIGURES = ("emb_val", "eff_perturb", "delta_size", "skipped", *RISES)
 
 
@@ -45,6 +55,7 @@ class Telemetry:
         updates: int = 0,
         epoch: int = 0,
     ):
+        self.config = config
         self.accelerator = accelerator
         self.curves: Curves | None = None
         self.path = Path(config.training.output_dir) / METRICS_FILE if enabled else None
@@ -55,7 +66,6 @@ class Telemetry:
             with atomic_write(self.path) as file:
                 file.writelines(kept)
         self._losses: dict[str, list[Tensor]] = {name: [] for name in LOSSES}
-        self._figures: dict[str, float] = {}
 
     def __enter__(self) -> Telemetry:
         return self
@@ -73,8 +83,8 @@ class Telemetry:
                 losses.append(value)
 
     def recent(self) -> str:
-        """For the bar: losses as means since the last report, and the figures of the last report."""
-        return _text({**self._means(), **self._figures})
+        """For the bar, which has little room: losses as means since the last report."""
+        return _text(self._means(), digits=3)
 
     def _means(self) -> dict[str, float]:
         return {LOSSES[name]: float(torch.stack(losses).mean()) for name, losses in self._losses.items() if losses}
@@ -99,14 +109,38 @@ class Telemetry:
         gain = ascent_gain(figures)
         if gain is not None:
             figures["ascent_gain"] = gain
-        self._figures = {name: value for name, value in figures.items() if name not in RISES}
         values = {**losses, **figures, "lr": learning_rate}
         for collected in self._losses.values():
             collected.clear()
         if self.curves is not None:
             self.curves.add({f"train/{name}": value for name, value in values.items()}, update)
+        self._add_shares(searched, update)
         self._write({"kind": "update", "epoch": epoch, "update": update, "task": task, **values})
         return _text({name: value for name, value in values.items() if name not in RISES})
+
+    def _add_shares(self, searched: UpdateReport | None, update: int) -> None:
+        """The histogram of ‖δ‖₂/‖h‖₂ over the tokens of all processes, where the update told them."""
+        if searched is None or searched.token_shares is None:
+            return
+        shares = [searched.token_shares.cpu().numpy()]
+        if self.accelerator is not None and self.accelerator.num_processes > 1:
+            shares = gather_object(shares)
+        if self.curves is not None:
+            self.curves.add_histogram(f"train/{TOKEN_SHARES}", np.concatenate(shares), update)
+
+    def result(self, result: RunResult, update: int) -> None:
+        """The run's flags and the metrics of its best epoch, at its end, to TensorBoard."""
+        if self.curves is not None:
+            best = [entry["metrics"] for entry in result.history if entry["epoch"] == result.best_epoch]
+            metrics = {
+                f"best/{dataset}/{name}": value
+                for found in best
+                for dataset, values in found.items()
+                for name, value in values.items()
+            }
+            self.curves.add_result(
+                hyperparameters(self.config), {"best/epoch": float(result.best_epoch), **metrics}, update
+            )
 
     def evaluation(self, epoch: int, update: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
         """Metrics of an evaluation, by dataset and name."""
@@ -121,6 +155,13 @@ class Telemetry:
             plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
             with written(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(plain) + "\n")
+
+
+def hyperparameters(config: Config) -> dict[str, Any]:
+    """The flags that decide what a run computes, lists as texts, for TensorBoard."""
+    hidden = {*PLACES, *(name for group in GROUPS.values() for name, flag in flags_of(group).items() if flag.notice)}
+    flat = {name: value for name, value in config.to_flat().items() if name not in hidden}
+    return {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in flat.items()}
 
 
 def ascent_gain(values: Mapping[str, float]) -> float | None:
@@ -146,5 +187,5 @@ def _lines_until(path: Path, updates: int, epoch: int) -> list[str]:
     return kept
 
 
-def _text(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+def _text(values: Mapping[str, float], digits: int = 4) -> str:
+    return ", ".join(f"{name} {value:.{digits}g}" for name, value in values.items())

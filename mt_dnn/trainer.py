@@ -18,12 +18,12 @@ import numpy as np
 import torch
 from accelerate.utils import set_seed
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from data_utils.errors import FlagError, Stopped, WriteError
 from data_utils.files import atomic_write, held_folder, remove_temporary, writable_folder
 from data_utils.log_wrapper import create_logger
+from data_utils.progress import progress
 from data_utils.readers import write_glue_submission, write_score_file
 from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
@@ -185,9 +185,7 @@ class Trainer:
             Telemetry(
                 self.config, self.main, self.accelerator, updates=self.model.updates, epoch=first_epoch
             ) as self.telemetry,
-            tqdm(
-                total=total, initial=self.model.updates, disable=None if self.main else True, unit="update"
-            ) as self.bar,
+            progress(total=total, initial=self.model.updates, unit="update", main=self.main, leave=True) as self.bar,
         ):
             for epoch in range(first_epoch, training.epochs):
                 if self._stopped_improving(epoch):
@@ -198,6 +196,7 @@ class Trainer:
                 self.checkpoints.save(f"model_{epoch}.pt", epoch + 1, 0)
                 if epoch + 1 < training.epochs and self.stop.asked():
                     self._end(f"model_{epoch}.pt")
+            self.telemetry.result(self.result, self.model.updates)
         self.result.seconds_per_update = median(self.seconds) if self.seconds else None
         self._write_result()
         self._save_hf()

@@ -1,8 +1,10 @@
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from data_utils.errors import DataError, FlagError, UserError
 from experiments.exp_def import TaskDefs
 from mt_dnn.config import parse_args
 from prepro_std import main
+from tests.terminal import Terminal
 
 REPOSITORY = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "fixtures" / "prepro"
@@ -48,8 +51,11 @@ def test_bytes_are_those_of_mt_dnn(root: Path, workers: str):
 def test_longer_than_one_chunk_keeps_the_order(root: Path):
     lines = [f"{number}\t{number % 2}\t{'word ' * (number % 7)}x\n" for number in range(2500)]
     (root / "cola_train.tsv").write_text("".join(lines))
-    run(root)
+    terminal = Terminal()
+    with redirect_stderr(terminal):
+        run(root)
     examples = read(root, "cola_train.json")
+    assert re.search(r"\rcola_train.json: 100%\|.* 2500/2500 ", terminal.getvalue())
     assert [example["uid"] for example in examples] == [str(number) for number in range(2500)]
     assert [len(example["token_id"]) for example in examples] == [number % 7 + 3 for number in range(2500)]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
@@ -74,14 +75,19 @@ def panel(
             axes.tick_params(axis="x", labelsize=8 if len(ticks) > 3 else 9)
         elif all(float(x).is_integer() for line in series for x in line.x):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(title=title, xlabel=x_label, ylabel=y_label)
-        axes.grid(alpha=0.25)
-        for side in ("top", "right"):
-            axes.spines[side].set_visible(False)
+        plain_axes(axes, title, x_label, y_label)
         drawing.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
         file = io.StringIO()
         drawing.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return Panel(name, _in_words(title, x_label, y_label, series, ticks), file.getvalue())
+
+
+def plain_axes(axes: Axes, title: str, x_label: str, y_label: str = "") -> None:
+    """Two sides and a light grid."""
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
 def _in_words(title: str, x_label: str, y_label: str, series: Sequence[Series], ticks: Sequence[str] | None) -> str:

@@ -25,6 +25,7 @@ import yaml
 
 from data_utils.errors import FlagError, UserError, run_command_line
 from data_utils.files import atomic_write, writable_folder
+from data_utils.progress import progress, tell
 from experiments.sift.runs import Record, cross_entropy, development_data
 from experiments.sift.study import TRAINED, Flags, Study, read_study
 from experiments.sift.study_data import prepare
@@ -157,7 +158,7 @@ class Jobs:
         UserError: runs that failed, after all others are done.
     """
 
-    def __init__(self, count: int, threads: int, metric: str, tell: Callable[[str], None] = print):
+    def __init__(self, count: int, threads: int, metric: str, tell: Callable[[str], None] = tell):
         self.count, self.threads, self.metric, self.tell = count, threads, metric, tell
         self.running: dict[subprocess.Popen[bytes], tuple[RunSpec, float]] = {}
 
@@ -168,30 +169,33 @@ class Jobs:
         total, seconds, failed = len(planned), [], []
         self.tell(f"{title}: {total} runs, {total - len(waiting)} of them done before")
         done = total - len(waiting)
-        try:
-            while waiting or self.running:
-                while waiting and len(self.running) < self.count:
-                    spec = waiting.pop(0)
-                    self.running[self._start(spec)] = (spec, time.monotonic())
-                time.sleep(POLL_SECONDS)
-                for process in [process for process in self.running if process.poll() is not None]:
-                    spec, begun = self.running.pop(process)
-                    record = finished(spec)
-                    if record is None:
-                        failed.append(spec)
-                        self.tell(f"{spec.name}: failed; see {_log(spec)}")
-                        continue
-                    done += 1
-                    seconds.append(time.monotonic() - begun)
-                    left = mean(seconds) * (len(waiting) + len(self.running)) / self.count / 60
-                    time_left = f"{seconds[-1]:.0f} s, about {left:.0f} min left"
-                    self.tell(f"{done}/{total} {_line(record, self.metric)} ({time_left})")
-        finally:
-            for process in self.running:
-                process.terminate()
-            for process in self.running:
-                process.wait()
-            self.running.clear()
+        with progress(total=total, initial=done, name=title, unit="run") as bar:
+            try:
+                while waiting or self.running:
+                    while waiting and len(self.running) < self.count:
+                        spec = waiting.pop(0)
+                        self.running[self._start(spec)] = (spec, time.monotonic())
+                    bar.refresh()
+                    time.sleep(POLL_SECONDS)
+                    for process in [process for process in self.running if process.poll() is not None]:
+                        spec, begun = self.running.pop(process)
+                        record = finished(spec)
+                        if record is None:
+                            failed.append(spec)
+                            self.tell(f"{spec.name}: failed; see {_log(spec)}")
+                            continue
+                        done += 1
+                        bar.update()
+                        seconds.append(time.monotonic() - begun)
+                        left = mean(seconds) * (len(waiting) + len(self.running)) / self.count / 60
+                        time_left = f"{seconds[-1]:.0f} s, about {left:.0f} min left"
+                        self.tell(f"{done}/{total} {_line(record, self.metric)} ({time_left})")
+            finally:
+                for process in self.running:
+                    process.terminate()
+                for process in self.running:
+                    process.wait()
+                self.running.clear()
         if failed:
             reason = _last_line(_log(failed[0]))
             raise UserError(f"{len(failed)} of {total} runs failed; the first, {failed[0].name}: {reason}")
@@ -275,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = writable_folder(arguments.results)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the runs are ended too
     folders = lay_out(study, Path(arguments.data_root), Path(arguments.canonical_root), results)
-    jobs = Jobs(arguments.jobs, arguments.threads, study.metric, lambda line: print(line, flush=True))
+    jobs = Jobs(arguments.jobs, arguments.threads, study.metric)
     run_study(study, folders, jobs)
     print(f"done; the report: python -m experiments.sift.report {arguments.results}")
 

@@ -21,7 +21,7 @@ from data_utils.readers import read_score_file, read_token_json
 from data_utils.text_files import read_json_lines, read_lines, write_lines
 from experiments.sift import hutto
 from mt_dnn.config import Config, parse_args
-from mt_dnn.telemetry import METRICS_FILE
+from mt_dnn.telemetry import METRICS_FILE, PLACES
 from mt_dnn.trainer import train
 
 TASK = "sentiment"
@@ -39,11 +39,6 @@ SHARED_FLAGS: Mapping[str, object] = {
     "dataloader_num_workers": 0,
     "log_per_updates": 25,
 }
-# Flags that say where things lie or what is shown, not what is computed.
-PLACES = (
-    "data_dir", "task_def", "output_dir", "log_file", "model_ckpt", "tensorboard_logdir", "transformer_cache",
-    "dataloader_num_workers", "log_per_updates", "batch_size_eval",
-)  # fmt: skip
 
 Record = dict[str, Any]
 

@@ -33,8 +33,9 @@ class Regularization(NamedTuple):
 
     loss: R, the only one with a gradient; emb_val: mean |h|; eff_perturb: mean size of what the last ascent step added;
     delta_size: mean |δ|; skipped: number of examples whose ascent met a value that is not finite; ascent_rise:
-    R(δ) − R(0); chance_rise: R(δ′) − R(0), with δ′ the entries of δ shuffled, each with a random sign. The last two
-    are there where they were asked for; their ratio is the ascent gain.
+    R(δ) − R(0); chance_rise: R(δ′) − R(0), with δ′ the entries of δ shuffled, each with a random sign; these two are
+    there where they were asked for; their ratio is the ascent gain. token_shares is no scalar: ‖δ‖₂/‖h‖₂ of each real
+    token, (tokens,), where the method's `shares_tokens` asks for it.
     """
 
     loss: Tensor
@@ -44,6 +45,7 @@ class Regularization(NamedTuple):
     skipped: Tensor
     ascent_rise: Tensor | None = None
     chance_rise: Tensor | None = None
+    token_shares: Tensor | None = None
 
 
 class AdversarialPerturbation(nn.Module):
@@ -77,6 +79,7 @@ class AdversarialPerturbation(nn.Module):
         needs_clean: whether R is computed from f(h); without it callers may leave the clean pass out.
         needs_labels: whether R is computed from the gold labels, by `task_loss`.
         replaces_task_loss: whether R stands in the place of the task loss instead of being added to it.
+        shares_tokens: whether a search that measures its gain tells the size of its δ token by token, too.
 
     Raises:
         ValueError: a name that is not accepted, or a combination without meaning.
@@ -89,6 +92,7 @@ class AdversarialPerturbation(nn.Module):
     needs_clean = True
     needs_labels = False
     replaces_task_loss = False
+    shares_tokens = False
 
     def __init__(
         self,
@@ -292,8 +296,9 @@ class AdversarialPerturbation(nn.Module):
         injection = encoder if isinstance(encoder, NoiseInjection) else NoiseInjection(encoder, self.level)
         search = Search(self, evaluate, injection, mask, noise_seeds, dropout_state, base, kept)
         loss = self.search(search, batch) if kept is None else self._free_search(search, batch)
-        rises = self._rises(search, batch) if measure_gain and self.ascent_steps else ()
-        return Regularization(loss, *search.statistics(), *rises)
+        rise, chance = self._rises(search, batch) if measure_gain and self.ascent_steps else (None, None)
+        shares = search.token_shares() if measure_gain and self.shares_tokens else None
+        return Regularization(loss, *search.statistics(), rise, chance, shares)
 
     @property
     def ascent_steps(self) -> int:

@@ -233,6 +233,13 @@ class Search:
             shuffled[row, real] = (scopes.gather(1, draws[0].argsort(1)) * signs).view_as(entries)
         return shuffled
 
+    def token_shares(self) -> Tensor:
+        """‖δ‖₂/‖h‖₂ of each real token, (tokens,); without those whose h is zero, or where a number is not finite."""
+        assert self.base is not None
+        delta, h = (torch.linalg.vector_norm(x.detach(), dim=-1, dtype=torch.float32) for x in (self.delta, self.base))
+        shares = (delta / h)[self.mask.bool()]
+        return shares[shares.isfinite()]
+
     def statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         self._reported = self._of_the_step()
         eff_perturb, skipped = self._reported

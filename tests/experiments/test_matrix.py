@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from experiments.sift.study import TRAINED, Robustness, Study
 from experiments.sift.study_run import RunSpec, execute, finished, rounded
 from mt_dnn.config import Config
 from mt_dnn.trainer import train
+from tests.terminal import Terminal
 
 TASK_DEF = Path("experiments/sift/sentiment_task_def.yml").resolve()
 SIZES = {"a_train": 24, "a_dev": 8, "a_test": 10, "b_train": 6, "b_test": 12}
@@ -240,12 +242,17 @@ def test_rounding_makes_no_tie_that_would_change_a_prediction():
     assert found[1].tolist() == [0.12346, 0.87654]
 
 
-def test_processes_side_by_side_and_a_failure_that_stops_no_other(study: Study, folders: Folders):
+def test_processes_side_by_side_and_a_failure_that_stops_no_other(
+    study: Study, folders: Folders, monkeypatch: pytest.MonkeyPatch
+):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     lines: list[str] = []
     plain, sift, *_ = run_specs(study, folders, {})
     broken = replace(plain, result=plain.result.replace("plain", "broken"), work=f"{plain.work}-broken", encoder="none")
     with pytest.raises(UserError, match="1 of 3 runs failed; the first, near-broken-5: error: encoder 'none'"):
         Jobs(2, 1, "ACC", lines.append).run([broken, plain, sift], "small")
+    assert re.search(r"\rsmall: +67%\|.*2/3 \[\d\d:\d\d<\d\d:\d\d, .*run", terminal.getvalue())
     assert lines[0] == "small: 3 runs, 0 of them done before"
     assert sorted(line.split()[2] for line in lines[1:] if "seed" in line) == ["plain", "sift"]
     assert finished(plain) is not None and finished(sift) is not None

@@ -31,10 +31,10 @@ def test_losses_are_means_since_the_last_report_and_figures_are_the_updates_own(
         telemetry.add(last)
         line = telemetry.flush(0, 2, "mnli", last, 1e-3)
         telemetry.add(report(7.0))
-        assert telemetry.recent() == (
-            "loss 7, emb_val 0.5, eff_perturb 0.1, delta_size 0.2, skipped 0.25, ascent_gain 3"
-        )
+        telemetry.add(report(8.0, adv_loss=0.002134))
+        assert telemetry.recent() == "loss 7.5, R 0.00213"
         telemetry.flush(1, 3, "cola", report(7.0), 5e-4)
+    R = pytest.approx(0.002134)
     assert line == (
         "loss 2, R 0.2, bregman 1, emb_val 0.5, eff_perturb 0.1, delta_size 0.2, skipped 0.25, ascent_gain 3, lr 0.001"
     )
@@ -45,7 +45,7 @@ def test_losses_are_means_since_the_last_report_and_figures_are_the_updates_own(
         "kind": "update", "epoch": 0, "update": 2, "task": "mnli",
     }  # fmt: skip
     assert first == pytest.approx(expected)
-    assert second == {"kind": "update", "epoch": 1, "update": 3, "task": "cola", "loss": 7.0, "lr": 5e-4}
+    assert second == {"kind": "update", "epoch": 1, "update": 3, "task": "cola", "loss": 7.5, "R": R, "lr": 5e-4}
 
 
 @pytest.mark.parametrize(

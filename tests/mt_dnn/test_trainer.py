@@ -230,18 +230,6 @@ def test_a_frozen_encoder_does_not_move(tmp_path: Path) -> None:
     assert moved == {"scoring_list"}
 
 
-def test_tensorboard_holds_the_losses(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    tiny_run(tmp_path, *SIFT, "--tensorboard", "--tensorboard_logdir", str(tmp_path / "tb"), "--log_per_updates", "1")
-    events = EventAccumulator(str(tmp_path / "tb"))
-    events.Reload()
-    losses = events.Scalars("train/loss")
-    assert [event.step for event in losses] == list(range(1, 19))
-    assert all(event.value > 0 for event in events.Scalars("train/R"))
-    assert len(events.Scalars("cola_dev/ACC")) == 2
-
-
 def test_glue_submission_tables_hold_class_names_and_regression_outputs(tmp_path: Path) -> None:
     tiny_run(tmp_path, "--epochs", "1", "--glue_format_on")
     lines = (tmp_path / "mnli_matched_dev_scores_epoch_0.tsv").read_text().splitlines()
