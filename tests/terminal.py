@@ -13,6 +13,10 @@ import termios
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
+from data_utils.progress import Bar
+
 
 def run_in_terminal(
     command: Sequence[str], columns: int, folder: Path, environment: Mapping[str, str] | None = None
@@ -77,8 +81,22 @@ def seen(text: str, columns: int) -> list[str]:
     return [line.rstrip() for line in lines[:-1]]
 
 
+def drawn_to_the_end(patch: pytest.MonkeyPatch) -> None:
+    close = Bar.close
+
+    def drawn(bar: Bar) -> None:
+        if not bar.disable:
+            bar.refresh()
+        close(bar)
+
+    patch.setattr(Bar, "close", drawn)
+
+
 class Terminal(io.StringIO):
-    """In the place of `sys.stderr`: a terminal that does not tell its width."""
+    """In the place of `sys.stderr`: a terminal that does not tell its width.
+
+    A bar is drawn at most ten times a second; `drawn_to_the_end` draws it once more when it is closed.
+    """
 
     def isatty(self) -> bool:
         return True

@@ -14,7 +14,7 @@ from data_utils.errors import DataError, FlagError, UserError
 from experiments.exp_def import TaskDefs
 from mt_dnn.config import parse_args
 from prepro_std import main
-from tests.terminal import Terminal
+from tests.terminal import Terminal, drawn_to_the_end
 
 REPOSITORY = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "fixtures" / "prepro"
@@ -48,7 +48,8 @@ def test_bytes_are_those_of_mt_dnn(root: Path, workers: str):
         assert (root / "embedded-minilm" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
-def test_longer_than_one_chunk_keeps_the_order(root: Path):
+def test_longer_than_one_chunk_keeps_the_order(root: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn_to_the_end(monkeypatch)
     lines = [f"{number}\t{number % 2}\t{'word ' * (number % 7)}x\n" for number in range(2500)]
     (root / "cola_train.tsv").write_text("".join(lines))
     terminal = Terminal()

@@ -25,7 +25,7 @@ from experiments.sift.study import TRAINED, Robustness, Study
 from experiments.sift.study_run import RunSpec, execute, finished, rounded
 from mt_dnn.config import Config
 from mt_dnn.trainer import train
-from tests.terminal import Terminal
+from tests.terminal import Terminal, drawn_to_the_end
 
 TASK_DEF = Path("experiments/sift/sentiment_task_def.yml").resolve()
 SIZES = {"a_train": 24, "a_dev": 8, "a_test": 10, "b_train": 6, "b_test": 12}
@@ -247,6 +247,7 @@ def test_processes_side_by_side_and_a_failure_that_stops_no_other(
 ):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    drawn_to_the_end(monkeypatch)
     lines: list[str] = []
     plain, sift, *_ = run_specs(study, folders, {})
     broken = replace(plain, result=plain.result.replace("plain", "broken"), work=f"{plain.work}-broken", encoder="none")
