@@ -76,7 +76,7 @@ def test_an_update_reports_means_and_the_share_of_skipped_examples(tmp_path: Pat
     assert report.emb_val is not None and 0.5 < report.emb_val < 1.2  # normalized embeddings
     assert report.skipped == 0
     plain, data = _model_and_data(tmp_path)
-    assert plain.update(_batch(data, 0, 1))[1:] == (None,) * 9
+    assert set(plain.update(_batch(data, 0, 1))[1:]) == {None}
 
 
 @pytest.mark.parametrize(
