@@ -42,6 +42,15 @@ def lines(count: int, seed: int) -> Iterator[str]:
         yield f"{number}\t{' '.join(sorted(words, key=WORDS.index))}\t{' '.join(words)}"
 
 
+def questions(count: int, seed: int) -> Iterator[str]:
+    """A colour and a number, of which the question asks for one."""
+    draw = random.Random(seed)
+    for number in range(count):
+        asked = {"no": draw.choice(WORDS[:4]), "answer": draw.choice(WORDS[4:])}
+        context, question = draw.sample([*asked.values()], k=2), draw.choice([*asked])
+        yield f'{number}\t["{asked[question]}"]\t{" ".join(context)}\t{question}'
+
+
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A T5 of one layer each, with the tokenizer of the other tests: it writes `[CLS] … [SEP]`, [SEP] ends."""
@@ -59,8 +68,9 @@ def data(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ('["two", "one"]', "red one blue two", "one"),
         ("[]", "red blue", "four"),
     ]
-    questions = [f"{number}\t{'	'.join(row)}" for number, row in enumerate(rows)]
-    splits = {"toy_train": lines(640, 1), "toy_dev": lines(60, 2), "mrc_dev": questions}
+    pairs = [f"{number}\t{'	'.join(row)}" for number, row in enumerate(rows)]
+    splits = {"toy_train": lines(640, 1), "toy_dev": lines(60, 2), "mrc_dev": pairs}
+    splits |= {"mrc_kind_train": questions(800, 1), "mrc_kind_dev": questions(60, 2)}
     return write_task(tmp_path_factory.mktemp("texts"), DEFINITION, splits, encoder)
 
 
@@ -89,6 +99,12 @@ def batch(data: Path) -> Batch:
 def test_it_learns_to_sort(data: Path, encoder: Path, tmp_path: Path, method: tuple[str, ...]):
     flags = ("--epochs", "3", "--learning_rate", "1e-2", "--max_answer_len", "6")
     assert learned(data, encoder, tmp_path, "toy", "ACC", *flags, *method) > 90
+
+
+@pytest.mark.parametrize("method", [(), SMART])
+def test_it_learns_to_answer(data: Path, encoder: Path, tmp_path: Path, method: tuple[str, ...]):
+    flags = ("--epochs", "4", "--learning_rate", "1e-2", "--max_answer_len", "4")
+    assert learned(data, encoder, tmp_path, "mrc_kind", "EmF12", *flags, *method) > 90
 
 
 def test_a_checkpoint_writes_what_the_model_wrote(data: Path, encoder: Path, tmp_path: Path):
