@@ -49,7 +49,7 @@ def dry_run(config: Config) -> None:
         try:
             _rehearse(trainer, config)
         finally:
-            trainer.accelerator.end_training()
+            trainer.model.end()
 
 
 @contextmanager

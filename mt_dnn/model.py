@@ -269,6 +269,17 @@ class MTDNNModel:
         with torch.inference_mode(), self.accelerator.autocast():
             return self.network.encode(batch.input_ids, batch.token_type_ids, batch.attention_mask)
 
+    def end(self) -> None:
+        """Leave the other processes: no more updates.
+
+        DistributedDataParallel goes before their group does. Were it the last to hold the group, it would wait for
+        gloo's threads with the interpreter's lock held, which they need to let go of the last tensors.
+        """
+        self.objective = self.accelerator.unwrap_model(self.objective)
+        if self.accelerator.num_processes > 1:
+            self.accelerator.free_memory()
+        self.accelerator.end_training()
+
     def save(self, path: str, progress: Mapping[str, Any] | None = None) -> None:
         """Write a checkpoint; call it in the main process.
 

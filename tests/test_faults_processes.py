@@ -9,8 +9,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -26,7 +27,7 @@ from mt_dnn.model import MTDNNModel
 from mt_dnn.objective import TrainingObjective
 from mt_dnn.resumption import RunCheckpoints
 from mt_dnn.stop_signals import StopSignals
-from tests.faults import command
+from tests.faults import command, in_fork
 from tests.mt_dnn.runs import SIFT, assert_same, parameters
 from tests.test_faults_disk import KEPT, assert_told, at, flags
 
@@ -223,6 +224,71 @@ def test_one_process_that_is_asked_stops_both_after_that_update(tmp_path: Path) 
     assert codes == [128 + signal.SIGTERM, 128 + signal.SIGINT]
     assert text.count("stopped by") == text.count("stopped by SIGTERM after update 5; ") == 1
     assert [path.name for path in (tmp_path / "run").glob("model_*.pt")] == ["model_0_5.pt"]
+
+
+def after(owner: Any, name: str, happen: Callable[[], None]) -> None:
+    """Lets `happen` come each time that a function has ended."""
+    original = getattr(owner, name)
+
+    def followed(*arguments: Any, **options: Any) -> Any:
+        found = original(*arguments, **options)
+        happen()
+        return found
+
+    setattr(owner, name, followed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (RunCheckpoints, "save"),
+        (MTDNNModel, "end"),
+        (StopSignals, "__exit__"),
+        (ExitStack, "__exit__"),  # which lets go of the output folder
+        (signal, "signal"),  # which the command line ignores signals with
+    ],
+    ids=lambda value: str(getattr(value, "__name__", value)),
+)
+def test_a_second_signal_is_the_same_wish_until_the_process_ends(
+    owner: Any, name: str, number: int, tmp_path: Path
+) -> None:
+    sent: list[int] = []
+
+    def send() -> None:
+        sent.append(number)
+        os.kill(os.getpid(), number)
+
+    def before() -> None:
+        at(MTDNNModel, "update", 2, send)()
+        after(owner, name, lambda: send() if sent else None)
+
+    ended = command(train.main, flags(tmp_path / "run", *LONG), before)
+    assert ended.code == 128 + number, ended.output
+    assert ended.last.startswith(f"stopped by {signal.Signals(number).name} after update 2; "), ended.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_that_of_another_process_is_the_same_wish(number: int) -> None:
+    signals = StopSignals(accelerator=SimpleNamespace(num_processes=2))  # type: ignore[arg-type]
+
+    def work() -> None:
+        with signals:
+            assert signals.agreed(True) and signals.received == signal.SIGTERM
+            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+
+    assert in_fork(work) == (0, "")
+
+
+def test_a_run_of_several_processes_ends_without_threads_that_wait_for_the_interpreter(tmp_path: Path) -> None:
+    def threads() -> None:
+        names = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+        print("threads:", *sorted(names))
+
+    codes, text = start(tmp_path, 2, *SIFT, before=lambda rank: after(MTDNNModel, "end", threads)).ended()
+    assert codes == [0, 0] and text.count("threads: ") == 2
+    assert "gloo" not in text, text
 
 
 def test_a_later_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
