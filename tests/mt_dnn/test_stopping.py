@@ -95,7 +95,7 @@ def test_a_signal_in_an_evaluation_loses_nothing_of_the_epoch(whole: Path, tmp_p
     trainer._evaluate = signalled  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         trainer.run()
-    newest = newest_checkpoint(tmp_path)
+    newest, _ = newest_checkpoint(tmp_path)
     assert newest.name == f"model_1_{trainer.model.updates}.pt"
     result = tiny_run(tmp_path, *SIFT, "--epochs", "3", "--resume")
     assert [entry["epoch"] for entry in result.history] == [0, 1, 2]
@@ -202,7 +202,7 @@ def test_without_a_checksum_a_checkpoint_has_to_be_readable(tmp_path: Path) -> N
         checksum_of(tmp_path / f"model_{epoch}.pt").unlink()
     cut(tmp_path / "model_1.pt")
     told: list[str] = []
-    assert newest_checkpoint(tmp_path, told.append).name == "model_0.pt"
+    assert newest_checkpoint(tmp_path, told.append)[0].name == "model_0.pt"
     assert len(told) == 1 and "model_1.pt: is damaged or no checkpoint" in told[0]
     cut(tmp_path / "model_0.pt")
     with pytest.raises(DataError, match="holds no intact checkpoint"):
