@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -71,7 +71,8 @@ class Run(NamedTuple):
         for rank in ranks or range(len(self.children)):
             pid = self.children[rank].pid
             assert pid is not None
-            os.kill(pid, number)
+            with suppress(ProcessLookupError):  # the first signal may have ended it
+                os.kill(pid, number)
 
     def ended(self) -> tuple[list[int | None], str]:
         """Exit codes, and all that was printed; no process may be there after a minute."""
