@@ -18,12 +18,12 @@ TEMPORARY = ".tmp"  # ends the name of what is not yet whole
 
 
 @contextmanager
-def written(path: Path | str) -> Iterator[None]:
+def written(path: Path | str, what: str = "written") -> Iterator[None]:
     """An operating-system error, as a `WriteError` that names what cannot be written."""
     try:
         yield
     except OSError as error:
-        raise WriteError(f"cannot be written: {error.strerror or error}", path) from error
+        raise WriteError(f"cannot be {what}: {error.strerror or error}", path) from error
 
 
 @contextmanager
@@ -35,20 +35,19 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
     path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        encoding = None if "b" in mode else "utf-8"
-        newline = None if "b" in mode else "\n"
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
-        with os.fdopen(descriptor, mode, encoding=encoding, newline=newline) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise WriteError(f"cannot be written: {error.strerror or error}", path) from error
+        with written(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            encoding = None if "b" in mode else "utf-8"
+            newline = None if "b" in mode else "\n"
+            descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
+            with os.fdopen(descriptor, mode, encoding=encoding, newline=newline) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+            temporary = None
+            _sync_folder(path.parent)
     finally:
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)
@@ -81,17 +80,16 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent))
-        yield temporary
-        for file in filter(Path.is_file, temporary.rglob("*")):
-            with file.open("rb") as saved:
-                os.fsync(saved.fileno())
-            file.chmod(0o666 & ~_umask())
-        temporary.chmod(0o777 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise WriteError(f"cannot be written: {error.strerror or error}", path) from error
+        with written(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent))
+            yield temporary
+            for file in filter(Path.is_file, temporary.rglob("*")):
+                with file.open("rb") as saved:
+                    os.fsync(saved.fileno())
+                file.chmod(0o666 & ~_umask())
+            temporary.chmod(0o777 & ~_umask())
+            temporary.replace(path)
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -104,12 +102,10 @@ def writable_folder(path: Path | str) -> Path:
         WriteError: it cannot be made or written to.
     """
     path = Path(path)
-    try:
+    with written(path, "written to"):
         path.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path):
-            return path
-    except OSError as error:
-        raise WriteError(f"cannot be written to: {error.strerror or error}", path) from error
+        tempfile.TemporaryFile(dir=path).close()
+    return path
 
 
 @contextmanager
@@ -119,10 +115,8 @@ def held_folder(path: Path, flag: str) -> Iterator[None]:
     Raises:
         FlagError: another process holds it; names its number.
     """
-    try:
+    with written(path, "written to"):
         file = (path / LOCK).open("a+b", buffering=0)
-    except OSError as error:
-        raise WriteError(f"cannot be written to: {error.strerror or error}", path) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_utils.errors import DataError, FlagError
 from data_utils.readers import read_canonical_tsv
-from data_utils.tokenizer import load_tokenizer
+from data_utils.tokenizer import load_tokenizer, usable
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -101,14 +101,18 @@ class Tokenization:
         self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(spec.name, spec.do_lower_case, spec.cache_dir)
         shortest = self.tokenizer.num_special_tokens_to_add(pair=True) + 2  # one token of each text
         if spec.max_seq_len < shortest:
-            raise FlagError(f"--max_seq_len: found {spec.max_seq_len}, accepted: at least {shortest}")
+            raise FlagError(
+                f"--max_seq_len: found {spec.max_seq_len}, accepted: at least {shortest} (tokenizer {spec.name!r})"
+            )
         if spec.do_padding and self.tokenizer.pad_token_id is None:
             raise FlagError(f"--do_padding: the tokenizer of {spec.name} has no padding token; leave it out")
         self._has_types = "token_type_ids" in self.tokenizer.model_input_names
 
     def encode(self, texts: Sequence[str | tuple[str, str]]) -> Iterator[dict[str, list[int]]]:
         """Texts, or pairs of texts, as a token file's `token_id`, `type_id` and `attention_mask`, cut and padded."""
-        for encoded in self._backend().encode_batch_fast(list(texts)):
+        with usable(self.spec.name):
+            found = self._backend().encode_batch_fast(list(texts))
+        for encoded in found:
             yield {
                 "token_id": encoded.ids,
                 "type_id": encoded.type_ids if self._has_types else [0] * len(encoded.ids),
@@ -121,11 +125,14 @@ class Tokenization:
         backend.encode_special_tokens = self.tokenizer.split_special_tokens
         backend.no_truncation()
         backend.no_padding()
-        return backend.encode_batch(list(texts), add_special_tokens=False)
+        with usable(self.spec.name):
+            found = backend.encode_batch(list(texts), add_special_tokens=False)
+        return list(found)
 
     def pair(self, first: Any, second: Any) -> dict[str, list[int]]:
         """Two of `pieces` with the special tokens of a pair: `token_id`, `type_id`, and `is_special`, 1 at those."""
-        joined = self.tokenizer.backend_tokenizer.post_process(first, second)
+        with usable(self.spec.name):
+            joined = self.tokenizer.backend_tokenizer.post_process(first, second)
         return {
             "token_id": joined.ids,
             "type_id": joined.type_ids if self._has_types else [0] * len(joined.ids),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
+
+LARGEST_ID = (1 << 24) - 1  # the library runs through all ids up to the largest when it writes them
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -30,23 +34,44 @@ def load_tokenizer(
 
     source = resolve_pretrained(name)
     options = {} if do_lower_case is None else {"do_lower_case": do_lower_case}
-    try:
+    tried = "no tokenizer in this folder" if os.path.isdir(source) else "no such folder, and not found on the hub"
+    with usable(name, tried):
         tokenizer = AutoTokenizer.from_pretrained(
             source, cache_dir=cache_dir, use_fast=True, trust_remote_code=False, **options
         )
-    except Exception as error:  # the tokenizers library raises plain exceptions for a damaged file
-        tried = "no tokenizer in this folder" if os.path.isdir(source) else "no such folder, and not found on the hub"
-        raise DataError(
-            f"tokenizer {name!r}: {tried} ({_first_line(error)}); accepted: the name of a model on the hub, "
-            f"a folder with a tokenizer, or {EMBEDDED_NAME}"
-        ) from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise DataError(f"tokenizer {name!r} has no fast version; accepted: encoders with a tokenizer.json")
-    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+    vocabulary = tokenizer.get_vocab()
+    if set(vocabulary) <= set(tokenizer.all_special_tokens):
         # what transformers makes of a folder with a config.json and no vocabulary
         raise DataError(f"tokenizer {name!r} has no vocabulary; accepted: encoders with a tokenizer.json")
+    if (largest := max(vocabulary.values())) > LARGEST_ID:
+        raise DataError(f"tokenizer {name!r} has a word with the id {largest}; accepted: ids up to {LARGEST_ID}")
     return tokenizer
 
 
-def _first_line(error: Exception) -> str:
+@contextmanager
+def usable(name: str, otherwise: str = "cannot encode a text") -> Iterator[None]:
+    """What the tokenizers library raises in the block over a file that is damaged or contradicts itself, as a line.
+
+    Args:
+        name: of the tokenizer.
+        otherwise: what the line says of it.
+
+    Raises:
+        DataError: the library raised an error, or panicked.
+    """
+    try:
+        yield
+    except BaseException as error:
+        # the library raises plain exceptions, and a panic of Rust's, which is no Exception and has no importable name
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise DataError(
+            f"tokenizer {name!r}: {otherwise} ({_first_line(error)}); accepted: the name of a model on the hub, "
+            f"a folder with a tokenizer, or {EMBEDDED_NAME}"
+        ) from error
+
+
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

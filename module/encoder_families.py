@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import transformers
 from torch import nn
 
+from data_utils.errors import run_command_line
 from module.noise_injection import find_modules
 
 SIZES: dict[str, Any] = {
@@ -140,4 +141,4 @@ def _size(encoder: Any, words: nn.Module) -> str:
 
 
 if __name__ == "__main__":
-    print(levels_table())
+    run_command_line(lambda: print(levels_table()))

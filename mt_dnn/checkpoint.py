@@ -53,19 +53,6 @@ def deltas_of(checkpoint: Path) -> Path:
     return checkpoint.with_suffix(".deltas")
 
 
-def check_intact(path: Path) -> None:
-    """See that a checkpoint and the δ beside it are what was written, by their checksums; of a checkpoint without one,
-    that it can be read.
-
-    Raises:
-        DataError: they are not.
-    """
-    if not has_right_checksum(path):
-        load_checkpoint(path)
-    if deltas_of(path).is_file():
-        has_right_checksum(deltas_of(path))
-
-
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """Read a checkpoint of this project or of MT-DNN, tensors on the CPU; its `task_def_list` holds `TaskDef`s.
 
@@ -192,8 +179,16 @@ def checkpoints_in(folder: Path | str) -> list[Path]:
     return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 
 
-def newest_checkpoint(folder: Path | str, tell: Callable[[str], None] = print) -> Path:
-    """The checkpoint of a folder that was written last and is intact.
+def load_with_deltas(path: Path | str) -> dict[str, Any]:
+    """`load_checkpoint` of one that a run goes on from, whose δ beside it are what was written, too."""
+    content = load_checkpoint(path)
+    if deltas_of(Path(path)).is_file():
+        has_right_checksum(deltas_of(Path(path)))
+    return content
+
+
+def newest_checkpoint(folder: Path | str, tell: Callable[[str], None] = print) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint of a folder that was written last and is intact, as `load_with_deltas` gives it.
 
     Args:
         tell: is told in a line of each that is damaged and passed over.
@@ -203,11 +198,9 @@ def newest_checkpoint(folder: Path | str, tell: Callable[[str], None] = print) -
     """
     for path in checkpoints_in(folder):
         try:
-            check_intact(path)
+            return path, load_with_deltas(path)
         except DataError as error:
             tell(f"{error}; passed over")
-        else:
-            return path
     raise DataError("holds no intact checkpoint model_*.pt to resume from; start without --resume", folder)
 
 

@@ -43,13 +43,13 @@ def dry_run(config: Config) -> None:
     with _beside(real) as folder, ExitStack() as held, told_in_a_line():
         training = replace(config.training, output_dir=str(folder), dry_run=False)
         if training.resume and training.model_ckpt is None:
-            training = replace(training, model_ckpt=str(newest_checkpoint(real)))
+            training = replace(training, model_ckpt=str(newest_checkpoint(real)[0]))
         data = replace(config.data, log_file=str(folder / "log"), tensorboard=False)
         trainer = Trainer(replace(config, training=training, data=data), held)
         try:
             _rehearse(trainer, config)
         finally:
-            trainer.accelerator.end_training()
+            trainer.model.end()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data_utils.checksum import checked_write, has_right_checksum
+from data_utils.checksum import checked_write
 from data_utils.errors import DataError, WriteError
 from mt_dnn.perturbation.search import Kept
 
@@ -75,15 +75,18 @@ class KeptDeltas:
             shutil.copyfileobj(source, target)
 
     def load(self, path: Path) -> None:
-        """Take over what `save` wrote.
+        """Take over what `save` wrote and whose checksum was compared.
 
         Raises:
-            DataError: it is damaged, or of other data or another encoder.
+            DataError: it cannot be read, or is of other data or another encoder.
         """
-        has_right_checksum(path)
-        if path.stat().st_size != len(self._content):
-            raise DataError(f"holds {path.stat().st_size} bytes, expected {len(self._content)} for this data", path)
-        self._content[:] = np.memmap(path, dtype=np.uint8, mode="r")
+        try:
+            size = path.stat().st_size
+            if size != len(self._content):
+                raise DataError(f"holds {size} bytes, expected {len(self._content)} for this data", path)
+            self._content[:] = np.memmap(path, dtype=np.uint8, mode="r")
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror or error}", path) from error
 
     def _rows(self, position: int) -> np.ndarray:
         return self._values[self._offsets[position] : self._offsets[position + 1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -269,6 +270,17 @@ class MTDNNModel:
         with torch.inference_mode(), self.accelerator.autocast():
             return self.network.encode(batch.input_ids, batch.token_type_ids, batch.attention_mask)
 
+    def end(self) -> None:
+        """Leave the other processes: no more updates.
+
+        DistributedDataParallel goes before their group does. Were it the last to hold the group, it would wait for
+        gloo's threads with the interpreter's lock held, which they need to let go of the last tensors.
+        """
+        self.objective = self.accelerator.unwrap_model(self.objective)
+        if self.accelerator.num_processes > 1:
+            self.accelerator.free_memory()
+        self.accelerator.end_training()
+
     def save(self, path: str, progress: Mapping[str, Any] | None = None) -> None:
         """Write a checkpoint; call it in the main process.
 
@@ -290,12 +302,19 @@ class MTDNNModel:
         save_checkpoint(path, content)
 
     def load(self, path: str) -> tuple[dict[str, Any], bool]:
+        """`take_over` a checkpoint by its name."""
+        return self.take_over(load_checkpoint(path), path)
+
+    def take_over(self, content: Mapping[str, Any], path: Path | str) -> tuple[dict[str, Any], bool]:
         """Take over parameters and, where the optimizer is of the same kind, its state.
+
+        Args:
+            content: of `load_checkpoint`.
+            path: named in errors.
 
         Returns:
             The checkpoint's progress (empty for MT-DNN's) and whether the optimizer's state was taken over.
         """
-        content = load_checkpoint(path)
         load_state(self.network, content["state"], path)
         taken = load_optimizer_state(self.optimizer, content.get("optimizer", {}))
         progress = content.get("progress", {})

@@ -13,7 +13,7 @@ from accelerate.utils import gather_object
 
 from data_utils.checksum import remove_checked
 from data_utils.errors import DataError, UserError
-from mt_dnn.checkpoint import checkpoints_in, deltas_of, forget_older, newest_checkpoint
+from mt_dnn.checkpoint import checkpoints_in, deltas_of, forget_older, load_with_deltas, newest_checkpoint
 from mt_dnn.config import RESUME_FLAGS, Config
 from mt_dnn.dataset import SingleTaskDataset
 from mt_dnn.kept_deltas import KeptDeltas
@@ -92,13 +92,14 @@ class RunCheckpoints:
 
     def resume(self) -> tuple[int, int]:
         """Take over a checkpoint; the epoch to go on with, and how many of its batches are done."""
-        path = self.config.training.model_ckpt or str(newest_checkpoint(self.folder, logger.info))
+        named = self.config.training.model_ckpt
+        path, content = (Path(named), load_with_deltas(named)) if named else newest_checkpoint(self.folder, logger.info)
         with taken_over(path):
-            return self._take_over(path)
+            return self._take_over(path, content)
 
-    def _take_over(self, path: str) -> tuple[int, int]:
+    def _take_over(self, path: Path, content: Mapping[str, Any]) -> tuple[int, int]:
         """What `resume` gives."""
-        progress, optimizer_taken = self.model.load(path)
+        progress, optimizer_taken = self.model.take_over(content, path)
         logger.info("resumed from %s", path)
         if not optimizer_taken:
             logger.info("--optimizer differs from the checkpoint's: its state is not taken over and starts anew")
@@ -114,12 +115,12 @@ class RunCheckpoints:
         else:
             logger.info("saved by %d processes: the data order goes on, dropout's does not", len(states))
         self.unlabeled.go_to(progress.get("unlabeled", {}))
-        if self.kept is not None and deltas_of(Path(path)).is_file():
+        if self.kept is not None and deltas_of(path).is_file():
             if self.accelerator.is_main_process:
-                self.kept.load(deltas_of(Path(path)))
+                self.kept.load(deltas_of(path))
             self.accelerator.wait_for_everyone()
         elif self.kept is not None:
-            logger.info("--adv_free: %s is missing: the noise of all examples starts anew", deltas_of(Path(path)))
+            logger.info("--adv_free: %s is missing: the noise of all examples starts anew", deltas_of(path))
         self.result.history = progress["history"]
         self.result.best_epoch, self.result.best_value = progress["best_epoch"], progress["best_value"]
         return int(progress["epoch"]), int(progress["batches_done"])

@@ -18,7 +18,7 @@ SAME_WISH_SECONDS = 5
 
 class StopSignals:
     """Within the block the first signal is remembered; one that comes more than 5 seconds later does what it would have
-    done without the block.
+    done without the block. Where one came, that holds after the block too, for the process is about to end.
 
     Args:
         accelerator: all of its processes stop where one was asked to.
@@ -31,7 +31,7 @@ class StopSignals:
         self.accelerator = accelerator
         self.received: int | None = None
         self._before: dict[int, object] = {}
-        self._first = 0.0  # when it came
+        self._first = 0.0  # when it came, or another process told of its own
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -41,16 +41,23 @@ class StopSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self.received is None:
+            self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
         self._before = {}
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
-            self.received, self._first = number, time.monotonic()
+            self._receive(number)
         elif time.monotonic() - self._first > SAME_WISH_SECONDS:
-            self.__exit__(None, None, None)
+            self._restore()
             os.kill(os.getpid(), number)
+
+    def _receive(self, number: int) -> None:
+        self._first, self.received = time.monotonic(), number
 
     def own(self) -> bool:
         """Whether this process was asked to stop."""
@@ -68,5 +75,5 @@ class StopSignals:
         if self.accelerator.num_processes == 1:
             return self.own()
         if asked and self.received is None:
-            self.received = signal.SIGTERM
+            self._receive(signal.SIGTERM)
         return asked

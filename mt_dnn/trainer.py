@@ -201,7 +201,7 @@ class Trainer:
         self._write_result()
         self._save_hf()
         self._sum_up()
-        self.accelerator.end_training()
+        self.model.end()
         if self.hub is not None:
             # At the very end, so that no other process waits for it.
             self.log.info("--push_to_hub: %s", self.hub.push())
@@ -252,7 +252,7 @@ class Trainer:
         """Stop because a signal asked for it, with the checkpoint of that name just written."""
         number = self.stop.received
         assert number is not None
-        self.accelerator.end_training()
+        self.model.end()
         raise Stopped(
             f"stopped by {signal.Signals(number).name} after update {self.model.updates}; {self.output_dir / saved} "
             "holds the run: --resume goes on with it",
@@ -318,7 +318,7 @@ class Trainer:
                 with atomic_write(path, "wb") as file:
                     write_tensors(file, encoding)
                 self.log.info("%s: %s, as %s", path, dataset.name, " x ".join(map(str, encoding.shape)))
-        self.accelerator.end_training()
+        self.model.end()
 
     def _write_result(self) -> None:
         if self.main:

@@ -60,7 +60,7 @@ class SequenceLabelingTask(Task):
             if len(words) != len(texts):
                 found = f"{len(words)} words and {len(texts)} labels"
                 raise DataError(f"expected one label a word, found {found}", split.path, number)
-            ids = tokenizer(words, add_special_tokens=False)["input_ids"] if words else []
+            ids = [piece.ids for piece in text.pieces(words)]
             token_id, label = [], []
             for word, name in zip(ids, texts, strict=True):
                 token_id += word

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import calc_metrics
 import predict
@@ -17,10 +18,12 @@ import prepare_distillation_data
 import prepro_std
 import strip_model
 import train
+from data_utils import checksum
 from data_utils.checksum import checksum_of
 from experiments.dump_embedding import extractor
 from mt_dnn import hf_export
 from mt_dnn.checkpoint import deltas_of, load_checkpoint
+from mt_dnn.resumption import RunCheckpoints
 from tests.encoder_folder import write_encoder
 from tests.faults import command, cut, empty, flip
 from tests.mt_dnn.runs import RUN, assert_same, parameters
@@ -66,6 +69,27 @@ def test_a_resume_goes_back_to_what_is_whole_and_ends_the_same(
     assert ended.output.count(line) == 1
     assert f"resumed from {run / 'model_1.pt'}" in ended.output
     assert_same(parameters(whole / "model_2.pt"), parameters(newest))
+
+
+def test_a_resume_reads_each_checkpoint_once_and_none_before_the_newest_whole_one(run: Path) -> None:
+    flip(run / "model_2.pt")
+
+    def count() -> None:
+        for owner, name in ((checksum, "sha256"), (torch, "load")):
+            original = getattr(owner, name)
+
+            def counted(path: Path, *arguments: Any, _name: str = name, _of: Any = original, **options: Any) -> Any:
+                print("read:", _name, path.name)
+                return _of(path, *arguments, **options)
+
+            setattr(owner, name, counted)
+        RunCheckpoints.save = lambda *arguments: None  # type: ignore[method-assign]
+
+    ended = command(train.main, flags(run, *FREE, "--bregman_mu", 1, "--resume"), count)
+    assert ended.code == 0, ended.output
+    assert [line.removeprefix("read: ") for line in ended.output.splitlines() if line.startswith("read: ")] == [
+        "sha256 model_2.pt", "sha256 model_1.pt", "load model_1.pt", "sha256 model_1.deltas",
+    ]  # fmt: skip
 
 
 def test_a_bit_of_the_teacher_is_no_less_guarded(run: Path) -> None:

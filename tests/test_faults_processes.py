@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
@@ -9,8 +10,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -26,7 +30,7 @@ from mt_dnn.model import MTDNNModel
 from mt_dnn.objective import TrainingObjective
 from mt_dnn.resumption import RunCheckpoints
 from mt_dnn.stop_signals import StopSignals
-from tests.faults import command
+from tests.faults import command, in_fork
 from tests.mt_dnn.runs import SIFT, assert_same, parameters
 from tests.test_faults_disk import KEPT, assert_told, at, flags
 
@@ -36,25 +40,24 @@ LONG = (*SIFT, "--epochs", "999")
 LOST = "error: another process of the run ended or cannot be reached, and so this one ends"
 
 
-started: list[int] = []  # processes that a test may leave behind where it fails
+# Runs of several processes start from a clean one: threads of torch's, which other tests leave here, survive no fork.
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload([__name__])
 
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
     yield
-    for child in started:
-        with suppress(ProcessLookupError, ChildProcessError):
-            if os.waitpid(child, os.WNOHANG)[0] == 0:
-                os.kill(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-    started.clear()
+    for child in multiprocessing.active_children():
+        child.kill()
+        child.join()
 
 
 class Run(NamedTuple):
-    """Processes of one run, as torchrun starts them, each in a fork that writes to a file of its own."""
+    """Processes of one run, as torchrun starts them, each writing to a file of its own."""
 
     output: Path
-    children: list[int]
+    children: list[ForkServerProcess]
     texts: list[Path]
     store: TCPStore
 
@@ -64,56 +67,52 @@ class Run(NamedTuple):
             assert time.monotonic() < deadline, [text.read_text() for text in self.texts]
             time.sleep(0.02)
 
-    def ended(self) -> tuple[list[int], str]:
+    def send(self, number: int, *ranks: int) -> None:
+        for rank in ranks or range(len(self.children)):
+            pid = self.children[rank].pid
+            assert pid is not None
+            with suppress(ProcessLookupError):  # the first signal may have ended it
+                os.kill(pid, number)
+
+    def ended(self) -> tuple[list[int | None], str]:
         """Exit codes, and all that was printed; no process may be there after a minute."""
-        codes: dict[int, int] = {}
         deadline = time.monotonic() + MOST_SECONDS
-        while len(codes) < len(self.children) and time.monotonic() < deadline:
-            for child in set(self.children) - codes.keys():
-                found, status = os.waitpid(child, os.WNOHANG)
-                if found:
-                    codes[child] = os.waitstatus_to_exitcode(status)
-            time.sleep(0.02)
-        for child in set(self.children) - codes.keys():
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-        assert len(codes) == len(self.children), "a process hung"
-        return [codes[child] for child in self.children], "".join(text.read_text() for text in self.texts)
+        for child in self.children:
+            child.join(max(0, deadline - time.monotonic()))
+        codes = [child.exitcode for child in self.children]
+        text = "".join(text.read_text() for text in self.texts)
+        assert None not in codes, f"a process hung: {text}"
+        return codes, text
 
 
-def start(folder: Path, processes: int, *more: object, before: Callable[[int], Any] = lambda rank: None) -> Run:
+def start(folder: Path, processes: int, *more: object, before: Callable[[int], Any] = int) -> Run:
     """A run; `before` is called in each process first, with its number."""
     # torchrun holds the store by which its processes find one another, so that it outlives them.
     store = TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
-    children, texts = [], [folder / f"output_{rank}.txt" for rank in range(processes)]
+    texts = [folder / f"output_{rank}.txt" for rank in range(processes)]
+    children = []
     for rank, text in enumerate(texts):
-        child = os.fork()
-        if child == 0:
-            _be_process(text, rank, processes, store.port, lambda rank=rank: before(rank), flags(folder / "run", *more))
-        children.append(child)
-        started.append(child)
+        given = (text, rank, processes, store.port, before, flags(folder / "run", *more))
+        children.append(SERVER.Process(target=_be_process, args=given))
+        children[-1].start()
     return Run(folder / "run", children, texts, store)
 
 
-def _be_process(text: Path, rank: int, processes: int, port: int, before: Callable[[], Any], given: list[str]) -> None:
-    code = 1
-    try:
-        descriptor = os.open(text, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
-        os.dup2(descriptor, 1), os.dup2(descriptor, 2)
-        sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-        sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
-        if processes > 1:
-            names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-            os.environ.update({name: str(value) for name, value in names.items()})
-            os.environ.update({"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)})
-            os.environ.update({"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"})
-        before()
-        run_command_line(lambda: train.main(given))
-        code = 0
-    except SystemExit as asked:
-        code = asked.code if isinstance(asked.code, int) else 1
-    finally:
-        os._exit(code)
+def _be_process(
+    text: Path, rank: int, processes: int, port: int, before: Callable[[int], Any], given: list[str]
+) -> None:
+    torch.set_num_threads(1)
+    descriptor = os.open(text, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    os.dup2(descriptor, 1), os.dup2(descriptor, 2)
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    if processes > 1:
+        names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        os.environ.update({name: str(value) for name, value in names.items()})
+        os.environ.update({"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)})
+        os.environ.update({"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"})
+    before(rank)
+    run_command_line(lambda: train.main(given))
 
 
 # dead processes
@@ -123,7 +122,7 @@ def _be_process(text: Path, rank: int, processes: int, port: int, before: Callab
 def test_where_one_of_two_dies_the_other_ends_with_one_message(dead: int, tmp_path: Path) -> None:
     run = start(tmp_path, 2, *LONG)
     run.wait_for_checkpoint()
-    os.kill(run.children[dead], signal.SIGKILL)
+    run.send(signal.SIGKILL, dead)
     codes, text = run.ended()
     assert codes[dead] == -signal.SIGKILL and codes[1 - dead] == 2
     assert text.count(LOST) == text.count("error: ") == 1 and "Traceback" not in text, text
@@ -133,31 +132,36 @@ def test_where_one_of_two_dies_the_other_ends_with_one_message(dead: int, tmp_pa
 def test_of_three_that_are_left_one_tells(tmp_path: Path) -> None:
     run = start(tmp_path, 4, *LONG)
     run.wait_for_checkpoint()
-    os.kill(run.children[3], signal.SIGKILL)
+    run.send(signal.SIGKILL, 3)
     codes, text = run.ended()
     assert codes == [2, 2, 2, -signal.SIGKILL]
     assert text.count("error: ") == 1, text
 
 
+def starve(failing: int, rank: int) -> None:
+    def happen() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    if rank == failing:
+        at(TrainingObjective, "forward", 5, happen)()
+
+
 @pytest.mark.parametrize("failing", [0, 1])
 def test_what_befalls_one_process_is_told_and_the_other_is_silent(failing: int, tmp_path: Path) -> None:
-    def starve(rank: int) -> None:
-        def happen() -> None:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-        if rank == failing:
-            at(TrainingObjective, "forward", 5, happen)()
-
-    codes, text = start(tmp_path, 2, *LONG, before=starve).ended()
+    codes, text = start(tmp_path, 2, *LONG, before=partial(starve, failing)).ended()
     assert codes == [2, 2]
     assert text.count("error: out of memory; what helps: a smaller --batch_size") == text.count("error: ") == 1, text
 
 
-def test_a_full_disk_ends_both_with_its_own_message(tmp_path: Path) -> None:
+def fill(rank: int) -> None:
     def happen() -> None:
         raise OSError(28, "No space left on device")
 
-    codes, text = start(tmp_path, 2, before=lambda rank: at(mt_dnn.checkpoint, "write_tensors", 2, happen)()).ended()
+    at(mt_dnn.checkpoint, "write_tensors", 2, happen)()
+
+
+def test_a_full_disk_ends_both_with_its_own_message(tmp_path: Path) -> None:
+    codes, text = start(tmp_path, 2, before=fill).ended()
     assert codes == [2, 2]
     assert re.search(f"error: .*model_1.pt: cannot be written: No space left on device; {KEPT}", text), text
     assert text.count("error: ") == 1, text
@@ -201,8 +205,7 @@ def test_a_signal_saves_and_ends_with_its_code(number: int, processes: int, tmp_
     run.wait_for_checkpoint()
     # To all, as a terminal and torchrun do, and again, as torchrun does with what the terminal sent to all.
     for _ in range(2):
-        for child in run.children:
-            os.kill(child, number)
+        run.send(number)
         time.sleep(0.05)
     codes, text = run.ended()
     assert codes == [128 + number] * processes, text
@@ -211,18 +214,85 @@ def test_a_signal_saves_and_ends_with_its_code(number: int, processes: int, tmp_
     assert Path(saved + ".sha256").is_file() and "Traceback" not in text
 
 
+def ask_one(rank: int) -> None:
+    if rank == 1:
+        at(MTDNNModel, "update", 5, lambda: os.kill(os.getpid(), signal.SIGINT))()
+
+
 def test_one_process_that_is_asked_stops_both_after_that_update(tmp_path: Path) -> None:
-    def ask() -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
-    def asked(rank: int) -> None:
-        if rank == 1:
-            at(MTDNNModel, "update", 5, ask)()
-
-    codes, text = start(tmp_path, 2, *LONG, "--batch_size", 2, before=asked).ended()
+    codes, text = start(tmp_path, 2, *LONG, "--batch_size", 2, before=ask_one).ended()
     assert codes == [128 + signal.SIGTERM, 128 + signal.SIGINT]
     assert text.count("stopped by") == text.count("stopped by SIGTERM after update 5; ") == 1
     assert [path.name for path in (tmp_path / "run").glob("model_*.pt")] == ["model_0_5.pt"]
+
+
+def after(owner: Any, name: str, happen: Callable[[], None]) -> None:
+    """Lets `happen` come each time that a function has ended."""
+    original = getattr(owner, name)
+
+    def followed(*arguments: Any, **options: Any) -> Any:
+        found = original(*arguments, **options)
+        happen()
+        return found
+
+    setattr(owner, name, followed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (RunCheckpoints, "save"),
+        (MTDNNModel, "end"),
+        (StopSignals, "__exit__"),
+        (ExitStack, "__exit__"),  # which lets go of the output folder
+        (signal, "signal"),  # which the command line ignores signals with
+    ],
+    ids=lambda value: str(getattr(value, "__name__", value)),
+)
+def test_a_second_signal_is_the_same_wish_until_the_process_ends(
+    owner: Any, name: str, number: int, tmp_path: Path
+) -> None:
+    sent: list[int] = []
+
+    def send() -> None:
+        sent.append(number)
+        os.kill(os.getpid(), number)
+
+    def before() -> None:
+        at(MTDNNModel, "update", 2, send)()
+        after(owner, name, lambda: send() if sent else None)
+
+    ended = command(train.main, flags(tmp_path / "run", *LONG), before)
+    assert ended.code == 128 + number, ended.output
+    assert ended.last.startswith(f"stopped by {signal.Signals(number).name} after update 2; "), ended.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_after_that_of_another_process_is_the_same_wish(number: int) -> None:
+    signals = StopSignals(accelerator=SimpleNamespace(num_processes=2))  # type: ignore[arg-type]
+
+    def work() -> None:
+        with signals:
+            assert signals.agreed(True) and signals.received == signal.SIGTERM
+            os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+
+    assert in_fork(work) == (0, "")
+
+
+def tell_threads(rank: int) -> None:
+    def tell() -> None:
+        names = {path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")}
+        print("threads:", *sorted(names))
+
+    after(MTDNNModel, "end", tell)
+
+
+def test_a_run_of_several_processes_ends_without_threads_that_wait_for_the_interpreter(tmp_path: Path) -> None:
+    codes, text = start(tmp_path, 2, *SIFT, before=tell_threads).ended()
+    assert codes == [0, 0] and text.count("threads: ") == 2
+    assert "gloo" not in text, text
 
 
 def test_a_later_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -316,16 +386,17 @@ def test_a_resume_on_other_data_is_refused(tmp_path: Path) -> None:
     assert_told(ended, r".*: was written by a run on other data: cola_train has 24 examples of \d+ tokens there, 23 .*")
 
 
+def kill_one(rank: int) -> None:
+    if rank == 1:
+        at(RunCheckpoints, "save", 2, lambda: os.kill(os.getpid(), signal.SIGKILL))()
+
+
 def test_a_run_of_two_processes_goes_on_where_it_was_killed(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     whole.mkdir(), killed.mkdir()
     assert start(whole, 2, *SIFT).ended()[0] == [0, 0]
 
-    def die(rank: int) -> None:
-        if rank == 1:
-            at(RunCheckpoints, "save", 2, lambda: os.kill(os.getpid(), signal.SIGKILL))()
-
-    codes, _ = start(killed, 2, *SIFT, before=die).ended()
+    codes, _ = start(killed, 2, *SIFT, before=kill_one).ended()
     assert codes == [2, -signal.SIGKILL]
     assert start(killed, 2, *SIFT, "--resume").ended()[0] == [0, 0]
     assert_same(parameters(whole / "run" / "model_2.pt"), parameters(killed / "run" / "model_2.pt"))

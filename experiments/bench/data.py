@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 import prepro_std
+from data_utils.errors import OneLineParser, run_command_line
 from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn import sampler
@@ -133,7 +134,7 @@ def bench_evaluation(folder: Path, examples: int) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated (default: %(default)s)")
     parser.add_argument(
         "--examples", type=int, default=MNLI_EXAMPLES, help="of the file to open (default: %(default)s)"
@@ -152,4 +153,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)

@@ -31,7 +31,7 @@ from data_utils.text_files import read_json, read_json_lines
 from experiments.sift.robustness import measure_robustness
 from experiments.sift.runs import Record, run_key, score, settings_of
 from experiments.sift.study import TRAINED
-from mt_dnn.checkpoint import load_checkpoint, newest_checkpoint, save_checkpoint
+from mt_dnn.checkpoint import load_checkpoint, save_checkpoint
 from mt_dnn.config import Config, parse_args
 from mt_dnn.telemetry import METRICS_FILE
 from mt_dnn.trainer import train
@@ -73,12 +73,14 @@ class RunSpec:
     def name(self) -> str:
         return Path(self.result).stem
 
-    def config(self, stage: str = TRAINED, output_dir: str = "checkpoint", model_ckpt: Path | None = None) -> Config:
+    def config(
+        self, stage: str = TRAINED, output_dir: str = "checkpoint", model_ckpt: Path | str | None = None
+    ) -> Config:
         """The configuration of a stage, by the flags that a user would give to `train.py`.
 
         Args:
             stage: `TRAINED`, or one of `stages`.
-            model_ckpt: a checkpoint to resume from.
+            model_ckpt: a checkpoint to resume from; the empty text: the newest of `output_dir`.
         """
         further = None if stage == TRAINED else self.stages[stage]
         flags = {
@@ -199,7 +201,7 @@ def _train(spec: RunSpec, stage: str, folder: Path, start: Path | None) -> Path:
     """
     begun = any(folder.glob("model_*.pt"))
     if begun:
-        config = spec.config(stage, str(folder), newest_checkpoint(folder))
+        config = spec.config(stage, str(folder), "")
     elif start is None:
         config = spec.config(stage, str(folder))
     else:

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from data_utils.errors import LONGEST_MESSAGE, DataError, TaskDefError, UserError
+import ast
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from data_utils.errors import LONGEST_MESSAGE, DataError, FlagError, TaskDefError, UserError
+from experiments.bench import data
+from tests.test_no_code_from_data import sources
 
 
 def test_what_does_not_print_is_escaped() -> None:
@@ -17,3 +25,27 @@ def test_a_task_definition_has_a_line_a_mistake() -> None:
 def test_of_a_long_message_beginning_and_end_stay() -> None:
     text = str(UserError("where: " + "x" * 10_000 + " accepted: y"))
     assert len(text) == LONGEST_MESSAGE and text.startswith("where: x") and text.endswith("x accepted: y")
+
+
+def main_blocks(path: Path) -> list[list[str]]:
+    """The statements of each block that runs where the file is the command."""
+    return [
+        [ast.unparse(statement) for statement in node.body]
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "__name__ == '__main__'"
+    ]
+
+
+def test_every_command_goes_through_run_command_line() -> None:
+    commands = {path: blocks for path in sources() if (blocks := main_blocks(path))}
+    assert len(commands) > 30
+    for path, (*before, last) in commands.items():
+        assert last[-1].startswith("run_command_line("), f"{path}: {last}"
+        for statement in [*chain(*before), *last[:-1]]:
+            assert statement.startswith(("sys.path.insert(", "os.environ.setdefault(")), f"{path}: {statement}"
+
+
+@pytest.mark.parametrize("flag", ["--parts=nothing", "--examples=x", "--bogus"])
+def test_the_bench_of_data_refuses_a_mistake_as_others_do(flag: str) -> None:
+    with pytest.raises(FlagError, match="parts|examples|bogus"):
+        data.main([flag])

@@ -18,10 +18,12 @@ import torch
 from hypothesis import given
 
 from data_utils.array_file import map_arrays, write_arrays
+from data_utils.checksum import checksum_of, has_right_checksum, sha256
 from experiments.exp_def import TaskDefs
 from module.encoder import load_encoder
 from mt_dnn.build import restore_network
 from mt_dnn.checkpoint import load_checkpoint, save_checkpoint
+from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.token_arrays import ARRAYS, open_token_arrays, read_token_arrays
 from tasks import get_task
@@ -190,6 +192,38 @@ def test_caches(cached: tuple[Path, Any, bytes], drawn: bytes) -> None:
 def read_arrays(path: Path, task: Any) -> dict[str, np.ndarray]:
     found = read_token_arrays(path, task)
     return {name: getattr(found, name) for name in ARRAYS}
+
+
+LENGTHS, HIDDEN = np.array([3, 1, 2]), 4
+
+
+@given(DRAWN)
+def test_kept_noise(tmp_path: Path, drawn: bytes) -> None:
+    """With a checksum of the right bytes, of the damaged ones, a damaged one, or none."""
+    draw, path, again = random.Random(drawn), tmp_path / "model_1.deltas", tmp_path / "model_2.deltas"
+    kept = KeptDeltas(tmp_path / "kept", LENGTHS, HIDDEN)
+    kept._content[:] = np.frombuffer(draw.randbytes(len(kept._content)), np.uint8)
+    kept.save(path)
+    content, checksum = path.read_bytes(), checksum_of(path).read_bytes()
+    path.write_bytes(content if draw.random() < 0.3 else damaged(content, draw))
+    kind = draw.randrange(4)
+    if kind == 1:
+        checksum_of(path).write_text(f"{sha256(path)}  {path.name}\n")
+    elif kind == 2:
+        checksum_of(path).write_bytes(damaged(checksum, draw))
+    elif kind == 3:
+        checksum_of(path).unlink()
+
+    def load() -> KeptDeltas:
+        has_right_checksum(path)
+        kept.load(path)
+        return kept
+
+    found = reading("kept noise", load, path)
+    if found is not None:
+        found.save(again)
+        assert again.read_bytes() == path.read_bytes()
+        assert kind in (1, 3) or path.read_bytes() == content
 
 
 CONFIG = {

@@ -26,6 +26,7 @@ from mt_dnn.batcher import Batch
 from mt_dnn.checkpoint import newest_checkpoint
 from mt_dnn.mishaps import told_in_a_line
 from mt_dnn.selection import Selection
+from mt_dnn.stop_signals import SIGNALS
 from mt_dnn.trainer import Trainer
 from tests.mt_dnn.runs import RUN, SIFT, assert_same, parameters, tiny_config, tiny_run
 from tests.mt_dnn.test_token_arrays import mnli, task_defs, write  # noqa: F401
@@ -44,6 +45,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # signals
 
 
+@pytest.fixture(autouse=True)
+def handlers() -> Iterator[None]:
+    """A run that was stopped keeps its own, for its process is about to end; this one goes on."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def stop_at(trainer: Trainer, update: int, number: int) -> None:
     """The signal comes while that update is under way."""
     step = trainer.model._step
@@ -60,7 +70,6 @@ def stop_at(trainer: Trainer, update: int, number: int) -> None:
 def test_a_signal_finishes_the_update_saves_and_the_resumed_run_ends_as_the_unbroken_one(
     number: int, whole: Path, tmp_path: Path
 ) -> None:
-    before = signal.getsignal(number)
     trainer = Trainer(tiny_config(tmp_path, *SIFT, "--epochs", "3"))
     stop_at(trainer, 3, number)
     with pytest.raises(
@@ -68,8 +77,9 @@ def test_a_signal_finishes_the_update_saves_and_the_resumed_run_ends_as_the_unbr
     ) as found:
         trainer.run()
     assert found.value.exit_code == 128 + number
-    assert signal.getsignal(number) == before
+    before = signal.getsignal(number)
     tiny_run(tmp_path, *SIFT, "--epochs", "3", "--resume")
+    assert signal.getsignal(number) == before
     assert_same(parameters(whole / "model_2.pt"), parameters(tmp_path / "model_2.pt"))
 
 
@@ -85,7 +95,7 @@ def test_a_signal_in_an_evaluation_loses_nothing_of_the_epoch(whole: Path, tmp_p
     trainer._evaluate = signalled  # type: ignore[method-assign]
     with pytest.raises(Stopped):
         trainer.run()
-    newest = newest_checkpoint(tmp_path)
+    newest, _ = newest_checkpoint(tmp_path)
     assert newest.name == f"model_1_{trainer.model.updates}.pt"
     result = tiny_run(tmp_path, *SIFT, "--epochs", "3", "--resume")
     assert [entry["epoch"] for entry in result.history] == [0, 1, 2]
@@ -192,7 +202,7 @@ def test_without_a_checksum_a_checkpoint_has_to_be_readable(tmp_path: Path) -> N
         checksum_of(tmp_path / f"model_{epoch}.pt").unlink()
     cut(tmp_path / "model_1.pt")
     told: list[str] = []
-    assert newest_checkpoint(tmp_path, told.append).name == "model_0.pt"
+    assert newest_checkpoint(tmp_path, told.append)[0].name == "model_0.pt"
     assert len(told) == 1 and "model_1.pt: is damaged or no checkpoint" in told[0]
     cut(tmp_path / "model_0.pt")
     with pytest.raises(DataError, match="holds no intact checkpoint"):
