@@ -2,10 +2,10 @@
 
     python -m tests.soak --kills 200
 
-A run of `train.py` is killed (SIGKILL; of several processes one, the others have to end by themselves) at a random
-moment of its life, gone on with, killed again, until it ends; then the next run begins. Each has to end with the
-parameters, the optimizer's state and the scores of the run that nobody killed, bit for bit, and with its updates told
-once each. Prints the counts; exit code 1 where anything differs.
+A run of `train.py` is killed (SIGKILL; of several processes one, the others have to end by themselves, or at SIGTERM
+where they still wait for it to join them) at a random moment of its life, gone on with, killed again, until it ends;
+then the next run begins. Each has to end with the parameters, the optimizer's state and the scores of the run that
+nobody killed, bit for bit, and with its updates told once each. Prints the counts; exit code 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from mt_dnn.checkpoint import load_checkpoint
 from tests.mt_dnn.runs import DATASETS, RUN
 
 MOST_SECONDS = 60  # that a run's other processes may outlive the one that was killed
+GRACE_SECONDS = 30  # torchrun's, between SIGTERM and SIGKILL
 FIRST_SECONDS = 600  # for the run that nobody kills
 LAST = "model_2.pt"
 
@@ -111,9 +112,17 @@ def ended(children: Sequence[Process], seconds: float) -> bool:
 
 
 def killed(children: Sequence[Process], draw: random.Random) -> bool:
-    """Kill one of a run's processes; whether the others ended by themselves."""
+    """Kill one of a run's processes; whether the others ended.
+
+    Those that still wait for the killed one to join them cannot know of it; torchrun tells them by SIGTERM, which in a
+    run that has begun would wait for the update under way, and so for the killed one.
+    """
     draw.choice([child for child in children if child.exitcode is None]).kill()
     if ended(children, MOST_SECONDS):
+        return True
+    for child in children:
+        child.terminate()
+    if ended(children, GRACE_SECONDS):
         return True
     for child in children:
         child.kill()
@@ -143,7 +152,7 @@ def soak(kills: int, processes: int, seed: int, root: Path) -> int:
             done += 1
             moments[moment(folder)] += 1
             if not killed(children, draw):
-                found.append(f"processes that were alive {MOST_SECONDS} seconds after one was killed")
+                found.append(f"processes that were alive {MOST_SECONDS + GRACE_SECONDS} seconds after one was killed")
         codes = [child.exitcode for child in children]
         found += [f"exit codes {codes}"] if any(codes) else differences(expected, left_behind(folder))
         if found:
