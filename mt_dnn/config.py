@@ -29,6 +29,7 @@ SAN_ATTENTIONS = ("bilinear", "simple", "flatsim", "default", "defualt")  # the 
 SAN_CELLS = ("gru", "lstm", "rnn")
 LENGTH_GROUPS = "no use any more: batches are grouped by length, --no_group_by_length switches that off"
 RESUME_FLAGS = ("resume", "model_ckpt", "dry_run")  # of one start, not of the run
+UPLOAD_FLAGS = ("push_to_hub", "hub_private")  # a run that is repeated replaces no model on the Hub unasked
 LAUNCHER = "no use any more: torchrun or `accelerate launch` starts the processes and tells them this"
 
 
@@ -244,6 +245,8 @@ class TrainingConfig:
         check_flags(self)
         if self.fp16 and self.bf16:
             raise FlagError("--fp16 and --bf16: found both, accepted: one of them")
+        if self.dry_run and self.encode_mode:
+            raise FlagError("--dry_run and --encode_mode: found both, accepted: one of them; each trains nothing")
         if self.push_to_hub is not None and self.save_hf is None:
             raise FlagError("--push_to_hub: needs --save_hf, the folder that is uploaded")
         if self.compile and self.cpu_linear == "onednn":
@@ -335,11 +338,11 @@ class Config:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}
 
     def to_yaml(self) -> str:
-        """All flags that have an effect, those of a resume aside, as `--config` reads them."""
+        """All flags that have an effect, those of a resume and an upload aside, as `--config` reads them."""
         flat = {
             name: plain_text(value) if isinstance(value, list) else value
             for name, value in self.to_flat().items()
-            if name not in RESUME_FLAGS
+            if name not in (*RESUME_FLAGS, *UPLOAD_FLAGS)
         }
         left_out = without_effect(flat, self)
         return config_text(
