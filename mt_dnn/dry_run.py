@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -13,6 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from types import FrameType
+from typing import NoReturn
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -39,6 +43,7 @@ def dry_run(config: Config) -> None:
 
     Raises:
         UserError: what `train` would raise before its first update, in one, in an evaluation or in a checkpoint.
+        SystemExit: with 143, after SIGTERM.
     """
     real = Path(config.training.output_dir)
     with _removed_again(config.training) as folder, ExitStack() as held, told_in_a_line():
@@ -60,13 +65,22 @@ def _removed_again(training: TrainingConfig) -> Iterator[Path]:
     folder = Path(training.output_dir) / ".dry_run"
     places = [folder, Path(training.save_hf or folder)]
     made = {parent for place in places for parent in place.parents if not os.path.exists(parent)}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _stopped) if in_main_thread else None
     try:
         yield folder
     finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
         shutil.rmtree(folder, ignore_errors=True)
         for parent in sorted(made, reverse=True):  # the inner ones first
             with suppress(OSError):  # another process was first, or it holds something by now
                 parent.rmdir()
+
+
+def _stopped(number: int, frame: FrameType | None) -> NoReturn:
+    """A scheduler's wish to stop, which would end the process with its folder left; no `except Exception` takes it."""
+    sys.exit(128 + number)
 
 
 def _rehearse(trainer: Trainer, config: Config) -> None:

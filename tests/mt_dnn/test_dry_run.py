@@ -6,8 +6,10 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,15 +161,20 @@ def test_the_folders_of_a_model_for_transformers_are_not_left_either(
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_interrupted_it_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_interrupted_it_leaves_nothing(
+    number: int, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(*_: object, **__: object) -> None:
         assert list(tmp_path.rglob("*"))
-        raise KeyboardInterrupt
+        os.kill(os.getpid(), number)
+        time.sleep(5)
 
     monkeypatch.setattr(MTDNNModel, "update", interrupted)
-    with pytest.raises(KeyboardInterrupt):
+    before = signal.getsignal(number)
+    with pytest.raises(error):
         dry_run(tiny_config(tmp_path / "a" / "run"))
-    assert not list(tmp_path.iterdir())
+    assert not list(tmp_path.iterdir()) and signal.getsignal(number) is before
 
 
 def test_what_would_stop_the_run_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
