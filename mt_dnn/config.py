@@ -168,7 +168,7 @@ class TrainingConfig:
     grad_accumulation_step: int = flag(1, "batches an update", at_least=1)
     no_group_by_length: bool = flag(False, "batches of mixed lengths")
     class_weights: tuple[str, ...] | None = flag(
-        None, "weights of a classification's classes in its loss: balanced, or a number each, in the order of labels"
+        None, "weights of a classification's classes in its loss: balanced, or a number each in the order of the labels"
     )
     optimizer: str = flag("adamax", "optimizer", choices=("adamax", "adamw", "adam", "sgd", "adadelta"))
     learning_rate: float = flag(5e-5, "peak learning rate", above=0)
@@ -200,13 +200,13 @@ class TrainingConfig:
     )
     output_dir: str = flag("checkpoint", "folder of checkpoints and score files")
     save_hf: str | None = flag(
-        None, "new folder for the best epoch's model, loaded by transformers; of several tasks, DIR/TASK each"
+        None, "new folder for the best epoch's model in transformers' format; of several tasks, a folder in it each"
     )
     push_to_hub: str | None = flag(
         None, "repository of the Hugging Face Hub, USER/NAME, that gets the folder of --save_hf after the run"
     )
     hub_private: bool = flag(False, "a new repository of --push_to_hub is private")
-    resume: bool = flag(False, "go on from --model_ckpt")
+    resume: bool = flag(False, "go on with a run that was interrupted, from --model_ckpt")
     model_ckpt: str | None = flag(None, "checkpoint to go on from", shown="the newest in --output_dir")
     early_stop: int = flag(0, "stop after N epochs without improvement; 0: never", at_least=0)
     best_metric: str | None = flag(
@@ -236,8 +236,8 @@ class TrainingConfig:
     )
     dry_run: bool = flag(
         False,
-        "train nothing: check data, model, memory and disk with the largest batch, time three updates, show the plan; "
-        "leaves no file but caches",
+        "train nothing: check data and model, try the largest batch and a checkpoint, time three updates and tell the "
+        "run's time, memory and disk; leaves no file but caches",
     )
     debug: bool = flag(False, "debug", notice="no use any more: --log_per_updates 1 logs every update")
 

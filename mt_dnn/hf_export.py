@@ -187,8 +187,7 @@ def sequence_classifier(network: SANBertNetwork, task_id: int, task: str) -> Pre
 def _config(encoder: PreTrainedModel, task_def: TaskDef) -> PretrainedConfig:
     """The encoder's configuration with the task's labels, in the order of the classes."""
     config = copy.deepcopy(encoder.config)
-    names = {} if task_def.label_vocab is None else task_def.label_vocab.ind2tok
-    labels = {index: names.get(index, f"LABEL_{index}") for index in range(task_def.n_class)}
+    labels = dict(enumerate(task_def.class_names("LABEL_")))
     ids = {name: index for index, name in labels.items()}
     config.update({"id2label": labels, "label2id": ids, "problem_type": PROBLEM_TYPES[task_def.task_type]})
     if FAMILIES[config.model_type].activation is None:
