@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import pytest
 
 from data_utils.errors import LONGEST_MESSAGE, DataError, FlagError, TaskDefError, UserError
 from experiments.bench import data
+from experiments.sift import plot
+from mt_dnn import hf_export
 from tests.test_no_code_from_data import sources
 
 
@@ -43,6 +46,12 @@ def test_every_command_goes_through_run_command_line() -> None:
         assert last[-1].startswith("run_command_line("), f"{path}: {last}"
         for statement in [*chain(*before), *last[:-1]]:
             assert statement.startswith(("sys.path.insert(", "os.environ.setdefault(")), f"{path}: {statement}"
+
+
+@pytest.mark.parametrize("main", [hf_export.main, plot.main])
+def test_commands_for_a_users_own_runs_answer_a_missing_flag_in_a_line(main: Callable[[list[str]], None]) -> None:
+    with pytest.raises(FlagError, match="^the following arguments are required: "):
+        main([])
 
 
 @pytest.mark.parametrize("flag", ["--parts=nothing", "--examples=x", "--bogus"])

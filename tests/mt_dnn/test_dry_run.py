@@ -102,7 +102,7 @@ def test_of_a_resumed_run_it_tells_what_is_left(tmp_path: Path, told: Callable[[
     (tmp_path / "model_2.pt").unlink()
     before = sorted((path.name, path.stat().st_mtime_ns) for path in tmp_path.iterdir())
     told()
-    dry_run(tiny_config(tmp_path, *SIFT, "--epochs", "3", "--resume"))
+    dry_run(tiny_config(tmp_path, *SIFT, "--epochs", "3", "--resume", "--model_ckpt", ""))  # as left out
     plan = told()
     assert "9 updates with the regularizer" in plan and f"resumed from {tmp_path / 'model_1.pt'}" in plan
     assert sorted((path.name, path.stat().st_mtime_ns) for path in tmp_path.iterdir()) == before
