@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NoReturn
 
 LONGEST_MESSAGE = 1000  # characters of a line
+LONGEST_REASON = 200  # of what a library says, within it
 
 
 class UserError(Exception):
@@ -77,6 +78,11 @@ def in_one_line(text: str) -> str:
     text = "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
     part = LONGEST_MESSAGE // 2
     return text if len(text) <= LONGEST_MESSAGE else f"{text[:part]} … {text[-part + 3 :]}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, cut, to stand in brackets; its kind where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:LONGEST_REASON]
 
 
 def nearest(name: str, accepted: Iterable[str]) -> str:

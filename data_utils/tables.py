@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import DataError, UserError, nearest
+from data_utils.errors import DataError, UserError, first_line, nearest
 from data_utils.text_files import read_json_lines, read_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
@@ -137,7 +137,7 @@ def _hub_tables(name: str, configuration: str, cache_dir: str | None) -> dict[st
     try:
         found = datasets.load_dataset(name, configuration or None, cache_dir=cache_dir)
     except Exception as error:  # the library raises many kinds, those of its downloads among them
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise UserError(
             f"--from: {name} is no file or folder, and no data set of that name could be loaded ({reason}); accepted: "
             "a .csv, .tsv or .jsonl file, a folder with train.csv and the like, or NAME or NAME:CONFIGURATION of a "

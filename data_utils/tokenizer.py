@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from data_utils.errors import DataError
+from data_utils.errors import DataError, first_line
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
 
 LARGEST_ID = (1 << 24) - 1  # the library runs through all ids up to the largest when it writes them
@@ -68,10 +68,6 @@ def usable(name: str, otherwise: str = "cannot encode a text") -> Iterator[None]
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         raise DataError(
-            f"tokenizer {name!r}: {otherwise} ({_first_line(error)}); accepted: the name of a model on the hub, "
+            f"tokenizer {name!r}: {otherwise} ({first_line(error)}); accepted: the name of a model on the hub, "
             f"a folder with a tokenizer, or {EMBEDDED_NAME}"
         ) from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]

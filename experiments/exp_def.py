@@ -107,6 +107,11 @@ class TaskDef(dict):
             actf=task.actf,
         )
 
+    def class_names(self, unnamed: str = "") -> list[str]:
+        """The texts of the classes in their order; where the definition has none, `unnamed` and the class's number."""
+        names = {} if self.label_vocab is None else self.label_vocab.ind2tok
+        return [str(names.get(index, f"{unnamed}{index}")) for index in range(self.n_class)]
+
     @classmethod
     def from_attributes(cls, loaded: object) -> TaskDef:
         """The definition that torch's weights-only loader read as a dictionary with attributes.

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.utils.logging import get_verbosity, set_verbosity, set_verbosity_error
 
-from data_utils.errors import DataError, FlagError
+from data_utils.errors import DataError, FlagError, first_line
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
 from module.san_encoder import SanModel
 
@@ -74,7 +74,7 @@ def load_encoder(
     except (MemoryError, torch.OutOfMemoryError, FlagError):
         raise
     except Exception as error:  # of damaged files transformers, safetensors and torch raise errors of any kind
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if reason.startswith("Weights only load failed"):
             reason = "its weights are a damaged pickle, or one that holds more than tensors; none of it was run"
         raise DataError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from data_utils.errors import FlagError
-from mt_dnn.flags import check_flag, check_flags, flag
+from mt_dnn.flags import check_flag, check_flags, flag, plain_text
 from mt_dnn.measured_defaults import BY_METHOD, measured
 
 LEFT_OUT: Any = object()  # the value of a field that preset and measured defaults may set
@@ -78,6 +78,16 @@ def measured_flags(method: str, level: str, radius: float | None = None) -> dict
     return {renamed.get(name, f"adv_{name}"): value for name, value in measured(method, level, radius).items()}
 
 
+def _by_method(name: str) -> str:
+    """The measured default of a flag for `--help`: smart's, and those of methods that have another."""
+    values = {method: plain_text(measured_flags(method, "pre_ln")[name]) for method in BY_METHOD}
+    others: dict[str, list[str]] = {}
+    for method, value in values.items():
+        if value != values["smart"]:
+            others.setdefault(value, []).append(method)
+    return "; ".join([values["smart"], *(f"{value} for {', '.join(methods)}" for value, methods in others.items())])
+
+
 @dataclass(frozen=True)
 class AdversarialConfig:
     """The noise and its regularizer.
@@ -88,31 +98,58 @@ class AdversarialConfig:
 
     adv_train: bool = flag(False, "train under adversarial noise")
     adv_preset: str | None = flag(None, "published hyperparameters; flags given beside it win", choices=tuple(PRESETS))
-    adv_opt: str = flag("smart", "objective (0 and 1 mean smart)", choices=tuple(BY_METHOD))
-    adv_norm_level: str = flag(LEFT_OUT, "where the noise enters", choices=LEVELS, shown="pre_ln, or the preset's")
-    adv_norm_scope: str = flag(
-        LEFT_OUT, "one norm a token or a sentence", choices=("token", "sentence"), shown="measured"
+    adv_opt: str = flag(
+        "smart", "method: random noise, adversarial training (at), VAT, SMART, ALUM, FreeLB, R3F (0 and 1 mean smart)",
+        choices=tuple(BY_METHOD),
+    )  # fmt: skip
+    adv_norm_level: str = flag(
+        LEFT_OUT,
+        "where the noise enters: before or behind the embeddings' LayerNorm, or between it and one more, as in "
+        "DeBERTa's release (0 and 1: pre_ln, with the scope token or sentence)",
+        choices=LEVELS,
+        shown="pre_ln, or the preset's",
     )
-    adv_p_norm: str = flag(LEFT_OUT, "norm", choices=("inf", "l2", "l1"), shown="measured")
+    adv_norm_scope: str = flag(
+        LEFT_OUT,
+        "one ball for each token or for each sentence",
+        choices=("token", "sentence"),
+        shown=_by_method("adv_norm_scope"),
+    )
+    adv_p_norm: str = flag(
+        LEFT_OUT, "norm of radius and step", choices=("inf", "l2", "l1"), shown=_by_method("adv_p_norm")
+    )
     adv_scale: str = flag(
-        LEFT_OUT, "unit of radius, step size and noise", choices=("absolute", "relative"), shown="measured"
+        LEFT_OUT,
+        "radius, step and initial noise are taken as they are, or in units of each vector's size",
+        choices=("absolute", "relative"),
+        shown=_by_method("adv_scale"),
     )
     adv_projection: str = flag(
-        LEFT_OUT, "what follows an ascent step", choices=("project", "normalize", "none"), shown="measured"
-    )
-    adv_alpha: float = flag(LEFT_OUT, "weight of the regularizer", at_least=0, shown="measured")
-    adv_k: int = flag(LEFT_OUT, "ascent steps", at_least=0, shown="measured")
-    adv_radius: float | None = flag(
-        LEFT_OUT, "radius of the ball that the noise is projected on", above=0, shown="measured"
-    )
-    adv_step_size: float = flag(LEFT_OUT, "length of an ascent step", at_least=0, shown="measured")
-    adv_noise_var: float = flag(LEFT_OUT, "standard deviation of the initial noise", at_least=0, shown="measured")
-    adv_epsilon: float = flag(LEFT_OUT, "small constant of --adv_projection normalize", above=0, shown="1e-06")
-    adv_noise: str = flag(
         LEFT_OUT,
-        "distribution of the initial noise; uniform: between -adv_noise_var and adv_noise_var",
-        choices=("normal", "uniform"),
-        shown="the method's",
+        "what follows an ascent step: onto the ball, MT-DNN's division by the norm, or nothing",
+        choices=("project", "normalize", "none"),
+        shown=_by_method("adv_projection"),
+    )
+    adv_alpha: float = flag(LEFT_OUT, "weight of the regularizer", at_least=0, shown=_by_method("adv_alpha"))
+    adv_k: int = flag(LEFT_OUT, "ascent steps", at_least=0, shown=_by_method("adv_k"))
+    adv_radius: float | None = flag(
+        LEFT_OUT,
+        "radius of the ball that the noise is projected on; the defaults of step and initial noise grow with it",
+        above=0,
+        shown=_by_method("adv_radius"),
+    )
+    adv_step_size: float = flag(LEFT_OUT, "length of an ascent step", at_least=0, shown=_by_method("adv_step_size"))
+    adv_noise_var: float = flag(
+        LEFT_OUT,
+        "standard deviation of the initial noise, of uniform noise its bound",
+        at_least=0,
+        shown=_by_method("adv_noise_var"),
+    )
+    adv_epsilon: float = flag(
+        LEFT_OUT, "small constant of --adv_projection normalize", above=0, shown=_by_method("adv_epsilon")
+    )
+    adv_noise: str = flag(
+        LEFT_OUT, "distribution of the initial noise", choices=("normal", "uniform"), shown=_by_method("adv_noise")
     )
     adv_noise_clamp: bool = flag(
         LEFT_OUT, "clamp the initial noise to two standard deviations", shown="false, or the preset's"
@@ -123,7 +160,7 @@ class AdversarialConfig:
     adv_same_dropout: bool = flag(False, "the same dropout in the clean and the perturbed pass")
     adv_start_ratio: float = flag(
         LEFT_OUT, "share of the updates without the regularizer, at the start", at_least=0, below=1,
-        shown="0.5 for alum, else 0",
+        shown=_by_method("adv_start_ratio"),
     )  # fmt: skip
     adv_every: int = flag(1, "regularize every Nth update, with N times the weight", at_least=1)
     adv_free: bool = flag(
@@ -138,7 +175,9 @@ class AdversarialConfig:
         shown="0, or the preset's",
     )  # fmt: skip
     bregman_beta: tuple[str, ...] = flag(
-        ("0.99", "0.999"), "decay of its average: in the first 10 % of the updates, and after; one value for both"
+        ("0.99", "0.999"),
+        "decay of the averaged parameters that --bregman_mu holds the model to: in the first 10 % of the updates, and "
+        "after; one value for both",
     )
 
     def __post_init__(self) -> None:
@@ -238,6 +277,10 @@ def adversarial_without_effect(given: Iterable[str], adversarial: AdversarialCon
     found = {}
     if "bregman_beta" in given and adversarial.bregman_mu == 0:
         found["bregman_beta"] = "no effect without --bregman_mu"
+    if "adv_epsilon" in given and adversarial.adv_projection != "normalize":
+        found["adv_epsilon"] = "no effect without --adv_projection normalize"
+    if "adv_free_budget" in given and not adversarial.adv_free:
+        found["adv_free_budget"] = "no effect without --adv_free"
     if not adversarial.adv_train:
         own = [name for name in given if name.startswith("adv_") and name != "adv_train"]
         return found | dict.fromkeys(own, "no effect without --adv_train")

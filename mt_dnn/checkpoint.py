@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.checksum import checked_write, has_right_checksum, remove_checked
-from data_utils.errors import DataError, TaskDefError, UserError
+from data_utils.errors import DataError, TaskDefError, UserError, first_line
 from experiments.exp_def import TaskDef, checkpoint_globals
 
 REQUIRED_KEYS = ("state", "config")
@@ -45,7 +45,7 @@ def write_tensors(file: IO[bytes], content: Any) -> None:
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from error
-        raise OSError(0, f"torch cannot write it ({str(error).splitlines()[0]})") from error
+        raise OSError(0, f"torch cannot write it ({first_line(error)})") from error
 
 
 def deltas_of(checkpoint: Path) -> Path:
@@ -76,7 +76,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
             f"is damaged or holds objects that a checkpoint may not hold{found}; none was made", path
         ) from error
     except Exception as error:  # of damaged bytes torch's loader raises many kinds
-        raise DataError(f"is damaged or no checkpoint ({_reason(error)})", path) from error
+        raise DataError(f"is damaged or no checkpoint ({first_line(error)})", path) from error
     if not isinstance(content, dict) or any(not isinstance(content.get(key), Mapping) for key in REQUIRED_KEYS):
         raise DataError(f"is no checkpoint; expected a dictionary with the keys {', '.join(REQUIRED_KEYS)}", path)
     state, config = content["state"], dict(content["config"])
@@ -98,10 +98,6 @@ def _refuse_compressed(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > path.stat().st_size:
             raise ValueError("it is compressed, as torch writes none")
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def network_of(
@@ -130,7 +126,7 @@ def network_of(
             raise
         raise DataError(f"describes a network that cannot be made ({error})", path) from error
     except Exception as error:  # of what can stand in a configuration
-        raise DataError(f"describes a network that cannot be made ({_reason(error)})", path) from error
+        raise DataError(f"describes a network that cannot be made ({first_line(error)})", path) from error
     load_state(network, state, path, encoder_only)
     return network
 

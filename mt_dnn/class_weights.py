@@ -43,23 +43,18 @@ def class_weights(config: Config, data: RunData) -> dict[int, list[float]]:
         names = ", ".join(data.tasks[task_id] for task_id in ids)
         raise FlagError(f"--class_weights: found numbers for several classifications ({names}), accepted: {BALANCED}")
     else:
-        weights = {ids[0]: _numbers(given, data.tasks[ids[0]], _labels(data, ids[0]))}
+        weights = {ids[0]: _numbers(given, data.tasks[ids[0]], data.task_defs[ids[0]].class_names())}
     for task_id, own in weights.items():
-        shown = ", ".join(f"{label} {weight:.4g}" for label, weight in zip(_labels(data, task_id), own, strict=True))
+        shown = ", ".join(
+            f"{label} {weight:.4g}" for label, weight in zip(data.task_defs[task_id].class_names(), own, strict=True)
+        )
         logger.info("--class_weights: %s: %s", data.tasks[task_id], shown)
     return weights
 
 
-def _labels(data: RunData, task_id: int) -> list[str]:
-    """The classes of a task by name, or by number where the definition has no names."""
-    task = data.task_defs[task_id]
-    names = {} if task.label_vocab is None else task.label_vocab.ind2tok
-    return [str(names.get(index, index)) for index in range(task.n_class)]
-
-
 def _balanced(data: RunData, task_id: int) -> list[float]:
     golds = np.concatenate([dataset.labels for dataset in data.train if dataset.task_id == task_id])
-    labels = _labels(data, task_id)
+    labels = data.task_defs[task_id].class_names()
     missing = [label for index, label in enumerate(labels) if index not in golds]
     if missing:
         raise FlagError(

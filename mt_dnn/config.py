@@ -29,6 +29,7 @@ SAN_ATTENTIONS = ("bilinear", "simple", "flatsim", "default", "defualt")  # the 
 SAN_CELLS = ("gru", "lstm", "rnn")
 LENGTH_GROUPS = "no use any more: batches are grouped by length, --no_group_by_length switches that off"
 RESUME_FLAGS = ("resume", "model_ckpt", "dry_run")  # of one start, not of the run
+UPLOAD_FLAGS = ("push_to_hub", "hub_private")  # a run that is repeated replaces no model on the Hub unasked
 LAUNCHER = "no use any more: torchrun or `accelerate launch` starts the processes and tells them this"
 
 
@@ -167,7 +168,7 @@ class TrainingConfig:
     grad_accumulation_step: int = flag(1, "batches an update", at_least=1)
     no_group_by_length: bool = flag(False, "batches of mixed lengths")
     class_weights: tuple[str, ...] | None = flag(
-        None, "weights of a classification's classes in its loss: balanced, or a number each, in the order of labels"
+        None, "weights of a classification's classes in its loss: balanced, or a number each in the order of the labels"
     )
     optimizer: str = flag("adamax", "optimizer", choices=("adamax", "adamw", "adam", "sgd", "adadelta"))
     learning_rate: float = flag(5e-5, "peak learning rate", above=0)
@@ -199,13 +200,13 @@ class TrainingConfig:
     )
     output_dir: str = flag("checkpoint", "folder of checkpoints and score files")
     save_hf: str | None = flag(
-        None, "new folder for the best epoch's model, loaded by transformers; of several tasks, DIR/TASK each"
+        None, "new folder for the best epoch's model in transformers' format; of several tasks, a folder in it each"
     )
     push_to_hub: str | None = flag(
         None, "repository of the Hugging Face Hub, USER/NAME, that gets the folder of --save_hf after the run"
     )
     hub_private: bool = flag(False, "a new repository of --push_to_hub is private")
-    resume: bool = flag(False, "go on from --model_ckpt")
+    resume: bool = flag(False, "go on with a run that was interrupted, from --model_ckpt")
     model_ckpt: str | None = flag(None, "checkpoint to go on from", shown="the newest in --output_dir")
     early_stop: int = flag(0, "stop after N epochs without improvement; 0: never", at_least=0)
     best_metric: str | None = flag(
@@ -235,8 +236,8 @@ class TrainingConfig:
     )
     dry_run: bool = flag(
         False,
-        "train nothing: check data, model, memory and disk with the largest batch, time three updates, show the plan; "
-        "leaves no file but caches",
+        "train nothing: check data and model, try the largest batch and a checkpoint, time three updates and tell the "
+        "run's time, memory and disk; leaves no file but caches",
     )
     debug: bool = flag(False, "debug", notice="no use any more: --log_per_updates 1 logs every update")
 
@@ -244,6 +245,8 @@ class TrainingConfig:
         check_flags(self)
         if self.fp16 and self.bf16:
             raise FlagError("--fp16 and --bf16: found both, accepted: one of them")
+        if self.dry_run and self.encode_mode:
+            raise FlagError("--dry_run and --encode_mode: found both, accepted: one of them; each trains nothing")
         if self.push_to_hub is not None and self.save_hf is None:
             raise FlagError("--push_to_hub: needs --save_hf, the folder that is uploaded")
         if self.compile and self.cpu_linear == "onednn":
@@ -335,11 +338,11 @@ class Config:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in flat.items()}
 
     def to_yaml(self) -> str:
-        """All flags that have an effect, those of a resume aside, as `--config` reads them."""
+        """All flags that have an effect, those of a resume and an upload aside, as `--config` reads them."""
         flat = {
             name: plain_text(value) if isinstance(value, list) else value
             for name, value in self.to_flat().items()
-            if name not in RESUME_FLAGS
+            if name not in (*RESUME_FLAGS, *UPLOAD_FLAGS)
         }
         left_out = without_effect(flat, self)
         return config_text(

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from statistics import mean
+from types import FrameType
+from typing import NoReturn
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -20,8 +24,9 @@ from accelerate.utils import broadcast_object_list
 from data_utils.errors import UserError
 from mt_dnn.batcher import MultiTaskDataset, SingleTaskDataset, evaluation_batches
 from mt_dnn.checkpoint import newest_checkpoint
-from mt_dnn.config import Config
+from mt_dnn.config import Config, TrainingConfig
 from mt_dnn.mishaps import WHAT_HELPS, told_in_a_line
+from mt_dnn.resumption import WITH_DELTAS
 from mt_dnn.trainer import Trainer
 
 STEPS = 3  # timed updates of each kind
@@ -31,18 +36,19 @@ Group = list[tuple[int, list[int]]]  # the batches of an update: a dataset's ind
 
 
 def dry_run(config: Config) -> None:
-    """Do what `train` does up to the first updates, in a folder beside the output folder that goes again.
+    """Do what `train` does up to the first updates, in a folder within the output folder that goes again.
 
     The first update is the one with the largest batches, whose memory is the run's; then three of small, middling and
     large batches are timed, with and without the regularizer where the run has both.
 
     Raises:
         UserError: what `train` would raise before its first update, in one, in an evaluation or in a checkpoint.
+        SystemExit: with 143, after SIGTERM.
     """
     real = Path(config.training.output_dir)
-    with _beside(real) as folder, ExitStack() as held, told_in_a_line():
+    with _removed_again(config.training) as folder, ExitStack() as held, told_in_a_line():
         training = replace(config.training, output_dir=str(folder), dry_run=False)
-        if training.resume and training.model_ckpt is None:
+        if training.resume and not training.model_ckpt:
             training = replace(training, model_ckpt=str(newest_checkpoint(real)[0]))
         data = replace(config.data, log_file=str(folder / "log"), tensorboard=False)
         trainer = Trainer(replace(config, training=training, data=data), held)
@@ -53,17 +59,28 @@ def dry_run(config: Config) -> None:
 
 
 @contextmanager
-def _beside(real: Path) -> Iterator[Path]:
-    """A folder on the same disk, of that name for all processes; what was made for it goes with it."""
-    folder = real.parent / f".{real.name}.dry_run"
-    made = [parent for parent in folder.parents if not parent.exists()]
+def _removed_again(training: TrainingConfig) -> Iterator[Path]:
+    """A folder in the output folder, of that name for all processes; it goes, and so do the folders above it and above
+    that of `--save_hf` which were not there before."""
+    folder = Path(training.output_dir) / ".dry_run"
+    places = [folder, Path(training.save_hf or folder)]
+    made = {parent for place in places for parent in place.parents if not os.path.exists(parent)}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _stopped) if in_main_thread else None
     try:
         yield folder
     finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, before)
         shutil.rmtree(folder, ignore_errors=True)
-        for parent in made:
+        for parent in sorted(made, reverse=True):  # the inner ones first
             with suppress(OSError):  # another process was first, or it holds something by now
                 parent.rmdir()
+
+
+def _stopped(number: int, frame: FrameType | None) -> NoReturn:
+    """A scheduler's wish to stop, which would end the process with its folder left; no `except Exception` takes it."""
+    sys.exit(128 + number)
 
 
 def _rehearse(trainer: Trainer, config: Config) -> None:
@@ -95,11 +112,12 @@ def _rehearse(trainer: Trainer, config: Config) -> None:
     log("time: about %s (%s; writing checkpoints aside)", _duration(seconds + evaluation), parts)
     model.updates = 0
     trainer.checkpoints.save("model_0.pt", 0, 0)
-    log("disk: %s", _disk(trainer, epochs))
+    log("disk: %s", _disk(trainer, epochs, left))
     log(
         "dry run: all that it needs is there; nothing was trained, and no file of it is left in %s",
         config.training.output_dir,
     )
+    trainer.accelerator.wait_for_everyone()  # the first to leave removes the folder that the others measure
 
 
 def _updates_left(trainer: Trainer) -> dict[bool, list[int]]:
@@ -162,18 +180,21 @@ def _memory(trainer: Trainer) -> str:
     return f"{_bytes(peak)} of the machine's {_bytes(there)}"
 
 
-def _disk(trainer: Trainer, epochs: int) -> str:
-    """What the checkpoints take, by one that was written, of what is free."""
-    training = trainer.config.training
-    each = sum(path.stat().st_size for path in trainer.output_dir.glob("model_0.*"))
+def _disk(trainer: Trainer, epochs: int, left: Mapping[bool, list[int]]) -> str:
+    """What the checkpoints of these epochs and updates take, by one that was written, of what is free."""
+    training, folder = trainer.config.training, trainer.output_dir
+    each, noise = (sum(path.stat().st_size for path in folder.glob(f"model_0.{kind}*")) for kind in ("pt", "deltas"))
     count = epochs
     if training.save_per_updates_on:
-        count += trainer.model.total_updates // training.save_per_updates
+        done = (update + 1 for updates in left.values() for update in updates)
+        count += sum(update % training.save_per_updates == 0 for update in done)
     if training.keep_last:
         count = min(count, training.keep_last + 1)  # the best epoch's stays too
-    free = shutil.disk_usage(trainer.output_dir).free
-    enough = "" if count * each < free else ": too little; --keep_last N removes older ones"
-    return f"checkpoints: {count} of {_bytes(each)}, {_bytes(free)} free{enough}"
+    with_noise = min(count, WITH_DELTAS + 1)  # the oldest goes when the newest is written
+    free = shutil.disk_usage(folder).free
+    enough = "" if count * each + with_noise * noise < free else ": too little; --keep_last N removes older ones"
+    kept = f" and {with_noise} of {_bytes(noise)} for their noise" if noise else ""
+    return f"checkpoints: {count} of {_bytes(each)}{kept}, {_bytes(free)} free{enough}"
 
 
 def _bytes(number: float) -> str:

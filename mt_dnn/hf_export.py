@@ -8,7 +8,6 @@ of encoders, with an activation of its own. What a class cannot express is refus
 
 from __future__ import annotations
 
-import argparse
 import copy
 import inspect
 import sys
@@ -23,7 +22,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from data_utils.errors import DataError, FlagError, nearest, run_command_line
+from data_utils.errors import DataError, FlagError, OneLineParser, nearest, run_command_line
 from data_utils.files import atomic_folder, writable_folder
 from data_utils.pretrained import resolve_pretrained
 from data_utils.task_def import TaskType
@@ -187,8 +186,7 @@ def sequence_classifier(network: SANBertNetwork, task_id: int, task: str) -> Pre
 def _config(encoder: PreTrainedModel, task_def: TaskDef) -> PretrainedConfig:
     """The encoder's configuration with the task's labels, in the order of the classes."""
     config = copy.deepcopy(encoder.config)
-    names = {} if task_def.label_vocab is None else task_def.label_vocab.ind2tok
-    labels = {index: names.get(index, f"LABEL_{index}") for index in range(task_def.n_class)}
+    labels = dict(enumerate(task_def.class_names("LABEL_")))
     ids = {name: index for index, name in labels.items()}
     config.update({"id2label": labels, "label2id": ids, "problem_type": PROBLEM_TYPES[task_def.task_type]})
     if FAMILIES[config.model_type].activation is None:
@@ -314,7 +312,7 @@ def _trained(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Write a checkpoint as a transformers classifier with its tokenizer.")
+    parser = OneLineParser(description="Write a checkpoint as a transformers classifier with its tokenizer.")
     parser.add_argument("--checkpoint", required=True, help="checkpoint of train.py or of MT-DNN")
     parser.add_argument("--save_hf", required=True, help="folder to write, new or empty")
     parser.add_argument("--task", help="the one task to write (default: all, a folder each where they are several)")

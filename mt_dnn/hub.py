@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
-from data_utils.errors import FlagError, UserError
+from data_utils.errors import FlagError, UserError, first_line
 
 
 class HubRepo:
@@ -39,8 +39,8 @@ class HubRepo:
             raise FlagError("--push_to_hub: not logged in; do it with: hf auth login") from error
         except Exception as error:  # of the Hub's client, and of the libraries that carry its requests
             raise FlagError(
-                f"--push_to_hub: the Hub does not confirm the login ({_reason(error)}); log in with: hf auth login, or "
-                "leave the flag out and upload the folder of --save_hf later"
+                f"--push_to_hub: the Hub does not confirm the login ({first_line(error)}); log in with: hf auth login, "
+                "or leave the flag out and upload the folder of --save_hf later"
             ) from error
         token = login.get("auth", {}).get("accessToken", {})
         if token.get("role") == "read":
@@ -67,11 +67,7 @@ class HubRepo:
             words = ["hf", "upload", self.name, self.folder, "."]
             command = shlex.join(words + (["--private"] if self.private else []))
             raise UserError(
-                f"--push_to_hub: the upload failed ({_reason(error)}); {self.folder} is kept, upload it with: {command}"
+                f"--push_to_hub: the upload failed ({first_line(error)}); {self.folder} is kept, upload it with: "
+                f"{command}"
             ) from error
         return str(url)
-
-
-def _reason(error: Exception) -> str:
-    """The first line of an error's message."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

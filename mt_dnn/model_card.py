@@ -23,7 +23,7 @@ from data_utils.errors import in_one_line
 from data_utils.pretrained import EMBEDDED_HUB_NAME, EMBEDDED_NAME
 from data_utils.task_def import DataFormat
 from experiments.exp_def import TaskDef
-from mt_dnn.adversarial_config import WITHOUT_EFFECT, AdversarialConfig
+from mt_dnn.adversarial_config import AdversarialConfig, adversarial_without_effect
 from mt_dnn.config import RESUME_FLAGS, Config
 from mt_dnn.flags import flags_of, plain_text
 from mt_dnn.run_data import RunData
@@ -50,7 +50,7 @@ OPTIONAL = {
     "max_tokens_per_batch", "grad_clipping", "dropout_w", "class_weights", "mkd_opt", "update_bert_opt", "early_stop",
     "fp16", "bf16",
 }  # fmt: skip
-AT_REST = {"adv_start_ratio": 0.0, "adv_every": 1}  # values that do nothing
+AT_REST = {"adv_start_ratio": 0.0, "adv_every": 1, "bregman_mu": 0.0}  # values that do nothing
 MARKDOWN = re.compile(r"[\\`*_{}\[\]<>()#|~$&!]")
 
 
@@ -230,8 +230,7 @@ def _use(model: TrainedModel) -> list[str]:
 
 
 def _task_row(task: str, task_def: TaskDef) -> list[str]:
-    names = {} if task_def.label_vocab is None else task_def.label_vocab.ind2tok
-    labels = [str(names.get(index, f"LABEL_{index}")) for index in range(task_def.n_class)]
+    labels = task_def.class_names("LABEL_")
     sentences = "of a text" if task_def.data_type == DataFormat.PremiseOnly else "of a pair of texts"
     kind = task_def.task_type.name
     return [text(task), f"{kind} {sentences}", "a number" if kind == "Regression" else ", ".join(map(text, labels))]
@@ -255,15 +254,10 @@ def _method(adversarial: AdversarialConfig) -> list[str]:
 
 def _method_rows(adversarial: AdversarialConfig) -> Iterator[list[str]]:
     """The settings that have an effect."""
-    idle = {"adv_train", "adv_preset"} | {
-        name for name, methods in WITHOUT_EFFECT.items() if adversarial.adv_opt in methods
-    }
-    idle |= set() if adversarial.adv_projection == "normalize" else {"adv_epsilon"}
-    idle |= set() if adversarial.adv_free else {"adv_free_budget"}
-    for name, value in vars(adversarial).items():
-        of_bregman = name.startswith("bregman")
-        used = adversarial.bregman_mu > 0 if of_bregman else adversarial.adv_train and name not in idle
-        if used and value is not None and value is not False and value != AT_REST.get(name):
+    values = vars(adversarial)
+    idle = {"adv_train", "adv_preset", *adversarial_without_effect(values, adversarial)}
+    for name, value in values.items():
+        if name not in idle and value is not None and value is not False and value != AT_REST.get(name):
             yield [f"`--{name}`", text(plain_text(value))]
 
 

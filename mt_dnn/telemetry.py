@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from data_utils.files import atomic_write, written
-from mt_dnn.config import GROUPS, Config
+from mt_dnn.config import GROUPS, RESUME_FLAGS, UPLOAD_FLAGS, Config
 from mt_dnn.curves import Curves
 from mt_dnn.flags import flags_of
 from mt_dnn.model import UpdateReport
@@ -159,7 +159,14 @@ class Telemetry:
 
 def hyperparameters(config: Config) -> dict[str, Any]:
     """The flags that decide what a run computes, lists as texts, for TensorBoard."""
-    hidden = {*PLACES, *(name for group in GROUPS.values() for name, flag in flags_of(group).items() if flag.notice)}
+    hidden = {
+        *PLACES,
+        *RESUME_FLAGS,
+        *UPLOAD_FLAGS,
+        "save_hf",
+        "tensorboard",
+        *(name for group in GROUPS.values() for name, flag in flags_of(group).items() if flag.notice),
+    }
     flat = {name: value for name, value in config.to_flat().items() if name not in hidden}
     return {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in flat.items()}
 

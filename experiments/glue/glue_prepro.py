@@ -19,7 +19,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from data_utils.errors import DataError, FlagError, run_command_line
+from data_utils.errors import DataError, FlagError, first_line, run_command_line
 from experiments.canonical import (
     NO_LABEL,
     Example,
@@ -97,7 +97,7 @@ def convert_hub(task: str, load_dataset: Callable[..., Any], target_dir: Path) -
     try:
         dataset = load_dataset(source.path, source.config)
     except Exception as error:  # the library raises many kinds for a hub that is not reached
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise DataError(f"{task}: {source.path} cannot be fetched from the hub ({reason})") from error
     for split, hub_split in source.splits.items():
         reading = Reading()

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from data_utils.errors import DataError, FlagError, run_command_line
+from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.files import atomic_write
 from data_utils.text_files import decoded, parse_json, read_json
 from experiments.sift.figures import COLOURS, SETTINGS, plain_axes
@@ -241,7 +241,7 @@ def write(kinds: Mapping[str, Mapping[str, Sequence[Curve]]], names: Sequence[st
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a line in every panel")
     parser.add_argument(
         "--output", type=Path, default=Path("curves.png"),

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
+from io import BytesIO
 from itertools import chain
 from pathlib import Path
 
 import pytest
+import torch
 
-from data_utils.errors import LONGEST_MESSAGE, DataError, FlagError, TaskDefError, UserError
+from data_utils.errors import (
+    LONGEST_MESSAGE,
+    LONGEST_REASON,
+    DataError,
+    FlagError,
+    TaskDefError,
+    UserError,
+    first_line,
+)
 from experiments.bench import data
+from experiments.sift import plot
+from mt_dnn import hf_export
+from mt_dnn.checkpoint import write_tensors
 from tests.test_no_code_from_data import sources
 
 
@@ -43,6 +57,27 @@ def test_every_command_goes_through_run_command_line() -> None:
         assert last[-1].startswith("run_command_line("), f"{path}: {last}"
         for statement in [*chain(*before), *last[:-1]]:
             assert statement.startswith(("sys.path.insert(", "os.environ.setdefault(")), f"{path}: {statement}"
+
+
+def test_of_an_error_from_outside_the_first_line_is_told() -> None:
+    assert first_line(ValueError("\n it broke.\nand more")) == "it broke"
+    assert first_line(RuntimeError(" \n")) == "RuntimeError"
+    assert len(first_line(RuntimeError("x" * 999))) == LONGEST_REASON
+
+
+def test_a_writer_of_torch_that_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="torch cannot write it .RuntimeError."):
+        write_tensors(BytesIO(), {})
+
+
+@pytest.mark.parametrize("main", [hf_export.main, plot.main])
+def test_commands_for_a_users_own_runs_answer_a_missing_flag_in_a_line(main: Callable[[list[str]], None]) -> None:
+    with pytest.raises(FlagError, match="^the following arguments are required: "):
+        main([])
 
 
 @pytest.mark.parametrize("flag", ["--parts=nothing", "--examples=x", "--bogus"])

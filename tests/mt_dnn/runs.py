@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from data_utils.text_files import write_lines
 from mt_dnn.config import Config, parse_args
 from mt_dnn.trainer import RunResult, train
 
@@ -29,6 +30,16 @@ def tiny_config(folder: Path, *flags: str) -> Config:
 
 def tiny_run(folder: Path, *flags: str) -> RunResult:
     return train(tiny_config(folder, *flags))
+
+
+def exportable(folder: Path) -> tuple[str, ...]:
+    """Flags of a run of one task whose head transformers has; files that it needs go to `folder`, the current one."""
+    (folder / "tasks.yml").write_text(TASK_DEF.read_text().replace("}", ", actf: tanh}"))
+    (folder / "tokenizer").mkdir()
+    write_lines(folder / "tokenizer" / "vocab.txt", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film"])
+    (folder / "tokenizer" / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    names = ("--task_def", "tasks.yml", "--train_datasets", "cola", "--test_datasets", "cola", "--epochs", "1")
+    return (*names, "--tokenizer", "tokenizer")
 
 
 def parameters(path: Path) -> dict[str, torch.Tensor]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 
 from data_utils.errors import FlagError, run_command_line
 from mt_dnn.adversarial_config import AdversarialConfig
 from mt_dnn.config import GROUPS, Config, parse_args
-from mt_dnn.flags import flags_of
+from mt_dnn.flags import flags_of, plain_text
 
 # flag of MT-DNN: (text on its command line, value here, MT-DNN's default); None as text: a switch given alone
 DATA_FLAGS = {
@@ -235,6 +236,19 @@ def test_help_shows_every_flag(capsys):
     assert all(f"--{name} " in printed for group in GROUPS.values() for name in flags_of(group))
 
 
+@pytest.mark.parametrize("method", ["random", "at", "vat", "smart", "alum", "freelb", "r3f"])
+def test_help_has_the_defaults_of_each_method(method, capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    found = parse_args(["--adv_train", "--adv_opt", method]).adversarial
+    names = "radius step_size noise_var k alpha p_norm norm_scope scale projection noise start_ratio epsilon"
+    for name in names.split():
+        usual, *others = re.search(rf"--adv_{name} [^(]*\(default: ([^)]*)\)", shown)[1].split("; ")
+        own = [other.split(" for ")[0] for other in others if method in other.split(" for ")[1].split(", ")]
+        assert (own or [usual])[0] == plain_text(getattr(found, f"adv_{name}")), name
+
+
 def test_flags_without_effect_are_named_only_where_given():
     assert parse_args(["--epochs", "3"]).notices == ()
     notices = parse_args(
@@ -255,6 +269,13 @@ def test_notices_of_flags_that_need_another():
     assert parse_args(["--adv_k", "2", "--adv_alpha", "1"]).notices == (
         "--adv_k, --adv_alpha: no effect without --adv_train",
     )
+    given = ["--adv_train", "--adv_epsilon", "1e-5", "--adv_free_budget", "2"]
+    assert parse_args(given).notices == (
+        "--adv_epsilon: no effect without --adv_projection normalize",
+        "--adv_free_budget: no effect without --adv_free",
+    )
+    assert parse_args([*given, "--adv_free"]).notices[1:] == ()
+    assert parse_args([*given[:3], "--adv_preset", "mtdnn_release"]).notices == ()
 
 
 def test_encoder_and_data_folder():

@@ -6,8 +6,10 @@ import math
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from mt_dnn.batcher import Batch
 from mt_dnn.dry_run import dry_run
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.trainer import train
-from tests.mt_dnn.runs import RUN, SIFT, TASK_DEF, tiny_config, tiny_run
+from tests.mt_dnn.runs import RUN, SIFT, TASK_DEF, exportable, tiny_config, tiny_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,7 +102,7 @@ def test_of_a_resumed_run_it_tells_what_is_left(tmp_path: Path, told: Callable[[
     (tmp_path / "model_2.pt").unlink()
     before = sorted((path.name, path.stat().st_mtime_ns) for path in tmp_path.iterdir())
     told()
-    dry_run(tiny_config(tmp_path, *SIFT, "--epochs", "3", "--resume"))
+    dry_run(tiny_config(tmp_path, *SIFT, "--epochs", "3", "--resume", "--model_ckpt", ""))  # as left out
     plan = told()
     assert "9 updates with the regularizer" in plan and f"resumed from {tmp_path / 'model_1.pt'}" in plan
     assert sorted((path.name, path.stat().st_mtime_ns) for path in tmp_path.iterdir()) == before
@@ -128,6 +130,53 @@ def test_the_room_that_checkpoints_take(
         assert expected in told()
 
 
+def test_of_the_noise_that_is_kept_the_disk_holds_that_of_the_newest_checkpoints(
+    tmp_path: Path, told: Callable[[], str]
+) -> None:
+    flags = (*SIFT, "--adv_free", "--epochs", "9", "--save_per_updates_on", "--save_per_updates", "9")
+    tiny_run(tmp_path, *flags, "--early_stop", "1", "--keep_last", "1")
+    epoch = 1 + max(int(path.stem.split("_")[1]) for path in tmp_path.glob("model_*.pt"))
+    sizes = {kind: next(tmp_path.glob(f"model_*.{kind}")).stat().st_size for kind in ("pt", "deltas")}
+    told()
+    dry_run(tiny_config(tmp_path, *flags, "--resume"))
+    found = re.search(r"^disk: checkpoints: (\d+) of ([\d.]+) KB and 3 of ([\d.]+) KB for their noise", told(), re.M)
+    assert found is not None and int(found[1]) == 2 * (9 - epoch)  # an epoch has nine updates
+    for number, kind in ((2, "pt"), (3, "deltas")):
+        assert float(found[number]) == pytest.approx(sizes[kind] / 1000, rel=0.05)
+
+
+@pytest.mark.parametrize("folder", ["out/hf", "a/b/hf"])
+def test_the_folders_of_a_model_for_transformers_are_not_left_either(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: Callable[[], str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = exportable(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    for place in (folder, str(tmp_path / folder)):
+        dry_run(tiny_config(tmp_path / "out", *flags, "--save_hf", place))
+        assert "dry run: all that it needs is there" in told()
+        assert sorted(tmp_path.iterdir()) == before
+    with pytest.raises(FlagError, match="--save_hf: .* holds --output_dir"):
+        dry_run(tiny_config(tmp_path / "out", *flags, "--save_hf", "out"))
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_interrupted_it_leaves_nothing(
+    number: int, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        assert list(tmp_path.rglob("*"))
+        os.kill(os.getpid(), number)
+        time.sleep(5)
+
+    monkeypatch.setattr(MTDNNModel, "update", interrupted)
+    before = signal.getsignal(number)
+    with pytest.raises(error):
+        dry_run(tiny_config(tmp_path / "a" / "run"))
+    assert not list(tmp_path.iterdir()) and signal.getsignal(number) is before
+
+
 def test_what_would_stop_the_run_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"not finite in an update of \d+ examples of up to \d+ tokens"):
         dry_run(tiny_config(tmp_path / "run", *SIFT, "--adv_alpha", "1e39"))
@@ -136,8 +185,11 @@ def test_what_would_stop_the_run_stops_it(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(FlagError, match="--save_hf"):
         dry_run(tiny_config(tmp_path / "run", "--save_hf", str(tmp_path / "taken")))
     (tmp_path / "none").write_text("a file")
-    with pytest.raises(WriteError, match="none"):
-        dry_run(tiny_config(tmp_path / "none" / "run"))
+    for folder in (tmp_path / "none", tmp_path / "none" / "run"):
+        with pytest.raises(WriteError, match="none"):
+            dry_run(tiny_config(folder))
+    with pytest.raises(FlagError, match="--dry_run and --encode_mode: found both"):
+        tiny_config(tmp_path / "run", "--dry_run", "--encode_mode")
 
     def too_much(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
@@ -173,4 +225,5 @@ def test_two_processes_tell_one_plan(tmp_path: Path) -> None:
     )
     assert found.returncode == 0, found.stderr[-3000:]
     assert found.stdout.count("30 updates with the regularizer") == found.stdout.count("dry run: all") == 1
+    assert re.search(r"^[-\d]+ [:\d]+ disk: checkpoints: 5 of [1-9]", found.stdout, re.M), found.stdout
     assert not list(tmp_path.iterdir())

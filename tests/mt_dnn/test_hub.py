@@ -12,12 +12,14 @@ from huggingface_hub import HfApi, RepoUrl
 from huggingface_hub.errors import LocalTokenNotFoundError
 
 from data_utils.errors import FlagError, UserError, run_command_line
-from data_utils.text_files import write_lines
 from mt_dnn import hub
 from mt_dnn.config import parse_args
+from mt_dnn.dry_run import dry_run
 from mt_dnn.hub import HubRepo
 from mt_dnn.trainer import train
-from tests.mt_dnn.runs import TASK_DEF, tiny_config
+from tests.mt_dnn.runs import exportable, tiny_config
+
+SAVE = ("--save_hf", "my model")
 
 
 class FakeApi:
@@ -56,22 +58,12 @@ def api(monkeypatch: pytest.MonkeyPatch) -> type[FakeApi]:
     return FakeApi
 
 
-def flags_of(folder: Path) -> tuple[str, ...]:
-    """A run of one task whose head transformers has."""
-    (folder / "tasks.yml").write_text(TASK_DEF.read_text().replace("}", ", actf: tanh}"))
-    (folder / "tokenizer").mkdir()
-    write_lines(folder / "tokenizer" / "vocab.txt", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "film"])
-    (folder / "tokenizer" / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
-    names = ("--task_def", "tasks.yml", "--train_datasets", "cola", "--test_datasets", "cola", "--epochs", "1")
-    return (*names, "--tokenizer", "tokenizer", "--save_hf", "my model")
-
-
 def test_a_run_uploads_its_folder_once_it_is_written(
     api: type[FakeApi], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    flags = flags_of(tmp_path)
-    train(tiny_config(tmp_path / "out", *flags, "--push_to_hub", "lab/reviews", "--hub_private"))
+    flags = exportable(tmp_path)
+    train(tiny_config(tmp_path / "out", *flags, *SAVE, "--push_to_hub", "lab/reviews", "--hub_private"))
     assert [name for name, _ in api.calls] == ["whoami", "create_repo", "upload_folder"]
     assert api.calls[1][1] == {"repo_id": "lab/reviews", "private": True, "exist_ok": True}
     upload = api.calls[2][1]
@@ -91,7 +83,7 @@ def test_a_failed_upload_keeps_the_folder_and_says_how_to_upload_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = tiny_config(tmp_path / "out", *flags_of(tmp_path), "--push_to_hub", "reviews", "--hub_private")
+    config = tiny_config(tmp_path / "out", *exportable(tmp_path), *SAVE, "--push_to_hub", "reviews", "--hub_private")
     api.fails = {call: ConnectionError("no route to host\nand more")}
     with pytest.raises(SystemExit) as ended:
         run_command_line(lambda: train(config) and None)
@@ -122,7 +114,7 @@ def test_what_would_fail_at_the_end_is_told_before_training(
     for attribute, value in state.items():
         setattr(api, attribute, value)
     with pytest.raises(FlagError, match=told) as caught:
-        train(tiny_config(tmp_path / "out", *flags_of(tmp_path), "--push_to_hub", name))
+        train(tiny_config(tmp_path / "out", *exportable(tmp_path), *SAVE, "--push_to_hub", name))
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "out").glob("*.pt"))
     assert {called for called, _ in api.calls} <= {"whoami"}
@@ -133,6 +125,31 @@ def test_ones_own_names_and_those_of_ones_organizations_are_accepted(name: str, 
     api.login = {"name": "me", "orgs": [{"name": "lab"}], "auth": {"accessToken": {"role": "write"}}}
     HubRepo(name, False, "folder")
     assert api.calls == [("whoami", {})]
+
+
+def test_a_dry_run_asks_for_the_login_and_uploads_nothing(
+    api: type[FakeApi], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = (*exportable(tmp_path), *SAVE, "--push_to_hub", "lab/reviews")
+    dry_run(tiny_config(tmp_path / "out", *flags))
+    assert api.calls == [("whoami", {})]
+    api.login = {"name": "you"}
+    with pytest.raises(FlagError, match="may not write to lab"):
+        dry_run(tiny_config(tmp_path / "out", *flags))
+
+
+def test_the_file_of_a_run_uploads_nothing_anew(
+    api: type[FakeApi], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(tiny_config(tmp_path / "out", *exportable(tmp_path), *SAVE, "--push_to_hub", "me/x", "--hub_private"))
+    api.calls.clear()
+    again = parse_args(["--config", "out/config.yml", "--output_dir", "again", "--save_hf", "other"])
+    assert again.training.push_to_hub is None and not again.training.hub_private and not again.notices
+    train(again)
+    assert (tmp_path / "other" / "config.json").is_file() and not api.calls
+    assert parse_args(["--config", "out/config.yml", "--push_to_hub", "me/y"]).training.push_to_hub == "me/y"
 
 
 def test_the_flags_need_each_other() -> None:
