@@ -74,13 +74,17 @@ class RunSpec:
         return Path(self.result).stem
 
     def config(
-        self, stage: str = TRAINED, output_dir: str = "checkpoint", model_ckpt: Path | str | None = None
+        self,
+        stage: str = TRAINED,
+        output_dir: str = "checkpoint",
+        resume: bool = False,
+        model_ckpt: Path | None = None,
     ) -> Config:
         """The configuration of a stage, by the flags that a user would give to `train.py`.
 
         Args:
             stage: `TRAINED`, or one of `stages`.
-            model_ckpt: a checkpoint to resume from; the empty text: the newest of `output_dir`.
+            resume: go on from `model_ckpt`, or else from the newest checkpoint of `output_dir`.
         """
         further = None if stage == TRAINED else self.stages[stage]
         flags = {
@@ -96,8 +100,10 @@ class RunSpec:
             **self.flags,
             **({} if further is None else further["flags"]),
         }
+        if resume:
+            flags["resume"] = "true"
         if model_ckpt is not None:
-            flags |= {"resume": "true", "model_ckpt": model_ckpt}
+            flags["model_ckpt"] = model_ckpt
         return parse_args([word for name, value in flags.items() for word in (f"--{name}", _text(value))])
 
     def key(self) -> str:
@@ -201,14 +207,14 @@ def _train(spec: RunSpec, stage: str, folder: Path, start: Path | None) -> Path:
     """
     begun = any(folder.glob("model_*.pt"))
     if begun:
-        config = spec.config(stage, str(folder), "")
+        config = spec.config(stage, str(folder), resume=True)
     elif start is None:
         config = spec.config(stage, str(folder))
     else:
         bare = folder / "start.pt"
         content = load_checkpoint(start)
         save_checkpoint(bare, {name: content[name] for name in ("state", "config")} | {"optimizer": {}})
-        config = spec.config(stage, str(folder), bare)
+        config = spec.config(stage, str(folder), resume=True, model_ckpt=bare)
     train(config)
     return folder / f"model_{config.training.epochs - 1}.pt"
 
