@@ -378,7 +378,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
         "--config",
         metavar="FILE.yml",
         help="flags as YAML, `NAME: VALUE` each, as every run writes its own to config.yml; those of the command line "
-        "win",
+        "win, an empty one such as --save_hf '' leaves the file's out",
     )
     for title, group in GROUPS.items():
         add_flags(parser, group, title)

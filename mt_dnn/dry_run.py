@@ -48,7 +48,7 @@ def dry_run(config: Config) -> None:
     real = Path(config.training.output_dir)
     with _removed_again(config.training) as folder, ExitStack() as held, told_in_a_line():
         training = replace(config.training, output_dir=str(folder), dry_run=False)
-        if training.resume and not training.model_ckpt:
+        if training.resume and training.model_ckpt is None:
             training = replace(training, model_ckpt=str(newest_checkpoint(real)[0]))
         data = replace(config.data, log_file=str(folder / "log"), tensorboard=False)
         trainer = Trainer(replace(config, training=training, data=data), held)

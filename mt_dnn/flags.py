@@ -122,9 +122,15 @@ def kind_of(group: type, name: str) -> tuple[type, bool]:
 
 
 def convert(group: type, name: str, text: str) -> Any:
-    """The value of a flag given as text; FlagError where it is none. Bounds are checked by `check_flags`."""
-    kind, _ = kind_of(group, name)
+    """The value of a flag given as text, an empty one as if the flag were left out, where it may be None.
+
+    Raises:
+        FlagError: the text is no such value. Bounds are checked by `check_flags`.
+    """
+    kind, optional = kind_of(group, name)
     choices = flags_of(group)[name].choices
+    if optional and not text:
+        return None
     try:
         if kind is tuple:
             return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -56,6 +56,11 @@ def test_flags_beside_the_file_win(tmp_path: Path) -> None:
     config = parse_args(["--epochs", "2", "--config", path, "--adv_opt", "smart"])
     assert (config.training.epochs, config.training.batch_size) == (2, 16)
     assert config.adversarial == parse_args(["--adv_train"]).adversarial
+    # So does an empty text, which leaves a flag out.
+    path = written(tmp_path, "save_hf: here\nclass_weights: balanced\nmodel_ckpt: ''\nbatch_size_eval: ''\n")
+    left_out = parse_args(["--config", path, "--save_hf", "", "--class_weights", ""])
+    assert left_out == parse_args([]) != parse_args(["--config", path])
+    path = written(tmp_path, "epochs: 7\n")
     # A default given on the command line wins, too.
     assert parse_args(["--config", path, "--epochs", "5"]).training.epochs == 5
 
