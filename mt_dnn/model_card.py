@@ -85,8 +85,12 @@ def train_command(config: Config, processes: int) -> list[str]:
     words.append("train.py")
     default, of_noise = Config().to_flat(), flags_of(AdversarialConfig)
     for name, value in config.given.items():
-        # the noise's defaults depend on one another
-        if name in RESUME_FLAGS or (name not in of_noise and plain_text(value) == plain_text(default[name])):
+        # the noise's defaults depend on one another; None is a flag that was left out
+        if (
+            name in RESUME_FLAGS
+            or value is None
+            or (name not in of_noise and plain_text(value) == plain_text(default[name]))
+        ):
             continue
         words.append(f"--{name}")
         if value is not True:

@@ -187,6 +187,8 @@ def test_the_command_leaves_out_what_changes_nothing_and_what_was_of_a_resume() 
         "--adv_alpha",
         "3",
         "--adv_train",
+        "--adv_preset",
+        "",
     ]
     command = train_command(parse_args(given), 1)
     assert command == ["python", "train.py", "--epochs", "3", "--adv_alpha", "3.0", "--adv_train"]
