@@ -171,10 +171,15 @@ def test_interrupted_it_leaves_nothing(
         time.sleep(5)
 
     monkeypatch.setattr(MTDNNModel, "update", interrupted)
-    before = signal.getsignal(number)
-    with pytest.raises(error):
-        dry_run(tiny_config(tmp_path / "a" / "run"))
-    assert not list(tmp_path.iterdir()) and signal.getsignal(number) is before
+    # A shell starts what runs in the background with SIGINT ignored.
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        before = signal.getsignal(number)
+        with pytest.raises(error):
+            dry_run(tiny_config(tmp_path / "a" / "run"))
+        assert not list(tmp_path.iterdir()) and signal.getsignal(number) is before
+    finally:
+        signal.signal(signal.SIGINT, outside)
 
 
 def test_what_would_stop_the_run_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
