@@ -65,6 +65,13 @@ def test_flags_beside_the_file_win(tmp_path: Path) -> None:
     assert parse_args(["--config", path, "--epochs", "5"]).training.epochs == 5
 
 
+def test_a_flag_without_effect_is_told_only_where_the_file_changes_it(tmp_path: Path) -> None:
+    path = written(tmp_path, "bin_size: 64\ndo_lower_case: false\nadv_train: false\n")
+    assert parse_args(["--config", path]).notices == ()
+    (notice,) = parse_args(["--config", written(tmp_path, "bin_size: 32\ndo_lower_case: false\n")]).notices
+    assert notice.startswith("--bin_size: no use any more")
+
+
 @pytest.mark.parametrize(
     ("line", "name", "value"),
     [
