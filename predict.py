@@ -10,7 +10,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from data_utils.errors import FlagError, OneLineParser, nearest, run_command_line
+from data_utils.errors import FlagError, OneLineParser, at_least, nearest, run_command_line
 from mt_dnn.flags import truth
 
 
@@ -28,9 +28,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="of texts that are read in windows: an entry a window, for prepare_distillation_data.py; no metrics",
     )
     parser.add_argument("--metric", help="metrics, comma-separated (default: the task definition's)")
-    parser.add_argument("--max_seq_len", type=int, default=512, help="longest example in tokens (default: 512)")
+    parser.add_argument("--max_seq_len", type=at_least(1), default=512, help="longest example in tokens (default: 512)")
     parser.add_argument(
-        "--batch_size_eval", type=int, help="examples a batch (default: as many as make a full batch of tokens)"
+        "--batch_size_eval", type=at_least(1), help="examples a batch (default: as many as make a full batch of tokens)"
     )
     parser.add_argument(
         "--cuda",
@@ -41,10 +41,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="use the GPU (default: where there is one)",
     )
     parser.add_argument("--checkpoint", required=True, help="checkpoint of train.py or of MT-DNN")
-    arguments = parser.parse_args(argv)
-    if arguments.batch_size_eval is not None and arguments.batch_size_eval < 1:
-        raise FlagError(f"--batch_size_eval: found {arguments.batch_size_eval}, accepted: at least 1")
-    return arguments
+    return parser.parse_args(argv)
 
 
 def task_id_of(arguments: argparse.Namespace, config: dict[str, Any]) -> int:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
+from data_utils.errors import DataError, FlagError, OneLineParser, at_least, run_command_line
 from data_utils.prepro import (
     Split,
     TokenizerSpec,
@@ -44,10 +44,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--do_lower", action="store_true", help="lower-case, where the tokenizer leaves the choice")
     parser.add_argument("--transformer_cache", default=".cache", help="folder for downloads")
-    parser.add_argument("--workers", type=int, default=1, help="processes")
-    parser.add_argument("--max_seq_len", type=int, default=512, help="longer examples are cut to so many tokens")
-    parser.add_argument("--doc_stride", type=int, default=128, help="spans: tokens that neighbouring windows share")
-    parser.add_argument("--max_query_len", type=int, default=64, help="spans: questions are cut to so many tokens")
+    parser.add_argument("--workers", type=at_least(1), default=1, help="processes")
+    parser.add_argument("--max_seq_len", type=at_least(1), default=512, help="longer ones are cut to so many tokens")
+    parser.add_argument(
+        "--doc_stride", type=at_least(0), default=128, help="spans: tokens that neighbouring windows share"
+    )
+    parser.add_argument(
+        "--max_query_len", type=at_least(1), default=64, help="spans: questions are cut to so many tokens"
+    )
     own = parser.add_argument_group("tables of your own")
     own.add_argument(
         "--from", dest="sources", nargs="+", default=[], metavar="TABLE",
@@ -74,11 +78,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         raise FlagError(
             f"--task_name: found {args.task_name!r}, accepted: one table's name, without '_', '/' and spaces"
         )
-    for name, least in (("doc_stride", 0), ("max_query_len", 1)):
-        if getattr(args, name) < least:
-            raise FlagError(f"--{name}: found {getattr(args, name)}, accepted: a whole number from {least}")
-    if args.workers < 1:
-        raise FlagError(f"--workers: found {args.workers}, accepted: a whole number from 1")
     return args
 
 

@@ -70,7 +70,22 @@ class OneLineParser(argparse.ArgumentParser):
     """argparse whose complaints are `FlagError`s."""
 
     def error(self, message: str) -> NoReturn:
-        raise FlagError(message)
+        raise FlagError(message.removeprefix("argument "))
+
+
+def at_least(lowest: int) -> Callable[[str], int]:
+    """The `type` of a command line's integer flag that is `lowest` or more."""
+
+    def number(text: str) -> int:
+        try:
+            found = int(text)
+        except ValueError:
+            found = None
+        if found is None or found < lowest:
+            raise argparse.ArgumentTypeError(f"found {text!r}, accepted: an integer, at least {lowest}")
+        return found
+
+    return number
 
 
 def in_one_line(text: str) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 import matplotlib
 from matplotlib import pyplot
 
-from data_utils.errors import run_command_line
+from data_utils.errors import OneLineParser, run_command_line
 from data_utils.files import atomic_write
 from experiments.sift.figures import SETTINGS
 
@@ -47,7 +47,7 @@ def run(notebook: Path, settings: Mapping[str, object] | None = None) -> dict[st
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--notebook", type=Path, default=NOTEBOOK, help="(default: %(default)s)")
     parser.add_argument("--folder", type=Path, default=FIGURES, help="of the figures (default: %(default)s)")
     arguments = parser.parse_args(argv)

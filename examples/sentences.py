@@ -9,7 +9,7 @@ from typing import Any
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
-from data_utils.errors import DataError
+from data_utils.errors import DataError, OneLineParser, at_least
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
 from data_utils.text_files import read_lines
 
@@ -18,11 +18,11 @@ Sentence = dict[str, Any]
 
 
 def parse_args(description: str | None, argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path(__file__).with_name("sentiment.tsv"), help="label TAB text")
     parser.add_argument("--model", default=EMBEDDED_NAME, help="hub name or folder (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=3, help="passes over the data (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything random (default: %(default)s)")
+    parser.add_argument("--epochs", type=at_least(1), default=3, help="passes over the data (default: %(default)s)")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of everything random (default: %(default)s)")
     return parser.parse_args(argv)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import DataError, FlagError, OneLineParser, nearest
+from data_utils.errors import DataError, FlagError, OneLineParser, at_least, nearest
 from data_utils.files import atomic_write
 from data_utils.readers import split_columns
 from data_utils.text_files import MARK, read_json_lines, read_lines
@@ -150,7 +150,7 @@ UNUSED_SEED = "no use: nothing is drawn here"
 def prepro_parser(description: str, tasks: Iterable[str] = (), seed: str = UNUSED_SEED) -> argparse.ArgumentParser:
     """A parser with the flags of every prepro command; `--tasks` where there are several; `seed`: what it is of."""
     parser = OneLineParser(description=description)
-    parser.add_argument("--seed", type=int, default=13, help=seed)
+    parser.add_argument("--seed", type=at_least(0), default=13, help=seed)
     parser.add_argument("--root_dir", type=Path, default=Path("data"), help="TSVs go to its folder canonical_data")
     parser.add_argument("--data_dir", type=Path, help="folder of the published folders; default: --root_dir")
     if tasks:

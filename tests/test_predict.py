@@ -50,7 +50,7 @@ def test_without_labels_there_are_scores_and_no_metrics(tmp_path: Path) -> None:
         (("--metric", "MMC"), "--metric: found 'MMC'"),
         (("--prep_input", "nowhere.json"), "nowhere.json: cannot be read"),
         (("--checkpoint", "nowhere.pt"), "nowhere.pt: missing"),
-        (("--batch_size_eval", "0"), "--batch_size_eval: found 0"),
+        (("--batch_size_eval", "0"), "--batch_size_eval: found '0'"),
         (("--batch_size_evil", "0"), "unrecognized arguments: --batch_size_evil"),
         (("--cuda", "maybe"), "found 'maybe' for a switch, accepted: true or false"),
         (("--by_window",), "--by_window: Classification reads no windows"),

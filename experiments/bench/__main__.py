@@ -27,7 +27,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_utils.errors import FlagError, UserError, nearest, run_command_line
+from data_utils.errors import FlagError, OneLineParser, UserError, at_least, nearest, run_command_line
 from data_utils.files import writable_folder
 from data_utils.pretrained import EMBEDDED_NAME
 from experiments.bench import measure, report
@@ -93,15 +93,15 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Raises:
         FlagError: a value that is not accepted.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(ROWS), help="rows to measure beside plain (default: %(default)s)")
     parser.add_argument("--profile", help="rows whose time is told by kind of operation, in place of a measurement")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=2, help="steps a row and round (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, help="examples a batch (default: %(default)s)")
+    parser.add_argument("--rounds", type=at_least(1), default=10, help="rounds (default: %(default)s)")
+    parser.add_argument("--steps", type=at_least(1), default=2, help="steps a row and round (default: %(default)s)")
+    parser.add_argument("--batch_size", type=at_least(1), default=32, help="examples a batch (default: %(default)s)")
     parser.add_argument("--data", help="token JSON lines of a classification task (default: the demo's tweets)")
     parser.add_argument("--init_checkpoint", default=EMBEDDED_NAME, help="encoder (default: %(default)s)")
-    parser.add_argument("--threads", type=int, help="threads of torch (default: its own choice)")
+    parser.add_argument("--threads", type=at_least(1), help="threads of torch (default: its own choice)")
     parser.add_argument(
         "--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory too (default: yes)"
     )
@@ -110,10 +110,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arguments.rows = list(dict.fromkeys([PLAIN.name, *_rows(arguments.rows, "rows")]))
     if arguments.profile is not None:
         arguments.profile = _rows(arguments.profile, "profile")
-    for flag in ("rounds", "steps", "batch_size", "threads"):
-        value = getattr(arguments, flag)
-        if value is not None and value < 1:
-            raise FlagError(f"--{flag}: found {value}, accepted: at least 1")
     return arguments
 
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 import prepro_std
-from data_utils.errors import OneLineParser, run_command_line
+from data_utils.errors import OneLineParser, at_least, run_command_line
 from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn import sampler
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated (default: %(default)s)")
     parser.add_argument(
-        "--examples", type=int, default=MNLI_EXAMPLES, help="of the file to open (default: %(default)s)"
+        "--examples", type=at_least(1), default=MNLI_EXAMPLES, help="of the file to open (default: %(default)s)"
     )
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as name:

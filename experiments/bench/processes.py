@@ -10,7 +10,6 @@ among them, and on batches of which each has as many examples as the one process
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 import tempfile
@@ -23,7 +22,7 @@ from multiprocessing.connection import Connection
 from statistics import median
 from typing import Any, NamedTuple
 
-from data_utils.errors import UserError, run_command_line
+from data_utils.errors import OneLineParser, UserError, at_least, run_command_line
 from mt_dnn.batcher import Batch
 from mt_dnn.config import parse_args
 
@@ -149,9 +148,7 @@ def measure(flags: Sequence[str], processes: int, blocks: int, updates: int) -> 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print; without `argv`, this process's own command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.bench.processes", description="All other flags are train.py's."
-    )
+    parser = OneLineParser(prog="python -m experiments.bench.processes", description="All other flags are train.py's.")
     own: dict[str, tuple[int, str]] = {
         "processes": (2, "how many processes stand against one"),
         "threads": (1, "of each process"),
@@ -159,7 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "updates": (8, "of a block"),
     }
     for name, (default, meaning) in own.items():
-        parser.add_argument(f"--{name}", type=int, default=default, help=f"{meaning} (default: {default})")
+        parser.add_argument(f"--{name}", type=at_least(1), default=default, help=f"{meaning} (default: {default})")
     found, flags = parser.parse_known_args(argv)
     values: dict[str, Any] = vars(found)
     os.environ["OMP_NUM_THREADS"] = str(values.pop("threads"))

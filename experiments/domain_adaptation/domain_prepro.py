@@ -19,7 +19,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from data_utils.errors import OneLineParser, run_command_line
+from data_utils.errors import OneLineParser, at_least, run_command_line
 from data_utils.text_files import read_lines, write_lines
 from experiments.glue import glue_prepro
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description="SciTail and SNLI → canonical TSV, with shares of their training sets")
     parser.add_argument("--root_dir", type=Path, default=Path("data"), help="TSVs go to its folder canonical_data")
     parser.add_argument("--data_dir", type=Path, help="folder of the tasks' folders; default: --root_dir")
-    parser.add_argument("--seed", type=int, default=SEED, help="of the choice of the shares")
+    parser.add_argument("--seed", type=at_least(0), default=SEED, help="of the choice of the shares")
     parser.add_argument("--from_hub", action="store_true", help="fetch the tasks from the Hugging Face hub")
     args = parser.parse_args(argv)
     data_dir = args.data_dir or args.root_dir

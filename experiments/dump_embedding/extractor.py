@@ -22,7 +22,7 @@ from typing import Any
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
+from data_utils.errors import DataError, FlagError, OneLineParser, at_least, run_command_line
 from data_utils.text_files import read_lines, write_lines
 from mt_dnn.flags import truth
 
@@ -37,14 +37,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--checkpoint", help="checkpoint of the encoder (default: that of --bert_model)")
     parser.add_argument("--do_lower_case", action="store_true", help="lower-case, where the tokenizer has the choice")
     parser.add_argument("--layers", help="layers' numbers from 0, comma-separated (default: the last two)")
-    parser.add_argument("--max_seq_length", type=int, default=512, help="longer lines are cut to so many tokens")
-    parser.add_argument("--batch_size", type=int, default=4, help="lines a batch")
+    parser.add_argument(
+        "--max_seq_length", type=at_least(1), default=512, help="longer lines are cut to so many tokens"
+    )
+    parser.add_argument("--batch_size", type=at_least(1), default=4, help="lines a batch")
     parser.add_argument("--transformer_cache", default=".cache", help="folder for downloads")
     parser.add_argument("--cuda", type=truth, nargs="?", const=True, metavar="true|false", help="use the GPU")
-    arguments = parser.parse_args(argv)
-    if arguments.batch_size < 1:
-        raise FlagError(f"--batch_size: found {arguments.batch_size}, accepted: at least 1")
-    return arguments
+    return parser.parse_args(argv)
 
 
 def layer_numbers(text: str | None, count: int) -> list[int]:

@@ -17,7 +17,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
+from data_utils.errors import DataError, OneLineParser, at_least, run_command_line
 from data_utils.readers import read_documents
 from data_utils.text_files import parse_json, read_lines, write_lines
 
@@ -65,11 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description="Text → the canonical text of masked language modeling")
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="files of text to train on")
     parser.add_argument("--dev", type=Path, nargs="+", help="files of text to evaluate on")
-    parser.add_argument("--dev_every", type=int, default=50, help="without --dev: one document of so many")
+    parser.add_argument("--dev_every", type=at_least(2), default=50, help="without --dev: one document of so many")
     parser.add_argument("--root_dir", type=Path, default=Path("data/canonical_data"), help="folder that is written to")
     args = parser.parse_args(argv)
-    if args.dev_every < 2:
-        raise FlagError(f"--dev_every: found {args.dev_every}, accepted: at least 2")
     for split, kept_out in (("train", False), ("dev", True)):
         files = args.dev if kept_out and args.dev else args.train
         found = (document for path in files for document in documents(path))

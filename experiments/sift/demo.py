@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from data_utils.errors import FlagError, nearest, run_command_line
+from data_utils.errors import FlagError, OneLineParser, at_least, nearest, run_command_line
 from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME
 from experiments.sift.hutto import DOMAINS
@@ -150,9 +150,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Raises:
         FlagError: a value that is not accepted.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each method (default: %(default)s)")
-    parser.add_argument("--epochs", type=int, default=1, help="epochs of a run (default: %(default)s)")
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=at_least(1), default=1, help="runs of each method (default: %(default)s)")
+    parser.add_argument("--epochs", type=at_least(1), default=1, help="epochs of a run (default: %(default)s)")
     parser.add_argument("--methods", default=",".join(COMPARED), help=f"of {', '.join(METHODS)} (default: %(default)s)")
     parser.add_argument("--init_checkpoint", default=EMBEDDED_NAME, help="encoder (default: %(default)s)")
     parser.add_argument("--output_dir", default="demo_output", help="folder of results (default: %(default)s)")
@@ -161,9 +161,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in arguments.methods:
         if name not in METHODS:
             raise FlagError(f"--methods: found {name!r}, accepted: {', '.join(METHODS)}{nearest(name, METHODS)}")
-    for flag in ("seeds", "epochs"):
-        if getattr(arguments, flag) < 1:
-            raise FlagError(f"--{flag}: found {getattr(arguments, flag)}, accepted: at least 1")
     return arguments
 
 

@@ -17,7 +17,6 @@ What is made of them:
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
 import lzma
@@ -32,7 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.errors import DataError, run_command_line
+from data_utils.errors import DataError, OneLineParser, run_command_line
 from data_utils.text_files import decoded, write_lines
 from experiments.canonical import SEPARATORS
 
@@ -207,7 +206,7 @@ def prepare(root: Path | str, downloads: Path | str = DOWNLOADS) -> dict[str, in
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Sentiment of four text domains as canonical TSV files.")
+    parser = OneLineParser(description="Sentiment of four text domains as canonical TSV files.")
     parser.add_argument("--root_dir", default="data/canonical_data", help="folder of the TSV files")
     parser.add_argument("--download_dir", default=DOWNLOADS, help="folder of the downloaded archive")
     arguments = parser.parse_args(argv)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data_utils.errors import FlagError, run_command_line
+from data_utils.errors import FlagError, OneLineParser, at_least, run_command_line
 from data_utils.text_files import read_lines
 from data_utils.tokenizer import load_tokenizer
 from module.ball import ascent_direction, scope_norm
@@ -97,11 +97,11 @@ def measure(model: str, texts: Sequence[str], share: float, seed: int) -> Alike:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded-minilm", help="encoder (default: %(default)s)")
     parser.add_argument("--texts", type=Path, default=TEXTS, help="a text a line, after a tab where there is one")
     parser.add_argument("--share", type=float, default=0.03, help="length of SMART's step in lengths of h")
-    parser.add_argument("--seed", type=int, default=0, help="of the random gradient")
+    parser.add_argument("--seed", type=at_least(0), default=0, help="of the random gradient")
     args = parser.parse_args(argv)
     if not 0 < args.share < 1:
         raise FlagError(f"--share: found {args.share:g}, accepted: a number above 0 and below 1")

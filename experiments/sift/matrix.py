@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from data_utils.errors import FlagError, UserError, run_command_line
+from data_utils.errors import OneLineParser, UserError, at_least, run_command_line
 from data_utils.files import atomic_write, writable_folder
 from data_utils.progress import progress, tell
 from experiments.sift.runs import Record, cross_entropy, development_data
@@ -253,20 +253,16 @@ def run_study(study: Study, folders: Folders, jobs: Jobs) -> None:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", help="the study's YAML")
     parser.add_argument("--data_root", default="data/public", help="folder of public data (default: %(default)s)")
     parser.add_argument("--canonical_root", default="data/study", help="folder of TSV files (default: %(default)s)")
     parser.add_argument("--results", default="study_results", help="folder of results (default: %(default)s)")
     parser.add_argument("--encoder", help="another encoder than the study's, by its recipe where it has one")
     parser.add_argument("--methods", help="some of the study's methods, split by commas (default: all)")
-    parser.add_argument("--jobs", type=int, default=1, help="runs side by side (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of a run (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    for flag in ("jobs", "threads"):
-        if getattr(arguments, flag) < 1:
-            raise FlagError(f"--{flag}: found {getattr(arguments, flag)}, accepted: at least 1")
-    return arguments
+    parser.add_argument("--jobs", type=at_least(1), default=1, help="runs side by side (default: %(default)s)")
+    parser.add_argument("--threads", type=at_least(1), default=1, help="threads of a run (default: %(default)s)")
+    return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

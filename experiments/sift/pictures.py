@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BertModel
 
-from data_utils.errors import run_command_line
+from data_utils.errors import OneLineParser, run_command_line
 from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
 from data_utils.task_def import TaskType
@@ -203,7 +203,7 @@ def draw_levels() -> Figure:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("docs/images"), help="of the pictures")
     folder = parser.parse_args(argv).folder
     with matplotlib.rc_context(SETTINGS):

@@ -12,7 +12,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_utils.errors import run_command_line
+from data_utils.errors import OneLineParser, run_command_line
 from data_utils.files import atomic_write
 from experiments.sift import sections
 from experiments.sift.comparisons import named_comparison
@@ -95,7 +95,7 @@ def write(blocks: Sequence[Block], folder: Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="folder of results, a folder a study")
     parser.add_argument("--output", type=Path, help="where the report is written (default: the folder of results)")
     arguments = parser.parse_args(argv)

@@ -25,7 +25,6 @@ not on a file's order. Texts that differ in case and white space alone count as 
 
 from __future__ import annotations
 
-import argparse
 import csv
 import hashlib
 import io
@@ -34,7 +33,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import prepro_std
-from data_utils.errors import DataError, FlagError, nearest, run_command_line
+from data_utils.errors import DataError, FlagError, OneLineParser, nearest, run_command_line
 from data_utils.files import atomic_write
 from data_utils.pretrained import folder_name
 from data_utils.readers import split_columns
@@ -312,7 +311,7 @@ def shared_texts(datasets: dict[str, list[Example]]) -> dict[tuple[str, str], in
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="The study's data as canonical TSV files.")
+    parser = OneLineParser(description="The study's data as canonical TSV files.")
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"some of {', '.join(PREPARATIONS)}")
     parser.add_argument("--data_root", type=Path, required=True, help="folder of the public files")
     parser.add_argument("--root_dir", type=Path, default=Path("data/study"), help="folder of the TSV files")

@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 import transformers
 
-from data_utils.errors import DataError, run_command_line
+from data_utils.errors import DataError, OneLineParser, run_command_line
 from data_utils.files import atomic_write
 from data_utils.text_files import read_json, read_json_lines
 from experiments.sift.robustness import measure_robustness
@@ -262,8 +261,14 @@ def environment() -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    (path,) = sys.argv[1:] if argv is None else argv
-    execute(RunSpec(**json.loads(Path(path).read_text(encoding="utf-8"))))
+    parser = OneLineParser(description="One run of a study.")
+    parser.add_argument("spec", type=Path, metavar="SPEC.json", help="as matrix.py writes it")
+    path = parser.parse_args(argv).spec
+    try:
+        spec = RunSpec(**read_json(path))
+    except TypeError as error:
+        raise DataError(f"is no run's spec ({error}); accepted: a file that matrix.py wrote", path) from error
+    execute(spec)
 
 
 def write_spec(spec: RunSpec, path: Path) -> None:

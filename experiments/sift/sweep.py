@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from data_utils.errors import FlagError, nearest, run_command_line
+from data_utils.errors import FlagError, OneLineParser, at_least, nearest, run_command_line
 from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME
 from experiments.sift.runs import (
@@ -253,15 +253,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     Raises:
         FlagError: a value outside its range.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", default=",".join(BY_METHOD), help="methods (default: %(default)s)")
     parser.add_argument("--levels", default=",".join(LEVELS), help="injection levels (default: %(default)s)")
     parser.add_argument("--sizes", default="0.03,0.1", help="sizes of the noise (default: %(default)s)")
     parser.add_argument("--alphas", default="1,3", help="weights of the regularizer (default: %(default)s)")
     parser.add_argument("--defaults", action="store_true", help="each method at its defaults, instead of a grid")
-    parser.add_argument("--epochs", type=int, default=1, help="epochs of a run (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=1, help="runs a point (default: %(default)s)")
-    parser.add_argument("--first_seed", type=int, default=FIRST_SEED, help="first of the seeds (default: %(default)s)")
+    parser.add_argument("--epochs", type=at_least(1), default=1, help="epochs of a run (default: %(default)s)")
+    parser.add_argument("--seeds", type=at_least(1), default=1, help="runs a point (default: %(default)s)")
+    parser.add_argument(
+        "--first_seed", type=at_least(0), default=FIRST_SEED, help="first of the seeds (default: %(default)s)"
+    )
     parser.add_argument("--train_fraction", type=float, default=0.5, help="share of the training set (%(default)s)")
     parser.add_argument("--init_checkpoint", default=EMBEDDED_NAME, help="encoder (default: %(default)s)")
     parser.add_argument("--output_dir", default="sweep_output", help="folder of results (default: %(default)s)")
@@ -270,8 +272,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     arguments.levels = _names("levels", arguments.levels, LEVELS)
     arguments.sizes = _numbers("sizes", arguments.sizes)
     arguments.alphas = _numbers("alphas", arguments.alphas)
-    if arguments.epochs < 1 or arguments.seeds < 1:
-        raise FlagError("--epochs, --seeds: accepted: at least 1")
     if not 0 < arguments.train_fraction <= 1:
         raise FlagError(f"--train_fraction: found {arguments.train_fraction}, accepted: above 0, at most 1")
     arguments.seed_list = range(arguments.first_seed, arguments.first_seed + arguments.seeds)

@@ -287,5 +287,5 @@ def test_a_matrix_killed_at_random_points_ends_in_the_same_report(tmp_path: Path
 
 @pytest.mark.parametrize("flag", ["jobs", "threads"])
 def test_a_flag_that_cannot_be_used_is_told(flag: str):
-    with pytest.raises(FlagError, match=f"--{flag}: found 0, accepted: at least 1"):
+    with pytest.raises(FlagError, match=f"--{flag}: found '0', accepted: an integer, at least 1"):
         matrix.parse_args(["study.yml", f"--{flag}", "0"])

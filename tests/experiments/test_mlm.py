@@ -75,7 +75,7 @@ def test_mt_dnns_json_lines_are_read(tmp_path: Path):
         with pytest.raises(DataError, match=r'a.json, line 2: .*(accepted: \{"text": "…"\}|no whole JSON object)'):
             mlm_prepro.main(["--train", str(tmp_path / "a.json"), "--root_dir", str(tmp_path / "out")])
     assert not (tmp_path / "out" / "mlm_train.txt").exists()
-    with pytest.raises(FlagError, match="--dev_every: found 1"):
+    with pytest.raises(FlagError, match="--dev_every: found '1'"):
         mlm_prepro.main(["--train", str(tmp_path / "b.txt"), "--dev_every", "1"])
 
 
