@@ -24,7 +24,8 @@ from accelerate.utils import broadcast_object_list
 from data_utils.errors import UserError
 from mt_dnn.batcher import MultiTaskDataset, SingleTaskDataset, evaluation_batches
 from mt_dnn.checkpoint import newest_checkpoint
-from mt_dnn.config import Config, TrainingConfig
+from mt_dnn.config import Config
+from mt_dnn.flag_groups import TrainingConfig
 from mt_dnn.mishaps import WHAT_HELPS, told_in_a_line
 from mt_dnn.resumption import WITH_DELTAS
 from mt_dnn.trainer import Trainer

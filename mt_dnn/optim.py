@@ -18,7 +18,7 @@ from transformers.optimization import (
 )
 
 if TYPE_CHECKING:
-    from mt_dnn.config import TrainingConfig
+    from mt_dnn.flag_groups import TrainingConfig
 
 POLYNOMIAL_END = 1e-7  # the learning rate that the polynomial schedule ends at
 # Numbers of a tensor that a thread goes over at once: parameter, gradient, m, u and |g| of so many stay in the cache.

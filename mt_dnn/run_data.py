@@ -12,7 +12,8 @@ from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.prepro import prepro_command
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
-from mt_dnn.config import CANONICAL_DATA, Config, DataConfig
+from mt_dnn.config import Config
+from mt_dnn.flag_groups import CANONICAL_DATA, DataConfig
 from tasks import not_distilled
 
 EVALUATION_SPLITS = ("dev", "test")

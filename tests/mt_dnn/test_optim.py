@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from transformers import BertConfig, BertModel, DebertaConfig, DebertaModel, T5Config, T5EncoderModel
 
-from mt_dnn.config import TrainingConfig
+from mt_dnn.flag_groups import TrainingConfig
 from mt_dnn.optim import (
     build_optimizer,
     build_schedule,
