@@ -295,21 +295,17 @@ def test_a_run_of_several_processes_ends_without_threads_that_wait_for_the_inter
     assert "gloo" not in text, text
 
 
+@pytest.mark.usefixtures("sigint_interrupts")
 def test_a_later_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signals = StopSignals(accelerator=None)  # type: ignore[arg-type]
     monkeypatch.setattr(mt_dnn.stop_signals, "SAME_WISH_SECONDS", 0.05)
-    # A shell starts what runs in the background with SIGINT ignored.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with signals:
+    with signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        time.sleep(0.1)
+        with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
-            assert signals.received == signal.SIGINT
-            time.sleep(0.1)
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 # one process

@@ -161,6 +161,7 @@ def test_the_folders_of_a_model_for_transformers_are_not_left_either(
     assert sorted(tmp_path.iterdir()) == before
 
 
+@pytest.mark.usefixtures("sigint_interrupts")
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_interrupted_it_leaves_nothing(
     number: int, error: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -171,15 +172,10 @@ def test_interrupted_it_leaves_nothing(
         time.sleep(5)
 
     monkeypatch.setattr(MTDNNModel, "update", interrupted)
-    # A shell starts what runs in the background with SIGINT ignored.
-    outside = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        before = signal.getsignal(number)
-        with pytest.raises(error):
-            dry_run(tiny_config(tmp_path / "a" / "run"))
-        assert not list(tmp_path.iterdir()) and signal.getsignal(number) is before
-    finally:
-        signal.signal(signal.SIGINT, outside)
+    before = signal.getsignal(number)
+    with pytest.raises(error):
+        dry_run(tiny_config(tmp_path / "a" / "run"))
+    assert not list(tmp_path.iterdir()) and signal.getsignal(number) is before
 
 
 def test_what_would_stop_the_run_stops_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
