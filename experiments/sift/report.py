@@ -1,9 +1,10 @@
-"""The report of finished studies: one Markdown file and one self-contained HTML page.
+"""The report of finished studies: one Markdown file, one self-contained HTML page, and a table of all runs.
 
     python -m experiments.sift.report RESULTS --output DIR
 
 RESULTS holds a folder a study, as `experiments.sift.matrix` fills it: STUDY/study.yml, STUDY/runs/*.json. DIR (default:
-RESULTS) gets report.md, its figures/*.svg, and report.html. The same runs give the same files byte for byte.
+RESULTS) gets report.md, its figures/*.svg, report.html, and runs.csv, a row for each measure of each run. The same runs
+give the same files byte for byte.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from experiments.sift.comparisons import named_comparison
 from experiments.sift.document import FIGURES_FOLDER, Block, Figure, Heading, Items, Paragraph, to_html, to_markdown
 from experiments.sift.published import published_blocks, read_published
 from experiments.sift.results import Study, read_studies
+from experiments.sift.run_table import run_table
 
 TITLE = "SiFT, SMART and plain fine-tuning compared"
 HOW_TO_READ = (
@@ -83,13 +85,15 @@ def _study(study: Study, named: Sequence[Block]) -> list[Block]:
     return blocks
 
 
-def write(blocks: Sequence[Block], folder: Path) -> None:
-    """`report.md` with `figures/`, and `report.html`."""
+def write(studies: Sequence[Study], folder: Path) -> None:
+    """`report.md` with `figures/`, `report.html` and `runs.csv`."""
+    blocks = document(studies)
     for block in blocks:
         for panel in block.panels if isinstance(block, Figure) else ():
             with atomic_write(folder / FIGURES_FOLDER / f"{panel.name}.svg") as file:
                 file.write(panel.svg)
-    for name, text in (("report.md", to_markdown(blocks)), ("report.html", to_html(blocks, TITLE))):
+    texts = {"report.md": to_markdown(blocks), "report.html": to_html(blocks, TITLE), "runs.csv": run_table(studies)}
+    for name, text in texts.items():
         with atomic_write(folder / name) as file:
             file.write(text)
 
@@ -100,8 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="where the report is written (default: the folder of results)")
     arguments = parser.parse_args(argv)
     folder = arguments.output or arguments.results
-    write(document(read_studies(arguments.results)), folder)
-    print(f"{folder / 'report.md'}, report.html")
+    write(read_studies(arguments.results), folder)
+    print(f"{folder / 'report.md'}, report.html, runs.csv")
 
 
 if __name__ == "__main__":

@@ -281,7 +281,7 @@ def test_a_matrix_killed_at_random_points_ends_in_the_same_report(tmp_path: Path
     subprocess.run(command("killed"), check=True)
     for results in ("whole", "killed"):
         report.main([str(tmp_path / results)])
-    for name in ("report.md", "report.html"):
+    for name in ("report.md", "report.html", "runs.csv"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import re
@@ -18,6 +19,7 @@ from experiments.sift.comparisons import Compared, corrected, pairs, sentence, s
 from experiments.sift.document import Heading, Paragraph, Table, to_html, to_markdown
 from experiments.sift.published import read_published
 from experiments.sift.results import read_study
+from experiments.sift.run_table import COLUMNS
 from experiments.sift.statistics import Difference
 from tests.experiments.study_results import FIRST, UCI, definition, write_results
 
@@ -64,6 +66,39 @@ def accuracies(results: Path, setting: str, method: str, test: str, stage: str =
 
 def shown(values: list[float]) -> str:
     return f"{mean(values):.1f} ± {stdev(values) / math.sqrt(len(values)):.1f}"
+
+
+def test_the_table_of_runs_has_each_measure_of_each_run_as_the_files_say_it(results: Path, written: Path):
+    with (written / "runs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    values = {tuple(row[name] for name in COLUMNS[:-1]): float(row["value"]) for row in rows}
+    assert len(values) == len(rows)  # no place twice
+    expected = 0
+    for path in (path for study in results.iterdir() for path in (study / "runs").glob("*.json")):
+        run = json.loads(path.read_text())
+        place = (path.parents[1].name, "embedded-minilm", run["setting"], run["method"], str(run["seed"]))
+        for stage, tests in run["evaluation"].items():
+            for test, stored in tests.items():
+                count, loss = len(stored["golds"]), 0.0
+                for gold, probabilities in zip(stored["golds"], stored["probabilities"], strict=True):
+                    loss += sum((p - (number == gold)) ** 2 for number, p in enumerate(probabilities)) / 2
+                own = {"ACC": stored["metrics"]["ACC"], "Brier": loss / count}
+                for measure, value in own.items():
+                    key = (*place, stage, test, str(count), measure)
+                    assert values[key] == pytest.approx(value, rel=1e-5)
+                expected += 5
+        for test, levels in run.get("robustness", {}).get("pgd", {}).items():
+            for level, found in levels.items():
+                for radius, right in zip(found["radii"], found["correct"], strict=True):
+                    key = (*place, "trained", test, str(len(right)), f"PGD {level} {radius:g}")
+                    assert values[key] == pytest.approx(100 * sum(right) / len(right), rel=1e-5)
+                    expected += 1
+        for test, found in run.get("robustness", {}).get("characters", {}).items():
+            for when in ("clean", "attacked"):
+                key = (*place, "trained", test, str(len(found[when])), f"characters {when}")
+                assert values[key] == pytest.approx(100 * sum(found[when]) / len(found[when]), rel=1e-5)
+                expected += 1
+    assert len(rows) == expected > 500
 
 
 def test_every_cell_of_a_table_is_what_the_files_say(results: Path, written: Path):
