@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_utils.errors import FlagError
 from module.san import ATTENTIONS, CELLS, SUMS, AnswerOptions, SANClassifier, masked_softmax
-from mt_dnn import config as flags
+from mt_dnn import flag_groups as flags
 
 HIDDEN, CLASSES = 3, 2
 

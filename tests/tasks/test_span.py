@@ -313,7 +313,7 @@ def test_windows_need_room(tmp_path: Path):
         FlagError, match="--max_seq_len: found 64, accepted: at least 196: --max_query_len 64, 3 special"
     ):
         one_line(tmp_path, "1\t['red']\t[2]\ta red car\tWhich?", "toy", "dev", "--max_seq_len", "64")
-    with pytest.raises(FlagError, match="--doc_stride: found -1, accepted: a whole number from 0"):
+    with pytest.raises(FlagError, match="--doc_stride: found '-1', accepted: an integer, at least 0"):
         one_line(tmp_path, "1\t['red']\t[2]\ta red car\tWhich?", "toy", "dev", "--doc_stride", "-1")
 
 
