@@ -13,7 +13,9 @@ from torch import Tensor
 
 from data_utils.errors import FlagError
 from module.san import ATTENTIONS, CELLS, SUMS, AnswerOptions, SANClassifier, masked_softmax
-from mt_dnn import flag_groups as flags
+from mt_dnn.config import Config
+from mt_dnn.flag_groups import SAN_ATTENTIONS, SAN_CELLS, ModelConfig
+from mt_dnn.flags import flags_of
 
 HIDDEN, CLASSES = 3, 2
 
@@ -116,10 +118,10 @@ def test_logits_are_those_of_the_formulas(options: dict[str, Any]) -> None:
 
 
 def test_names_of_attentions_and_cells_are_those_that_the_flags_accept() -> None:
-    assert tuple(ATTENTIONS) == flags.SAN_ATTENTIONS and tuple(CELLS) == flags.SAN_CELLS
-    group = flags.flags_of(flags.ModelConfig)
+    assert tuple(ATTENTIONS) == SAN_ATTENTIONS and tuple(CELLS) == SAN_CELLS
+    group = flags_of(ModelConfig)
     assert group["mem_cum_type"].choices == SUMS
-    assert AnswerOptions() == AnswerOptions.from_flat(flags.Config().to_flat())
+    assert AnswerOptions() == AnswerOptions.from_flat(Config().to_flat())
 
 
 def test_a_flag_without_meaning_is_told_in_a_line() -> None:
