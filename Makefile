@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= 2
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
@@ -18,7 +19,7 @@ PIP_AUDIT := pip-audit==2.10.1
 help:
 	@echo "make setup      the environment alone"
 	@echo "make demo       plain, SMART and SiFT fine-tuning compared on four text domains (ARGS=\"--seeds 5\")"
-	@echo "make test       the tests (ARGS=\"-k NAME\")"
+	@echo "make test       the tests (ARGS=\"-k NAME\") in 2 processes (WORKERS=8; WORKERS=0: in this one, as --pdb needs)"
 	@echo "make test-slow  the long tests"
 	@echo "make quality    ruff and mypy"
 	@echo "make format     sort imports, format the code"
@@ -78,7 +79,7 @@ notebook: $(READY)
 	$(RUN) -m docs_build.notebook $(ARGS)
 
 test: $(READY)
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-slow: $(READY)
 	$(RUN) -m pytest -m slow $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Iterator
 
@@ -9,6 +10,18 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def the_log_is_as_imported() -> Iterator[None]:
+    """What a command set up in a test is taken back behind it: handlers, level, and that `caplog` hears nothing."""
+    yield
+    logger = logging.getLogger("mt_dnn")
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+    logger.propagate = True
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture

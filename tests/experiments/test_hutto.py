@@ -135,7 +135,11 @@ def test_a_line_break_in_an_id_is_none_of_the_file(tmp_path: Path):
     assert (tmp_path / "a.tsv").read_bytes() == b"x y z\tpositive\ta b \n"
 
 
-@pytest.mark.parametrize("content", [b"no archive", packed({"other": b""}), packed({hutto.INNER_ARCHIVE: b"broken"})])
+@pytest.mark.parametrize(
+    "content",
+    [b"no archive", packed({"other": b""}), packed({hutto.INNER_ARCHIVE: b"broken"})],
+    ids=["no archive", "another archive", "broken inner archive"],
+)
 def test_a_damaged_or_foreign_archive_is_told(tmp_path: Path, content: bytes):
     path = tmp_path / hutto.ARCHIVE
     path.write_bytes(content)
