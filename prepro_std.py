@@ -163,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_query_len=args.max_query_len,
     )
     folder = args.root_dir / folder_name(args.model)
-    with chunk_mapper(tokenizer, args.workers) as chunk_map:
+    with chunk_mapper(tokenizer, args.workers, [split.task for split in files]) as chunk_map:
         for split in files:
             target = folder / f"{split.path.stem}.json"
             with progress(name=target.name, unit="line") as bar:

@@ -8,7 +8,7 @@ import json
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +139,17 @@ class Tokenization:
             "is_special": joined.special_tokens_mask,
         }
 
+    def ends(self) -> tuple[int, int]:
+        """The ids of the CLS and SEP tokens, for task types that put them around their tokens themselves.
+
+        Raises:
+            FlagError: the tokenizer has none.
+        """
+        first, last = self.tokenizer.cls_token_id, self.tokenizer.sep_token_id
+        if first is None or last is None:
+            raise FlagError(f"--model: the tokenizer of {self.spec.name} has no CLS and SEP tokens, which a task needs")
+        return first, last
+
     def _backend(self) -> Any:
         """The tokenizer below transformers' own, set to cut and to pad: a call of it counts no characters."""
         tokenizer, backend = self.tokenizer, self.tokenizer.backend_tokenizer
@@ -234,13 +245,20 @@ def convert_split(
 
 
 @contextmanager
-def chunk_mapper(spec: TokenizerSpec, workers: int) -> Iterator[Callable[..., Iterator[list[str]]]]:
-    """A function that maps jobs to their lines of JSON in order, in this process or in `workers` others."""
+def chunk_mapper(
+    spec: TokenizerSpec, workers: int, tasks: Iterable[Task]
+) -> Iterator[Callable[..., Iterator[list[str]]]]:
+    """A function that maps jobs to their lines of JSON in order, in this process or in `workers` others.
+
+    Raises:
+        UserError: the tokenizer cannot be loaded, or one of the tasks cannot be tokenized with it.
+    """
+    converter = Converter(spec)  # here too where others convert: what is wrong is told once, not by every process
+    for task in tasks:
+        task.check_tokenization(converter.text)
     if workers == 1:
-        converter = Converter(spec)
         yield lambda jobs: map(converter, jobs)
         return
-    Converter(spec)  # a tokenizer that cannot be loaded is told once, not by every process
     # each process is one thread; the tokenizer's own threads would only fight over the same cores
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     with multiprocessing.get_context("spawn").Pool(workers, _start_worker, (spec,)) as pool:

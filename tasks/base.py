@@ -124,6 +124,13 @@ class Task:
             kind = self.task_def.task_type.name
             raise UserError(f"{where}: data_format {found.name} does not go with {kind}; accepted: {accepted}")
 
+    def check_tokenization(self, text: Tokenization) -> None:
+        """See that text of this task can be tokenized so, before anything is written.
+
+        Raises:
+            FlagError: it cannot.
+        """
+
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         """Lines of a canonical TSV → examples of a token file, one or several a line.
 

@@ -61,15 +61,16 @@ class MaskLMTask(Task):
 
     # text
 
+    def check_tokenization(self, text: Tokenization) -> None:
+        text.ends()
+
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         """Documents → sequences of as many whole sentences as fit; `uid`: the document's number and the sequence's."""
-        tokenizer = text.tokenizer
-        if tokenizer.cls_token_id is None or tokenizer.sep_token_id is None:
-            raise FlagError(f"--model: the tokenizer of {text.spec.name} has no CLS and SEP tokens, which MaskLM needs")
+        first, last = text.ends()
         for _, fields in lines:
             sentences = [piece.ids for piece in text.pieces(fields["sentences"])]
             for number, tokens in enumerate(packed(sentences, text.spec.max_seq_len - 2)):
-                token_id = [tokenizer.cls_token_id, *tokens, tokenizer.sep_token_id]
+                token_id = [first, *tokens, last]
                 yield {"uid": f"{fields['uid']}-{number}", "token_id": token_id, "type_id": [0] * len(token_id)}
 
     # token file

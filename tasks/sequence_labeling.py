@@ -52,8 +52,11 @@ class SequenceLabelingTask(Task):
         if missing:
             raise UserError(f"{where}: labels lack {', '.join(missing)}; a SeqenceLabeling task needs X, CLS and SEP")
 
+    def check_tokenization(self, text: Tokenization) -> None:
+        text.ends()
+
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
-        labels, tokenizer = self.task_def.label_vocab, text.tokenizer
+        labels, (begin, end) = self.task_def.label_vocab, text.ends()
         assert labels is not None  # `check_text` has seen to it
         for number, fields in lines:
             words, texts = (parse_list(split, number, column, fields[column]) for column in ("premise", "label"))
@@ -67,7 +70,7 @@ class SequenceLabelingTask(Task):
                 index = class_index(self.task_def, split, number, name)
                 label += [index, *[labels[LATER_PIECE]] * (len(word) - 1)][: len(word)]
             room = text.spec.max_seq_len - 2
-            token_id = [tokenizer.cls_token_id, *token_id[:room], tokenizer.sep_token_id]
+            token_id = [begin, *token_id[:room], end]
             label = [labels[FIRST], *label[:room], labels[LAST]]
             yield {"uid": fields["uid"], "label": label, "token_id": token_id, "type_id": [0] * len(token_id)}
 

@@ -19,7 +19,7 @@ from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion
 from tasks.base import Task, register_task
 from tasks.values import Entries, ModelInputs, Values, check_texts
-from tasks.windows import NULL_ANSWER, Answers, read_golds, read_window, read_windows
+from tasks.windows import NULL_ANSWER, Answers, check_room, read_golds, read_window, read_windows
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
@@ -92,6 +92,9 @@ class SpanClassificationTask(Task):
             if metric in Metric.__members__ and metric not in known:
                 found.append(f"key 'metric_meta': found {metric}, accepted: {', '.join(known)} for this task_type")
         return found
+
+    def check_tokenization(self, text: Tokenization) -> None:
+        check_room(text)
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         for window in read_windows(split, lines, text):

@@ -17,7 +17,7 @@ from data_utils.task_def import DataFormat
 from tasks.base import Task, register_task
 from tasks.sequence_labeling import SequenceLabelingTask
 from tasks.values import Entries, Values
-from tasks.windows import read_window, read_windows
+from tasks.windows import check_room, read_window, read_windows
 
 if TYPE_CHECKING:
     from mt_dnn.dataset import SingleTaskDataset
@@ -74,6 +74,9 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
 
     def check_text(self, where: str) -> None:
         Task.check_text(self, where)
+
+    def check_tokenization(self, text: Tokenization) -> None:
+        check_room(text)
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         """Of answers that overlap the first counts."""

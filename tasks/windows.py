@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from data_utils.errors import DataError, FlagError
-from data_utils.prepro import Line, Split, Tokenization, TokenizerSpec, parse_list
+from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.spans import Offsets, tokens_of
 
 NULL_ANSWER = 0  # the token that windows without an answer point at
@@ -41,10 +41,8 @@ def read_windows(split: Split, lines: Sequence[Line], text: Tokenization) -> Ite
 
     Raises:
         DataError: answers that cannot be used, or no text; names file and line.
-        FlagError: a window has no room for a token of its own.
     """
     spec, special = text.spec, text.tokenizer.num_special_tokens_to_add(pair=True)
-    _check_room(spec, special)
     questions = text.pieces([fields["question"] for _, fields in lines])
     contexts = text.pieces([fields["context"] for _, fields in lines])
     for (number, fields), question, context in zip(lines, questions, contexts, strict=True):
@@ -134,7 +132,13 @@ def _token_spans(offsets: Offsets, answers: Answers, split: Split, number: int) 
     return spans
 
 
-def _check_room(spec: TokenizerSpec, special: int) -> None:
+def check_room(text: Tokenization) -> None:
+    """See that a window has room for a token of its own.
+
+    Raises:
+        FlagError: it has none.
+    """
+    spec, special = text.spec, text.tokenizer.num_special_tokens_to_add(pair=True)
     needed = spec.max_query_len + special + spec.doc_stride + 1
     if spec.max_seq_len < needed:
         raise FlagError(

@@ -14,6 +14,7 @@ from data_utils.errors import DataError, FlagError, UserError
 from experiments.exp_def import TaskDefs
 from mt_dnn.config import parse_args
 from prepro_std import main
+from tests.encoder_folder import write_encoder
 from tests.terminal import Terminal, drawn_to_the_end
 
 REPOSITORY = Path(__file__).parents[1]
@@ -197,6 +198,38 @@ def test_a_task_that_cannot_be_read_is_told_before_work_starts(root: Path, old: 
     with pytest.raises(UserError, match=words):
         run(root, "--task_def", str(root / "task_def.yml"))
     assert not (root / "embedded-minilm").exists()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_window_without_room_is_told_before_work_starts(root: Path, workers: str):
+    spans = "{data_format: CLUE_SPAN, task_type: SpanClassification, n_class: 2, metric_meta: [EmF1]}"
+    with (root / "task_def.yml").open("a") as definition:
+        definition.write(f"zz: {spans}\n")
+    (root / "zz_train.tsv").write_text("1\t['red']\t[2]\ta red car\tWhich?\n")
+    flags = ("--task_def", str(root / "task_def.yml"), "--workers", workers, "--max_seq_len", "64")
+    with pytest.raises(FlagError, match="--max_seq_len: found 64, accepted: at least 196"):
+        run(root, *flags)
+    assert not (root / "embedded-minilm").exists()
+
+
+@pytest.mark.parametrize("task_type", ["SeqenceLabeling", "MaskLM"])
+def test_a_tokenizer_without_ends_is_told_before_work_starts(tmp_path: Path, task_type: str):
+    folder = write_encoder(tmp_path / "encoder")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "cls_token": None}))
+    own = {
+        "SeqenceLabeling": "{data_format: Seqence, n_class: 4, labels: [X, CLS, SEP, O], metric_meta: [SeqEval]",
+        "MaskLM": "{data_format: MLM, n_class: 8, metric_meta: [ACC]",
+    }
+    first = "a: {data_format: PremiseOnly, task_type: Classification, n_class: 2, metric_meta: [ACC]}"
+    (tmp_path / "tasks.yml").write_text(f"{first}\nzz: {own[task_type]}, task_type: {task_type}}}\n")
+    (tmp_path / "a_train.tsv").write_text("1\t0\tgood\n")
+    (tmp_path / "zz_train.tsv").write_text("1\t['O']\t['good']\n")
+    (tmp_path / "zz_train.txt").write_text("good fine\n")
+    flags = ["--model", str(folder), "--root_dir", str(tmp_path), "--task_def", str(tmp_path / "tasks.yml")]
+    with pytest.raises(FlagError, match="--model: the tokenizer of .*encoder has no CLS and SEP tokens"):
+        main(flags)
+    assert not list(tmp_path.rglob("*_train.json"))
 
 
 def test_the_command_prints_one_line_and_exits_with_2(tmp_path: Path):
