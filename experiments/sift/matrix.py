@@ -26,6 +26,8 @@ import yaml
 from data_utils.errors import OneLineParser, UserError, at_least, run_command_line
 from data_utils.files import atomic_write, writable_folder
 from data_utils.progress import progress, tell
+from data_utils.text_files import read_lines, write_lines
+from experiments.sift.robustness import evenly_spread
 from experiments.sift.runs import Record, cross_entropy, development_data
 from experiments.sift.study import TRAINED, Flags, Study, read_study
 from experiments.sift.study_data import prepare
@@ -64,6 +66,12 @@ def lay_out(study: Study, data_root: Path, canonical_root: Path, results: Path) 
         for stage in setting.stages.values():
             with atomic_write(folders.trained / f"{stage.train}_train.json", "wb") as file:
                 file.write((tests / f"{stage.train}_train.json").read_bytes())
+    if study.test_examples is not None:
+        folders = folders._replace(tests=folder / "data" / "tests")
+        for test in study.all_tests:
+            lines = [line for _, line in read_lines(tests / f"{test}.json")]
+            kept = [lines[index] for index in evenly_spread(len(lines), study.test_examples)]
+            write_lines(folders.tests / f"{test}.json", kept)
     if study.tuning is not None:
         tuned = study.settings[study.comparison.setting].train
         development_data(tests, folders.trials, tuned, study.tuning.train_fraction)

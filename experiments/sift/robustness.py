@@ -110,9 +110,9 @@ def parse_spec(spec: Any) -> RobustnessSpec:
 
 
 def evenly_spread(count: int, wanted: int) -> np.ndarray:
-    """Which of `count` examples are attacked where so many are wanted: evenly over the file, in its order; at most all.
+    """Which of `count` examples are taken where so many are wanted: evenly over the file, in its order; at most all.
 
-    It depends on these two numbers alone, so that all runs of a study attack the same examples.
+    It depends on these two numbers alone, so that all runs of a study test and attack the same examples.
     """
     return np.arange(min(count, wanted)) * count // min(count, wanted)
 

@@ -129,8 +129,8 @@ class Recipe(_Part):
 class Study(_Part):
     """A study as the YAML gives it; `experiments/sift/studies/` has examples.
 
-    data: preparations of `study_data.py`; metric: what tuning and comparison look at; published: keys of
-    `published_results.yml`.
+    data: preparations of `study_data.py`; metric: what tuning and comparison look at; test_examples: of every test set
+    at most so many, evenly over the file, where time is short; published: keys of `published_results.yml`.
     """
 
     study: Name
@@ -142,6 +142,7 @@ class Study(_Part):
     data: list[Name]
     comparison: Comparison
     settings: dict[Name, Setting]
+    test_examples: Count | None = None
     flags: Flags
     methods: dict[Name, Flags]
     seeds: Seeds
@@ -212,6 +213,11 @@ class Study(_Part):
         count = self.seeds.compared if method in self.comparison.methods else self.seeds.others
         own = self.settings[setting].seeds
         return range(self.seeds.first, self.seeds.first + (count if own is None else min(count, own)))
+
+    @property
+    def all_tests(self) -> list[str]:
+        """The tests of all settings, each once."""
+        return list(dict.fromkeys(test for setting in self.settings.values() for test in setting.all_tests))
 
     @property
     def folder(self) -> str:

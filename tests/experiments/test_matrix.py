@@ -80,6 +80,19 @@ def folders(tmp_path: Path, study: Study, token_dir: Path, monkeypatch: pytest.M
     return matrix.lay_out(study, tmp_path, token_dir.parent, tmp_path / "results")
 
 
+def test_tests_are_cut_evenly_over_the_file_and_nothing_else_is(
+    study: Study, folders: Folders, tmp_path: Path, token_dir: Path
+):
+    cut = matrix.lay_out(study.model_copy(update={"test_examples": 3}), tmp_path, token_dir.parent, tmp_path / "cut")
+    for test, places in {"sentiment_a_test": (0, 3, 6), "sentiment_b_test": (0, 4, 8)}.items():
+        whole = (token_dir / f"{test}.json").read_text().splitlines()
+        assert (cut.tests / f"{test}.json").read_text().splitlines() == [whole[place] for place in places]
+    for path in folders.trained.iterdir():
+        assert (cut.trained / path.name).read_bytes() == path.read_bytes()
+    before, after = first_spec(study, folders), first_spec(study, cut)
+    assert before.key() != after.key()  # a run on whole sets is not taken for one on cut ones
+
+
 class Inside(Jobs):
     """Runs in this process, one after the other."""
 
