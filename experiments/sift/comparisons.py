@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -77,7 +77,12 @@ def mean_and_error(values: Sequence[float], digits: int = 1) -> str:
 
 
 def compared_tables(
-    what: str, group: str, columns: Sequence[str], cells: Mapping[str, Mapping[str, BY_METHOD]], against: Sequence[str]
+    what: str,
+    group: str,
+    columns: Sequence[str],
+    cells: Mapping[str, Mapping[str, BY_METHOD]],
+    against: Sequence[str],
+    uncompared: Collection[str] = (),
 ) -> list[Block]:
     """Two tables: the means of every method, marked where they differ from a baseline, and the differences.
 
@@ -86,8 +91,9 @@ def compared_tables(
         group: what the groups of rows are.
         cells: by group and column the samples by method.
         against: the baselines.
+        uncompared: groups whose means are shown alone.
     """
-    places = [(row, column) for row in cells for column in columns if column in cells[row]]
+    places = [(row, column) for row in cells if row not in uncompared for column in columns if column in cells[row]]
     found = []
     for row, column in places:
         samples = cells[row][column]

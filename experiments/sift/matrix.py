@@ -27,6 +27,8 @@ from data_utils.errors import OneLineParser, UserError, at_least, run_command_li
 from data_utils.files import atomic_write, writable_folder
 from data_utils.progress import progress, tell
 from data_utils.text_files import read_lines, write_lines
+from experiments.exp_def import TaskDefs
+from experiments.sift.results import STUDY_FILE, TUNED_FILE
 from experiments.sift.robustness import evenly_spread
 from experiments.sift.runs import Record, cross_entropy, development_data
 from experiments.sift.study import TRAINED, Flags, Study, read_study
@@ -54,6 +56,18 @@ class Trial(NamedTuple):
     flags: Flags
     value: float
     loss: float
+
+
+def check_metric(study: Study) -> None:
+    """See that runs measure what the study compares, before hours of work.
+
+    Raises:
+        UserError: they do not, or the task is not in the study's `task_def`.
+    """
+    measured = [metric.name for metric in TaskDefs(study.task_def).get_task_def(study.task).metric_meta]
+    if study.metric not in measured:
+        where = f"metric_meta of {study.task!r} in {study.task_def}"
+        raise UserError(f"{study.study}: metric: found {study.metric}, accepted: {', '.join(measured)} ({where})")
 
 
 def lay_out(study: Study, data_root: Path, canonical_root: Path, results: Path) -> Folders:
@@ -127,8 +141,7 @@ def run_specs(study: Study, folders: Folders, tuned: Mapping[str, Flags]) -> lis
     for name, setting in study.settings.items():
         for method, own in study.methods.items():
             for seed in study.seeds_of(method, name):
-                attacked = name == study.comparison.setting and seed < study.seeds.first + study.robustness.seeds
-                robustness = study.robustness.measured if attacked else {}
+                robustness = study.robustness.measured if study.is_attacked(name, seed) else {}
                 spec = _spec(
                     study, folders, f"runs/{name}-{method}-{seed}", name, method, seed,
                     train_dir=folders.trained, train=setting.train, test_dir=folders.tests, tests=setting.tests,
@@ -238,7 +251,7 @@ def _line(record: Record, metric: str) -> str:
 
 def run_study(study: Study, folders: Folders, jobs: Jobs) -> None:
     """Tune, then run; `study.yml` and `tuned.json` say what was run."""
-    with atomic_write(folders.results / "study.yml") as file:
+    with atomic_write(folders.results / STUDY_FILE) as file:
         yaml.safe_dump(study.model_dump(), file, sort_keys=False, allow_unicode=True)
     specs = trial_specs(study, folders)
     for _, runs in sorted(specs.items()):
@@ -255,7 +268,7 @@ def run_study(study: Study, folders: Folders, jobs: Jobs) -> None:
         method: {"chosen": tuned[method], "trials": [trial._asdict() for trial in found]}
         for method, found in trials.items()
     }
-    with atomic_write(folders.results / "tuned.json") as file:
+    with atomic_write(folders.results / TUNED_FILE) as file:
         json.dump(content, file, indent=1)
     jobs.run(run_specs(study, folders, tuned), study.study)
 
@@ -280,6 +293,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         study = study.with_encoder(arguments.encoder)
     if arguments.methods is not None:
         study = study.with_methods([name.strip() for name in arguments.methods.split(",")])
+    check_metric(study)
     results = writable_folder(arguments.results)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the runs are ended too
     folders = lay_out(study, Path(arguments.data_root), Path(arguments.canonical_root), results)

@@ -80,7 +80,7 @@ def published_blocks(study: Study, published: dict[str, Published]) -> list[Bloc
         if key not in published:
             raise DataError(
                 f"published: found {key!r}, accepted: {', '.join(published)}{nearest(key, published)}",
-                f"{study.definition.study}/{STUDY_FILE}",
+                f"{study.name}/{STUDY_FILE}",
             )
         for table in published[key].tables:
             if table.study in (None, study.definition.study):

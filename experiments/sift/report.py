@@ -33,32 +33,29 @@ HOW_TO_READ = (
 
 def document(studies: Sequence[Study]) -> list[Block]:
     """All that the report says."""
-    named = {study.definition.study: named_comparison(study) for study in studies}
+    named = {study.name: named_comparison(study) for study in studies}
     blocks: list[Block] = [Heading(1, TITLE, "top")]
     missing = [line for study in studies for line in _warnings(study)]
     if missing:
         blocks += [Paragraph("Not finished:"), Items(missing)]
     for study in studies:
-        name = study.definition.study
-        blocks += [Paragraph(f"{name}: {study.definition.question}"), Items(named[name][1])]
+        blocks += [Paragraph(f"{study.name}: {study.definition.question}"), Items(named[study.name][1])]
     blocks.append(Paragraph(HOW_TO_READ))
     for study in studies:
-        blocks += _study(study, named[study.definition.study][0])
+        blocks += _study(study, named[study.name][0])
     return blocks
 
 
 def _warnings(study: Study) -> list[str]:
     lines = study.missing()
     if study.unlisted:
-        name = study.definition.study
-        lines.append(
-            f"{name}: {study.unlisted} runs of settings or methods that are not in its definition are left out"
-        )
+        foreign = "runs of settings, methods or seeds that are not in its definition"
+        lines.append(f"{study.name}: {study.unlisted} {foreign} are left out")
     return lines
 
 
 def _study(study: Study, named: Sequence[Block]) -> list[Block]:
-    definition, name = study.definition, study.definition.study
+    definition, name = study.definition, study.name
     settings = [setting for setting in definition.settings if study.methods(setting)]
     robust = [
         block for setting in settings for block in (*sections.pgd(study, setting), *sections.characters(study, setting))

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
 from data_utils.errors import DataError
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.text_files import read_json
+from experiments.sift.runs import settings_of
 from experiments.sift.study import Study as Definition
+from experiments.sift.study import command_line
 from experiments.sift.study import read_study as read_definition
+from mt_dnn.config import parse_args
 
 CLASSIFIED = (Metric.ACC, Metric.F1MAC, Metric.MCC)
 TOLERANCE = 1e-4  # percentage points between a stored metric and the recomputed one
 BINS = 15
 STUDY_FILE = "study.yml"
-
+TUNED_FILE = "tuned.json"
 
 Flags = Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(min_length=1)]
 
@@ -78,6 +81,13 @@ class Robustness(_Schema):
 class Epoch(_Schema):
     epoch: int
     metrics: dict[str, dict[str, float]]
+
+
+class _Tuned(_Schema):
+    chosen: dict[str, Any]
+
+
+_TUNED = TypeAdapter(dict[str, _Tuned])
 
 
 class _RunFile(_Schema):
@@ -143,12 +153,16 @@ class Run:
 class Study:
     """A study's definition, its runs and its tuning runs in the order of the definition, then by seed.
 
-    unlisted: how many runs were left out, for the definition has no such setting or method.
+    name: of its folder, for a study of another encoder has the same name in its definition.
+    tuned: by method the flags that tuning chose.
+    unlisted: how many runs were left out, for the definition has no such setting, method or seed.
     """
 
+    name: str
     definition: Definition
     runs: Sequence[Run]
     tuning: Sequence[Run]
+    tuned: Mapping[str, Mapping[str, Any]]
     unlisted: int = 0
 
     def of(self, setting: str, method: str) -> list[Run]:
@@ -163,9 +177,13 @@ class Study:
         lines = []
         for setting in self.definition.settings:
             for method in self.definition.methods:
-                planned, found = len(self.definition.seeds_of(method, setting)), len(self.of(setting, method))
-                if found < planned:
-                    lines.append(f"{self.definition.study}, {setting}: {method}: {found} of {planned} seeds")
+                runs, seeds = self.of(setting, method), self.definition.seeds_of(method, setting)
+                if len(runs) < len(seeds):
+                    lines.append(f"{self.name}, {setting}: {method}: {len(runs)} of {len(seeds)} seeds")
+                whole = [run.seed for run in runs if not (run.robustness.pgd or run.robustness.characters)]
+                whole = [seed for seed in whole if self.definition.is_attacked(setting, seed)]
+                if whole:
+                    lines.append(f"{self.name}, {setting}: {method}: not attacked: seeds {', '.join(map(str, whole))}")
         return lines
 
 
@@ -204,7 +222,7 @@ def read_studies(results: Path) -> list[Study]:
 
 
 def read_study(folder: Path) -> Study:
-    """A study's folder: `study.yml`, `runs/` and, where it was tuned, `tuning/`.
+    """A study's folder: `study.yml`, `runs/` and, where it was tuned, `tuned.json` and `tuning/`.
 
     Raises:
         DataError: a file is damaged or of another format, its metrics are not those of its predictions, or it does not
@@ -219,9 +237,30 @@ def read_study(folder: Path) -> Study:
         kept = [run for run in runs if run.method in methods and run.setting in settings]
         return sorted(kept, key=lambda run: (settings.index(run.setting), methods.index(run.method), run.seed))
 
-    runs = listed(found)
+    runs = [run for run in listed(found) if run.seed in definition.seeds_of(run.method, run.setting)]
+    tuned = _read_tuned(folder / TUNED_FILE)
     _check_runs(definition, runs)
-    return Study(definition, runs, listed(tuning), len(found) - len(runs))
+    _check_flags(definition, tuned, runs)
+    _check_attacks(runs)
+    return Study(folder.name, definition, runs, listed(tuning), tuned, len(found) - len(runs))
+
+
+def _read_tuned(path: Path) -> dict[str, dict[str, Any]]:
+    if not path.exists():
+        return {}
+    try:
+        return {method: found.chosen for method, found in _TUNED.validate_python(read_json(path)).items()}
+    except ValidationError as error:
+        raise DataError(f"does not say what tuning chose: {_first_mistake(error)}", path) from error
+
+
+def given_flags(*parts: Mapping[str, Any], beside: Collection[str] = ()) -> dict[str, Any]:
+    """Flags of a definition, the later parts winning, and those named `beside`, as a run's `config` has them."""
+    flags: dict[str, Any] = {}
+    for part in parts:
+        flags |= part
+    config = settings_of(parse_args(command_line(flags)))
+    return {name: value for name, value in config.items() if name in flags or name in beside}
 
 
 def _read_run(path: Path) -> Run:
@@ -273,6 +312,40 @@ def _check_runs(definition: Definition, runs: Sequence[Run]) -> None:
                 first, path = golds.setdefault(test, (found, run.path))
                 if not np.array_equal(found, first):
                     raise DataError(f"test {test!r}: its golds are not those of {path.name}", run.path)
+
+
+def _check_flags(definition: Definition, tuned: Mapping[str, Mapping[str, Any]], runs: Sequence[Run]) -> None:
+    """Every run was made with the flags that the definition, and tuning, give its method."""
+    for method in definition.methods:
+        expected = given_flags(definition.flags, definition.methods[method], tuned.get(method, {}))
+        for run in (run for run in runs if run.method == method):
+            for name, value in expected.items():
+                if run.config.get(name) != value:
+                    raise DataError(
+                        f"was run with {name} {run.config.get(name)}, {STUDY_FILE} and {TUNED_FILE} have {value}; run "
+                        "the matrix again, or remove the file",
+                        run.path,
+                    )
+
+
+def _check_attacks(runs: Sequence[Run]) -> None:
+    """All runs were attacked alike: the same radii, as many examples."""
+    seen: dict[tuple[str, ...], tuple[object, Path]] = {}
+    for run in runs:
+        attacks: dict[tuple[str, ...], object] = {
+            (run.setting, test, level): (found.radii, len(found.correct[0]))
+            for test, levels in run.robustness.pgd.items()
+            for level, found in levels.items()
+        }
+        attacks |= {(run.setting, test): len(found.clean) for test, found in run.robustness.characters.items()}
+        for place, attack in attacks.items():
+            first, path = seen.setdefault(place, (attack, run.path))
+            if attack != first:
+                raise DataError(
+                    f"{', '.join(place[1:])}: attacked with other radii or on another number of examples than "
+                    f"{path.name}; run the matrix again, or remove the older one",
+                    run.path,
+                )
 
 
 def _first_mistake(error: ValidationError) -> str:

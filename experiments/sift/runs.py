@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -102,7 +102,7 @@ def settings_of(config: Config) -> dict[str, Any]:
     return {name: value for name, value in config.to_flat().items() if name not in PLACES}
 
 
-def run_key(config: Config, evaluated: Sequence[Path]) -> str:
+def run_key(config: Config, evaluated: Iterable[Path]) -> str:
     """A hash of all that decides a run's numbers: flags, task definition, training data, evaluated data.
 
     The code is not in it: after a change of the method, begin with an empty output folder. A flag at its default does

@@ -17,7 +17,8 @@ from experiments.sift.comparisons import (
 )
 from experiments.sift.document import Block, Figure, Items, Paragraph, Table
 from experiments.sift.figures import Series, panel
-from experiments.sift.results import Run, Study
+from experiments.sift.results import Run, Study, given_flags
+from experiments.sift.robustness import parse_spec
 from experiments.sift.statistics import Sample
 
 
@@ -89,12 +90,16 @@ def tuning(study: Study) -> list[Block]:
     for setting, details in definition.settings.items():
         for method in definition.methods:
             runs = [run for run in study.tuning if (run.setting, run.method) == (setting, method)]
-            for point in definition.tuning.grid.get(method, []):
-                tried = [run for run in runs if _has(run, point)]
+            grid = definition.tuning.grid.get(method, [])
+            varied = {name for point in grid for name in point}
+            for point in grid:
+                parts = (definition.flags, definition.methods[method], point, definition.tuning.flags)
+                flags = given_flags(*parts, beside=varied)
+                tried = [run for run in runs if flags.items() <= run.config.items()]
                 scores = [score[-1] for run in tried if (score := run.dev_scores(definition.metric, details.train))]
                 if scores:
-                    used = any(_has(run, point) for run in study.of(setting, method))
-                    rows.append([setting, method, flags_text(point), mean_and_error(scores), "yes" if used else ""])
+                    used = "yes" if study.tuned.get(method) == point else ""
+                    rows.append([setting, method, flags_text(point), mean_and_error(scores), used])
     spec = definition.tuning
     own = f", {flags_text(spec.flags)}" if spec.flags else ""
     caption = (
@@ -102,10 +107,6 @@ def tuning(study: Study) -> list[Block]:
         f"share of the training set: {spec.train_fraction:g}{own}. Chosen: what the study's runs were made with"
     )
     return [Table(caption, ["setting", "method", "flags", "development", "chosen"], rows, left=3)]
-
-
-def _has(run: Run, flags: Mapping[str, Any]) -> bool:
-    return all(run.config.get(name) == value for name, value in flags.items())
 
 
 def methods_by_test(study: Study, setting: str) -> list[Block]:
@@ -230,7 +231,7 @@ def target_figure(study: Study) -> Figure:
         ]  # fmt: skip
         if series:
             panels.append(
-                panel(f"{study.definition.study}_target_{name}", f"{name}, {stage}", "test set",
+                panel(f"{study.name}_target_{name}", f"{name}, {stage}", "test set",
                       f"{METRIC_NAMES[metric]}, %", series, ticks=tests, joined=False)
             )  # fmt: skip
     return Figure(f"{name_of(metric)} by test set; bars: standard error over seeds", panels)
@@ -259,7 +260,7 @@ def share_figure(study: Study) -> list[Figure]:
             for method in study.methods(comparison.setting)
         ]  # fmt: skip
         panels.append(
-            panel(f"{study.definition.study}_share_{test}", test, "trained on", f"{METRIC_NAMES[metric]}, %", series,
+            panel(f"{study.name}_share_{test}", test, "trained on", f"{METRIC_NAMES[metric]}, %", series,
                   ticks=stages)
         )  # fmt: skip
     return [Figure(f"{name_of(metric)} by share of the target's data, {comparison.setting}", panels)]
@@ -291,12 +292,19 @@ def pgd(study: Study, setting: str) -> list[Block]:
                     by_level = cells.setdefault(f"{radius:g}", {}).setdefault(level, {})
                     by_level[method] = accuracy_sample(runs, right[:, number])
                 series.append(Series.over_seeds(method, _place(study, method), radii, 100 * right.mean(axis=2)))
-            name = f"{study.definition.study}_pgd_{setting}_{test}_{level}"
+            name = f"{study.name}_pgd_{setting}_{test}_{level}"
             panels.append(panel(name, f"{test}, noise at {level}", "radius", "accuracy, %", series))
         what = f"Worst-case accuracy under PGD by radius (a share of the vectors' length), {setting}, {test}"
-        blocks += compared_tables(what, "radius", list(levels), cells, baselines(study))
+        caption = f"{what}{_strength(study, 'pgd', 'steps', 'restarts', 'examples')}"
+        blocks += compared_tables(caption, "radius", list(levels), cells, baselines(study), uncompared=["0"])
         blocks.append(Figure(f"{what}; bars: standard error over seeds", panels))
     return blocks
+
+
+def _strength(study: Study, attack: str, *names: str) -> str:
+    """How hard an attack searched, for a stronger one may find more."""
+    spec = getattr(parse_spec(study.definition.robustness.measured), attack)
+    return f", as far as it finds it ({', '.join(f'{name} {getattr(spec, name)}' for name in names)})" if spec else ""
 
 
 def characters(study: Study, setting: str) -> list[Block]:
@@ -316,7 +324,8 @@ def characters(study: Study, setting: str) -> list[Block]:
                 examples.append([test, method, *found[0].examples[0]])
     if not cells:
         return []
-    what = f"Accuracy before and after the character attack, {setting}"
+    strength = _strength(study, "characters", "queries", "examples")
+    what = f"Accuracy before and after the character attack, {setting}{strength}"
     blocks = compared_tables(what, "test set", ["clean", "attacked"], cells, baselines(study))
     blocks.append(Table(f"Queries of a text by the character attack, {setting}: mean ± standard error over seeds",
                         ["test set", "method", "queries"], queries, left=2, folded=True))  # fmt: skip
@@ -344,7 +353,7 @@ def learning_curves(study: Study) -> list[Figure]:
         if updates:
             values = np.array([[one[update] for update in updates] for one in losses])
             by_update.append(Series.over_seeds(method, place, updates, values))
-    prefix, panels = definition.study, []
+    prefix, panels = study.name, []
     if by_epoch:
         label = f"{METRIC_NAMES[definition.metric]}, %"
         panels.append(panel(f"{prefix}_dev", "Development set", "epochs", label, by_epoch))

@@ -96,6 +96,9 @@ class Tuning(_Part):
         if len(set(counts.values())) > 1:
             found = ", ".join(f"{method} {count}" for method, count in counts.items())
             raise ValueError(f"trials differ in number ({found}); accepted: as many for each method")
+        fixed = sorted({name for trials in self.grid.values() for flags in trials for name in flags} & set(self.flags))
+        if fixed:
+            raise ValueError(f"flags: found {', '.join(fixed)}, which trials vary; accepted: flags that none varies")
         return self
 
 
@@ -162,6 +165,11 @@ class Study(_Part):
             _known("robustness, tests", self.robustness.measured.get("tests", []), setting.tests)
         if self.tuning is not None:
             _known("tuning, grid", self.tuning.grid, self.methods)
+            untuned = [method for method in self.methods if method not in self.tuning.grid]
+            if untuned:
+                raise ValueError(
+                    f"tuning, grid: {', '.join(untuned)} missing; accepted: as many trials for each method"
+                )
         for recipe in self.recipes.values():
             _known("recipes, methods", recipe.methods, self.methods)
         further = [stage.train for setting in self.settings.values() for stage in setting.stages.values()]
@@ -214,6 +222,10 @@ class Study(_Part):
         own = self.settings[setting].seeds
         return range(self.seeds.first, self.seeds.first + (count if own is None else min(count, own)))
 
+    def is_attacked(self, setting: str, seed: int) -> bool:
+        """Whether the runs of a seed are attacked in a setting."""
+        return setting == self.comparison.setting and seed < self.seeds.first + self.robustness.seeds
+
     @property
     def all_tests(self) -> list[str]:
         """The tests of all settings, each once."""
@@ -229,6 +241,15 @@ def _known(what: str, names: Any, accepted: Any) -> None:
     for name in names:
         if name not in accepted:
             raise ValueError(f"{what}: found {name!r}, accepted: {', '.join(accepted)}{nearest(name, accepted)}")
+
+
+def command_line(flags: Mapping[str, Any]) -> list[str]:
+    """Flags as words of a command line of `train.py`."""
+    return [
+        word
+        for name, value in flags.items()
+        for word in (f"--{name}", str(value).lower() if isinstance(value, bool) else str(value))
+    ]
 
 
 def read_study(path: Path | str) -> Study:

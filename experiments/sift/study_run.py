@@ -29,7 +29,7 @@ from data_utils.files import atomic_write
 from data_utils.text_files import read_json, read_json_lines
 from experiments.sift.robustness import measure_robustness
 from experiments.sift.runs import Record, run_key, score, settings_of
-from experiments.sift.study import TRAINED
+from experiments.sift.study import TRAINED, command_line
 from mt_dnn.checkpoint import load_checkpoint, save_checkpoint
 from mt_dnn.config import Config, parse_args
 from mt_dnn.telemetry import METRICS_FILE
@@ -103,12 +103,12 @@ class RunSpec:
             flags["resume"] = "true"
         if model_ckpt is not None:
             flags["model_ckpt"] = model_ckpt
-        return parse_args([word for name, value in flags.items() for word in (f"--{name}", _text(value))])
+        return parse_args(command_line(flags))
 
     def key(self) -> str:
-        """A hash of all that decides the result but for the code: flags, data, tests, attacks."""
+        """A hash of all that decides the result but for the code: flags, data, names of stages and tests, attacks."""
         parts = [
-            run_key(self.config(stage), [self.path(test) for test in self.tests_of(stage)])
+            (stage, *self.tests_of(stage), run_key(self.config(stage), map(self.path, self.tests_of(stage))))
             for stage in (TRAINED, *self.stages)
         ]
         return hashlib.sha256(json.dumps([parts, dict(self.robustness)], sort_keys=True).encode()).hexdigest()[:16]
@@ -118,10 +118,6 @@ class RunSpec:
 
     def tests_of(self, stage: str) -> Sequence[str]:
         return self.tests if stage == TRAINED else self.stages[stage]["tests"]
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def finished(spec: RunSpec) -> Record | None:
@@ -147,12 +143,13 @@ def execute(spec: RunSpec) -> Record:
         key, start = spec.key(), time.perf_counter()
         _forget_other_runs(work, key)
         checkpoint = _train(spec, TRAINED, work / "trained", None)
+        course = _course(spec, TRAINED, work / "trained")
         evaluation = {TRAINED: _test(spec, TRAINED, checkpoint)}
-        history = read_json(work / "trained" / "results.json")["history"]
-        updates = [line for _, line in read_json_lines(work / "trained" / METRICS_FILE)]
         robustness = _attack(spec, checkpoint)
+        stages = {}
         for number, stage in enumerate(spec.stages):
             further = _train(spec, stage, work / f"stage_{number}", checkpoint)
+            stages[stage] = _course(spec, stage, work / f"stage_{number}")
             evaluation[stage] = _test(spec, stage, further)
         record = {
             "key": key,
@@ -161,10 +158,9 @@ def execute(spec: RunSpec) -> Record:
             "encoder": spec.encoder,
             "method": spec.method,
             "seed": spec.seed,
-            "config": settings_of(spec.config()),
             "environment": environment(),
-            "history": history,
-            "updates": [line for line in updates if line["kind"] == "update"],
+            **course,
+            "stages": stages,
             "seconds": time.perf_counter() - start,
             "evaluation": evaluation,
             "robustness": robustness,
@@ -216,6 +212,16 @@ def _train(spec: RunSpec, stage: str, folder: Path, start: Path | None) -> Path:
         config = spec.config(stage, str(folder), resume=True, model_ckpt=bare)
     train(config)
     return folder / f"model_{config.training.epochs - 1}.pt"
+
+
+def _course(spec: RunSpec, stage: str, folder: Path) -> dict[str, Any]:
+    """A stage's flags, its metrics by epoch, and its figures by update."""
+    lines = [line for _, line in read_json_lines(folder / METRICS_FILE)]
+    return {
+        "config": settings_of(spec.config(stage)),
+        "history": read_json(folder / "results.json")["history"],
+        "updates": [line for line in lines if line["kind"] == "update"],
+    }
 
 
 def _test(spec: RunSpec, stage: str, checkpoint: Path) -> dict[str, Any]:

@@ -21,6 +21,7 @@ METHODS: dict[str, dict[str, Any]] = {
 UCI = [f"sentiment_uci{site}_test" for site in ("amazon", "imdb", "yelp")]
 DOMAINS = ("tweets", "amazon", "movies", "editorials")
 FIRST = 2018
+RATE = 1e-4  # what tuning chose
 
 
 def definition(name: str) -> dict[str, Any]:
@@ -35,8 +36,10 @@ def definition(name: str) -> dict[str, Any]:
         "methods": METHODS,
         "seeds": {"compared": 4, "others": 3, "first": FIRST},
         "tuning": {"seeds": 1, "train_fraction": 0.5, "flags": {"epochs": 1}, "grid": {
-            "plain": [{"learning_rate": 5e-5}, {"learning_rate": 1e-4}],
-            "smart": [{"learning_rate": 1e-4}, {"learning_rate": 2e-4}]}},
+            "plain": [{"learning_rate": 5e-5}, {"learning_rate": RATE}],
+            "smart": [{"learning_rate": RATE}, {"learning_rate": 2e-4}],
+            "sift": [{"learning_rate": RATE}, {"learning_rate": 2e-4}],
+            "vat": [{"learning_rate": RATE}, {"learning_rate": 2e-4}]}},
         "data": [name],
     }  # fmt: skip
     attacks = {"pgd": {"levels": ["pre_ln", "post_ln"], "radii": [0.01, 0.05], "examples": 41}}
@@ -86,7 +89,7 @@ def run(study: Mapping[str, Any], setting: str, method: str, seed: int, examples
     """A run's file. gain: what the method adds to the logit of the gold class."""
     generator = np.random.default_rng([seed, *map(ord, setting + method)])
     details = study["settings"][setting]
-    flags = {**study["flags"], **METHODS[method], "learning_rate": 1e-4, "seed": seed}
+    flags = {**study["flags"], **METHODS[method], "learning_rate": RATE, "seed": seed}
     file: dict[str, Any] = {
         "key": f"{generator.integers(2**32):08x}",
         "study": study["study"],
@@ -178,6 +181,8 @@ def write_results(
                     write_run(folder / "runs", run(study, setting, method, seed, examples, gain))
                 for number, point in enumerate(study["tuning"]["grid"].get(method, [])):
                     tried = run(study, setting, method, FIRST, examples, gain)
-                    tried |= {"config": {**tried["config"], **point}, "evaluation": {}, "key": f"{number}"}
-                    write_run(folder / "tuning", tried)
+                    flags = {**tried["config"], **point, **study["tuning"]["flags"]}
+                    write_run(folder / "tuning", tried | {"config": flags, "evaluation": {}, "key": f"{number}"})
+            chosen = {"chosen": {"learning_rate": RATE}, "trials": []}
+            (folder / "tuned.json").write_text(json.dumps(dict.fromkeys(METHODS, chosen)))
     return results

@@ -93,6 +93,23 @@ def test_tests_are_cut_evenly_over_the_file_and_nothing_else_is(
     assert before.key() != after.key()  # a run on whole sets is not taken for one on cut ones
 
 
+def test_a_run_is_another_where_a_stage_or_a_test_has_another_name(study: Study, folders: Folders):
+    spec = first_spec(study, folders)
+    (stage, part), *_ = spec.stages.items()
+    again = Path(spec.test_dir, "sentiment_a2_test.json")
+    again.write_bytes(Path(spec.test_dir, "sentiment_a_test.json").read_bytes())
+    renamed = [replace(spec, stages={f"{stage}s": part}), replace(spec, tests=["sentiment_a2_test", *spec.tests[1:]])]
+    assert len({one.key() for one in (spec, *renamed)}) == 3
+
+
+def test_a_metric_that_the_task_does_not_measure_is_told_before_any_run(study: Study, tmp_path: Path):
+    path = tmp_path / "study.yml"
+    path.write_text(yaml.safe_dump(study.model_dump() | {"metric": "MCC"}))
+    with pytest.raises(UserError, match=r"small: metric: found MCC, accepted: ACC, F1MAC \(metric_meta of 'sentiment'"):
+        matrix.main([str(path), "--results", str(tmp_path / "results")])
+    assert not (tmp_path / "results").exists()
+
+
 class Inside(Jobs):
     """Runs in this process, one after the other."""
 
@@ -180,6 +197,10 @@ def test_a_result_holds_what_its_numbers_follow_from(study: Study, folders: Fold
             right = np.array(found["probabilities"]).argmax(1) == np.array(found["golds"])
             assert found["metrics"]["ACC"] == pytest.approx(100 * right.mean())
     assert [entry["epoch"] for entry in record["history"]] == [0, 1]
+    further = record["stages"]["and b"]
+    assert further["config"] == record["config"] | {"epochs": 3, "train_datasets": further["config"]["train_datasets"]}
+    assert list(further["config"]["train_datasets"]) == ["sentiment_b"]
+    assert [entry["epoch"] for entry in further["history"]] == [0, 1, 2] and further["updates"][-1]["update"] == 6
     assert {name for entry in record["history"] for name in entry["metrics"]} == {"sentiment_a_dev"}
     assert [line["update"] for line in record["updates"]] == [1, 2, 4, 6, 8, 10, 12]
     assert record["environment"]["threads"] >= 1 and record["robustness"] == {}
@@ -275,15 +296,18 @@ def test_processes_side_by_side_and_a_failure_that_stops_no_other(
 @pytest.mark.slow
 def test_a_matrix_killed_at_random_points_ends_in_the_same_report(tmp_path: Path, study: Study, token_dir: Path):
     path = tmp_path / "study.yml"
-    path.write_text(yaml.safe_dump(study.model_dump()))
+    attacks = {"tests": ["sentiment_b_test"], "pgd": {"radii": [0.05], "examples": 4}}
+    path.write_text(yaml.safe_dump(study.model_dump() | {"robustness": {"seeds": 2, "measured": attacks}}))
 
     def command(results: str) -> list[str]:
         places = ["--canonical_root", str(token_dir.parent), "--results", str(tmp_path / results)]
         return [sys.executable, "-m", "experiments.sift.matrix", str(path), *places, "--jobs", "2"]
 
+    begun = time.monotonic()
     subprocess.run(command("whole"), check=True)
-    waits = np.random.default_rng().uniform(5, 40, size=4)
+    waits = (time.monotonic() - begun) * np.random.default_rng().uniform(0.1, 0.3, size=4)
     print(f"killed after {waits.round(1)} s")
+    killed = 0
     for wait in waits:
         process = subprocess.Popen(command("killed"))
         try:
@@ -291,6 +315,8 @@ def test_a_matrix_killed_at_random_points_ends_in_the_same_report(tmp_path: Path
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+            killed += 1
+    assert killed >= 2
     subprocess.run(command("killed"), check=True)
     for results in ("whole", "killed"):
         report.main([str(tmp_path / results)])

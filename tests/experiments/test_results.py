@@ -14,7 +14,7 @@ from sklearn.metrics import brier_score_loss
 
 from data_utils.errors import DataError
 from experiments.sift.results import Study, brier_score, calibration_error, read_studies, read_study
-from tests.experiments.study_results import FIRST, definition, run, write_results, write_run
+from tests.experiments.study_results import FIRST, UCI, definition, run, write_results, write_run
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_runs_come_in_the_order_of_the_definition_whatever_their_files_are_calle
     study = read_study(folder)
     assert [(one.method, one.seed) for one in study.runs] == places
     assert list(dict.fromkeys(method for method, _ in places)) == ["plain", "smart", "sift", "vat"]
-    assert study.missing() == [] and len(study.tuning) == 4
+    assert study.missing() == [] and len(study.tuning) == 8
 
 
 def test_what_is_missing_is_told(folder: Path):
@@ -100,10 +100,78 @@ def test_what_is_missing_is_told(folder: Path):
 def test_runs_that_the_definition_does_not_have_are_left_out(folder: Path):
     path = folder / "study.yml"
     study = yaml.safe_load(path.read_text())
-    del study["methods"]["vat"]
+    del study["methods"]["vat"], study["tuning"]["grid"]["vat"]
     path.write_text(yaml.safe_dump(study, sort_keys=False))
     found = read_study(folder)
     assert (found.unlisted, found.methods("cola")) == (3, ["plain", "smart", "sift"])
+
+
+def edit_study(folder: Path, **changes: Any) -> None:
+    path = folder / "study.yml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | changes, sort_keys=False))
+
+
+def test_seeds_that_are_not_planned_count_for_nothing(folder: Path):
+    edit_study(folder, seeds={"compared": 2, "others": 2, "first": FIRST + 3})
+    study = read_study(folder)
+    assert [(run.method, run.seed) for run in study.runs] == [(name, FIRST + 3) for name in ("plain", "smart", "sift")]
+    assert study.unlisted == 12
+    assert study.missing() == [
+        "cola, cola: plain: 1 of 2 seeds", "cola, cola: smart: 1 of 2 seeds", "cola, cola: sift: 1 of 2 seeds",
+        "cola, cola: vat: 0 of 2 seeds",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["definition", "method", "tuned"])
+def test_runs_with_other_flags_than_the_study_has_now_are_refused(folder: Path, part: str):
+    """As where a study is changed, or tuned anew, and stopped before all runs were made again."""
+    if part == "definition":
+        edit_study(folder, flags={"epochs": 3, "batch_size": 32})
+        message = "was run with epochs 2, study.yml and tuned.json have 3; run the matrix again, or remove the file"
+    elif part == "method":
+        change(first_run(folder), lambda file: file["config"].update(batch_size=16))
+        message = "was run with batch_size 16, study.yml and tuned.json have 32"
+    else:
+        change(folder / "tuned.json", lambda file: file["plain"]["chosen"].update(learning_rate=5e-5))
+        message = "was run with learning_rate 0.0001, study.yml and tuned.json have 5e-05"
+    with pytest.raises(DataError, match=message) as found:
+        read_study(folder)
+    assert str(found.value).startswith(str(first_run(folder)))
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"plain": {"trials": []}}'])
+def test_a_damaged_choice_is_told(folder: Path, text: str):
+    (folder / "tuned.json").write_text(text)
+    with pytest.raises(DataError, match="tuned.json"):
+        read_study(folder)
+
+
+def without_an_example(file: dict[str, Any]) -> None:
+    found = file["robustness"]["characters"][UCI[0]]
+    for column in ("clean", "attacked", "queries"):
+        found[column].pop()
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda file: file["robustness"]["pgd"][UCI[0]]["post_ln"]["radii"].__setitem__(1, 0.02),
+        lambda file: [row.pop() for row in file["robustness"]["pgd"][UCI[0]]["pre_ln"]["correct"]],
+        without_an_example,
+    ],
+)
+def test_runs_must_have_met_the_same_attacks(tmp_path: Path, edit: Callable[[dict[str, Any]], object]):
+    folder = write_results(tmp_path / "results", ["hate"], examples=30) / "hate"
+    other = sorted((folder / "runs").glob("balanced-smart-*"))[1]
+    change(other, edit)
+    with pytest.raises(DataError, match="sentiment_uciamazon_test.*: attacked with other radii or on another number"):
+        read_study(folder)
+
+
+def test_a_run_without_the_attacks_that_are_planned_is_missing_them(tmp_path: Path):
+    folder = write_results(tmp_path / "results", ["hate"], examples=30) / "hate"
+    change(sorted((folder / "runs").glob("balanced-sift-*"))[1], lambda file: file.update(robustness={}))
+    assert read_study(folder).missing() == ["hate, balanced: sift: not attacked: seeds 2019"]
 
 
 def test_a_half_written_temporary_file_is_no_run(folder: Path):
