@@ -23,9 +23,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import yaml
 
-from data_utils.errors import OneLineParser, UserError, at_least, run_command_line
+from data_utils.errors import DataError, OneLineParser, UserError, at_least, run_command_line
 from data_utils.files import atomic_write, writable_folder
 from data_utils.progress import progress, tell
+from data_utils.readers import read_token_json
 from data_utils.text_files import read_lines, write_lines
 from experiments.exp_def import TaskDefs
 from experiments.sift.results import STUDY_FILE, TUNED_FILE
@@ -37,6 +38,7 @@ from experiments.sift.study_run import RunSpec, finished, write_spec
 
 POLL_SECONDS = 0.5
 DEV = "_dev"
+SHARED = 0.01  # of a test set's texts, at most, may be in what is learned from
 
 
 class Folders(NamedTuple):
@@ -90,6 +92,36 @@ def lay_out(study: Study, data_root: Path, canonical_root: Path, results: Path) 
         tuned = study.settings[study.comparison.setting].train
         development_data(tests, folders.trials, tuned, study.tuning.train_fraction)
     return folders
+
+
+def check_apart(study: Study, folders: Folders) -> None:
+    """See that a model is not tested on what it learned from, by the tokens of each text.
+
+    A few texts that differ in their letters alone may be one text to the tokenizer: a line tells how many.
+
+    Raises:
+        DataError: more than `SHARED` of a test set.
+    """
+    for name, setting in study.settings.items():
+        learned = _texts(folders.trained / f"{setting.train}_train.json", folders.trained / f"{setting.train}_dev.json")
+        for stage in setting.all_stages:
+            seen = learned
+            if stage != TRAINED:
+                seen = learned | _texts(folders.trained / f"{setting.stages[stage].train}_train.json")
+            for test in setting.tests_of(stage):
+                path = folders.tests / f"{test}.json"
+                tested = _texts(path)
+                shared = len(tested & seen)
+                found = f"{shared} of {len(tested)} texts are in the training or development set of {name}, {stage}"
+                if shared > SHARED * len(tested):
+                    raise DataError(f"{found}; accepted: a test set of other texts", path)
+                if shared:
+                    tell(f"{path}: {found}")
+
+
+def _texts(*paths: Path) -> set[tuple[int, ...]]:
+    """The texts of token files, each by its tokens."""
+    return {tuple(sample["token_id"]) for path in paths for _, sample in read_token_json(path)}
 
 
 def trial_specs(study: Study, folders: Folders) -> dict[tuple[str, int], list[RunSpec]]:
@@ -297,6 +329,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = writable_folder(arguments.results)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the runs are ended too
     folders = lay_out(study, Path(arguments.data_root), Path(arguments.canonical_root), results)
+    check_apart(study, folders)
     jobs = Jobs(arguments.jobs, arguments.threads, study.metric)
     run_study(study, folders, jobs)
     print(f"done; the report: python -m experiments.sift.report {arguments.results}")

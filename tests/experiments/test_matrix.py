@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 import prepro_std
-from data_utils.errors import FlagError, UserError
+from data_utils.errors import DataError, FlagError, UserError
 from data_utils.text_files import write_lines
 from experiments.sift import matrix, report, study_run
 from experiments.sift.matrix import Folders, Jobs, Trial, all_alike, chosen, run_specs, trial_specs, trials_of
@@ -33,13 +33,15 @@ SIZES = {"a_train": 24, "a_dev": 8, "a_test": 10, "b_train": 6, "b_test": 12}
 
 @pytest.fixture
 def token_dir(tmp_path: Path, tiny_encoder: Path) -> Path:
-    """Token files of two made-up datasets, a and b, of one task."""
+    """Token files of two made-up datasets, a and b, of one task; no text is in two of them."""
     root = tmp_path / "canonical"
+    known = ("good", "fine", "bad", "poor")
     for part, (name, size) in enumerate(SIZES.items()):
-        words = [["good", "fine", "bad", "poor"][(part + number * number) % 4] for number in range(size)]
+        words = [known[(part + number * number) % 4] for number in range(size)]
         labels = ["positive" if word in ("good", "fine") else "negative" for word in words]
         lines = [
-            f"{n}\t{label}\t{word} {'so ' * (n % 3)}" for n, (label, word) in enumerate(zip(labels, words, strict=True))
+            f"{n}\t{label}\t{word} {'so ' * part}{known[n % 4]} {known[n // 4 % 4]} {known[n // 16]}"
+            for n, (label, word) in enumerate(zip(labels, words, strict=True))
         ]
         write_lines(root / f"sentiment_{name}.tsv", lines)
     prepro_std.main(["--model", str(tiny_encoder), "--root_dir", str(root), "--task_def", str(TASK_DEF)])
@@ -100,6 +102,28 @@ def test_a_run_is_another_where_a_stage_or_a_test_has_another_name(study: Study,
     again.write_bytes(Path(spec.test_dir, "sentiment_a_test.json").read_bytes())
     renamed = [replace(spec, stages={f"{stage}s": part}), replace(spec, tests=["sentiment_a2_test", *spec.tests[1:]])]
     assert len({one.key() for one in (spec, *renamed)}) == 3
+
+
+def test_a_test_set_of_texts_that_were_learned_is_refused(
+    study: Study, folders: Folders, capsys: pytest.CaptureFixture[str]
+):
+    matrix.check_apart(study, folders)
+    capsys.readouterr()
+    learned = (folders.trained / "sentiment_a_train.json").read_text().splitlines()
+    others = [
+        {"uid": "x", "label": 0, "token_id": [5] * size, "type_id": [0] * size, "attention_mask": [1] * size}
+        for size in range(20, 119)
+    ]
+    path = folders.tests / "sentiment_b_test.json"
+    for own, refused in ((learned[:1], False), (learned[:2], True)):
+        write_lines(path, [*own, *map(json.dumps, others)])
+        found = f"{len(own)} of {len(own) + 99} texts are in the training or development set of near, trained"
+        if refused:
+            with pytest.raises(DataError, match=f"sentiment_b_test.json: {found}; accepted: a test set of other texts"):
+                matrix.check_apart(study, folders)
+        else:
+            matrix.check_apart(study, folders)
+            assert f"{path}: {found}\n" in capsys.readouterr().out
 
 
 def test_a_metric_that_the_task_does_not_measure_is_told_before_any_run(study: Study, tmp_path: Path):
