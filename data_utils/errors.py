@@ -45,6 +45,14 @@ class WriteError(DataError):
     """A file that cannot be written: a full disk, a folder that is read-only."""
 
 
+class DivergedError(UserError):
+    """Training met numbers that are not finite, and did not recover: the same run would meet them again."""
+
+
+class NotFiniteError(DataError):
+    """Scores of a model that are no numbers, or infinite."""
+
+
 class TaskDefError(UserError):
     """One or more mistakes in a task definition, a line each."""
 

@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from data_utils.errors import DataError
+from data_utils.errors import DataError, NotFiniteError
 from data_utils.files import atomic_write
 from data_utils.task_def import DataFormat
 from data_utils.text_files import read_json, read_json_lines, read_lines
@@ -201,7 +201,8 @@ def read_score_file(path: Path | str) -> Scores:
     """Read what `write_score_file` or MT-DNN wrote.
 
     Raises:
-        DataError: missing, no JSON object, a key is missing, or `predictions`, `uids` and `scores` do not fit.
+        DataError: missing, no JSON object, a key is missing, or `predictions`, `uids` and `scores` do not fit;
+            NotFiniteError where a score is no number.
     """
     content = read_json(path)
     expected = list(Scores.__annotations__)
@@ -213,6 +214,8 @@ def read_score_file(path: Path | str) -> Scores:
     uids, predictions, scores = content["uids"], content["predictions"], content["scores"]
     if not all(isinstance(uid, str) for uid in uids):
         raise DataError("uids must be a list of texts", path)
+    if any(type(score) is float and not math.isfinite(score) for score in scores):
+        raise NotFiniteError("scores must be finite; those of a model whose training diverged are not", path)
     if not all(type(score) in (int, float) and abs(score) <= LARGEST_SCORE for score in scores):
         raise DataError(f"scores must be a list of numbers from -{LARGEST_SCORE} to {LARGEST_SCORE}", path)
     if not all(_is_prediction(prediction) for prediction in predictions):

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import distributed
 
-from data_utils.errors import UserError
+from data_utils.errors import DivergedError, UserError
 from mt_dnn.batcher import Batch
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class SkippedUpdates:
         """Name an update that had none.
 
         Raises:
-            UserError: there were too many in a row.
+            DivergedError: there were too many in a row.
         """
         self.in_a_row += 1
         uids = [uid for batch in batches for uid in batch.uids]
@@ -48,7 +48,7 @@ class SkippedUpdates:
         which = f"update {update}, task {tasks}, examples {shown}"
         logger.info("epoch %d, %s: the loss or its gradient is not finite; skipped", epoch, which)
         if self.in_a_row >= self.most:
-            raise UserError(
+            raise DivergedError(
                 f"{self.in_a_row} updates in a row had a loss or a gradient that is not finite (the last: {which}); "
                 f"the last checkpoint in {self.output_dir} is kept. {WHAT_HELPS}"
             )

@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 
 from data_utils.checksum import remove_checked
-from data_utils.errors import DataError, UserError
+from data_utils.errors import DataError, DivergedError, UserError
 from mt_dnn.checkpoint import checkpoints_in, deltas_of, forget_older, load_with_deltas, newest_checkpoint
 from mt_dnn.config import RESUME_FLAGS, Config
 from mt_dnn.dataset import SingleTaskDataset
@@ -128,7 +128,7 @@ class RunCheckpoints:
     def _check_finite(self) -> None:
         """Stop before parameters that are not numbers are saved beside good ones."""
         if not all(bool(parameter.isfinite().all()) for parameter in self.model.network.parameters()):
-            raise UserError(
+            raise DivergedError(
                 f"parameters are not finite after update {self.model.updates}; the last checkpoint in "
                 f"{self.folder} is kept. {WHAT_HELPS}"
             )

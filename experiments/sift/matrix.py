@@ -38,6 +38,7 @@ from experiments.sift.study_run import RunSpec, finished, write_spec
 
 POLL_SECONDS = 0.5
 DEV = "_dev"
+WORST = {"ACC": 0.0, "MCC": -100.0}
 SHARED = 0.01  # of a test set's texts, at most, may be in what is learned from
 
 
@@ -146,13 +147,20 @@ def trial_specs(study: Study, folders: Folders) -> dict[tuple[str, int], list[Ru
 
 
 def trials_of(specs: Mapping[tuple[str, int], Sequence[RunSpec]], study: Study) -> dict[str, list[Trial]]:
-    """What the finished tuning runs say, by method."""
+    """What the finished tuning runs say, by method; one that diverged has the worst value that there is."""
     found: dict[str, list[Trial]] = {}
     assert study.tuning is not None
     for (method, number), runs in specs.items():
-        tested = [_record(spec)["evaluation"][TRAINED][spec.tests[0]] for spec in runs]
-        values = [test["metrics"][study.metric] for test in tested]
-        losses = [cross_entropy(np.array(test["probabilities"]), np.array(test["golds"])) for test in tested]
+        values, losses = [], []
+        for spec in runs:
+            record = _record(spec)
+            if "diverged" in record:
+                values.append(WORST[study.metric])
+                losses.append(sys.float_info.max / len(runs))
+                continue
+            test = record["evaluation"][TRAINED][spec.tests[0]]
+            values.append(test["metrics"][study.metric])
+            losses.append(cross_entropy(np.array(test["probabilities"]), np.array(test["golds"])))
         found.setdefault(method, []).append(Trial(study.tuning.grid[method][number], mean(values), mean(losses)))
     return found
 
@@ -274,7 +282,7 @@ def _last_line(path: Path) -> str:
 
 def _line(record: Record, metric: str) -> str:
     """A finished run in a line: its names, and a metric of each test."""
-    shown = []
+    shown = ["diverged"] if "diverged" in record else []
     for stage, tests in record["evaluation"].items():
         values = ", ".join(f"{test} {found['metrics'][metric]:.1f}" for test, found in tests.items())
         shown.append(values if stage == TRAINED else f"{stage}: {values}")

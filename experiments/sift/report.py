@@ -37,7 +37,7 @@ def document(studies: Sequence[Study]) -> list[Block]:
     blocks: list[Block] = [Heading(1, TITLE, "top")]
     missing = [line for study in studies for line in _warnings(study)]
     if missing:
-        blocks += [Paragraph("Not finished:"), Items(missing)]
+        blocks += [Paragraph("Missing:"), Items(missing)]
     for study in studies:
         blocks += [Paragraph(f"{study.name}: {study.definition.question}"), Items(named[study.name][1])]
     blocks.append(Paragraph(HOW_TO_READ))

@@ -100,6 +100,7 @@ class _RunFile(_Schema):
     updates: list[dict[str, Any]] = []
     evaluation: dict[str, dict[str, _Stored]] = {}
     robustness: Robustness = Robustness()
+    diverged: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,10 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Run:
-    """A run's file: evaluation by stage and test, the rest as the file has it."""
+    """A run's file: evaluation by stage and test, the rest as the file has it.
+
+    diverged: why there are no numbers, of a run whose training met values that are not finite.
+    """
 
     path: Path
     setting: str
@@ -138,6 +142,7 @@ class Run:
     updates: Sequence[Mapping[str, Any]]
     evaluation: Mapping[str, Mapping[str, Predictions]]
     robustness: Robustness
+    diverged: str | None
 
     def dev_scores(self, metric: str, train: str) -> list[float]:
         """The metric by epoch on the development set of `train`, or on the only set that was evaluated in training."""
@@ -155,6 +160,7 @@ class Study:
 
     name: of its folder, for a study of another encoder has the same name in its definition.
     tuned: by method the flags that tuning chose.
+    diverged: those of its runs that have no numbers.
     unlisted: how many runs were left out, for the definition has no such setting, method or seed.
     """
 
@@ -163,6 +169,7 @@ class Study:
     runs: Sequence[Run]
     tuning: Sequence[Run]
     tuned: Mapping[str, Mapping[str, Any]]
+    diverged: Sequence[Run] = ()
     unlisted: int = 0
 
     def of(self, setting: str, method: str) -> list[Run]:
@@ -178,7 +185,10 @@ class Study:
         for setting in self.definition.settings:
             for method in self.definition.methods:
                 runs, seeds = self.of(setting, method), self.definition.seeds_of(method, setting)
-                if len(runs) < len(seeds):
+                lost = [run.seed for run in self.diverged if (run.setting, run.method) == (setting, method)]
+                if lost:
+                    lines.append(f"{self.name}, {setting}: {method}: diverged: seeds {', '.join(map(str, lost))}")
+                if len(runs) + len(lost) < len(seeds):
                     lines.append(f"{self.name}, {setting}: {method}: {len(runs)} of {len(seeds)} seeds")
                 whole = [run.seed for run in runs if not (run.robustness.pgd or run.robustness.characters)]
                 whole = [seed for seed in whole if self.definition.is_attacked(setting, seed)]
@@ -239,10 +249,13 @@ def read_study(folder: Path) -> Study:
 
     runs = [run for run in listed(found) if run.seed in definition.seeds_of(run.method, run.setting)]
     tuned = _read_tuned(folder / TUNED_FILE)
-    _check_runs(definition, runs)
+    unlisted = len(found) - len(runs)
     _check_flags(definition, tuned, runs)
+    diverged = [run for run in runs if run.diverged is not None]
+    runs = [run for run in runs if run.diverged is None]
+    _check_runs(definition, runs)
     _check_attacks(runs)
-    return Study(folder.name, definition, runs, listed(tuning), tuned, len(found) - len(runs))
+    return Study(folder.name, definition, runs, listed(tuning), tuned, diverged, unlisted)
 
 
 def _read_tuned(path: Path) -> dict[str, dict[str, Any]]:

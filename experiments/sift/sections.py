@@ -97,9 +97,12 @@ def tuning(study: Study) -> list[Block]:
                 flags = given_flags(*parts, beside=varied)
                 tried = [run for run in runs if flags.items() <= run.config.items()]
                 scores = [score[-1] for run in tried if (score := run.dev_scores(definition.metric, details.train))]
-                if scores:
+                lost = sum(run.diverged is not None for run in tried)
+                if scores or lost:
+                    found = [mean_and_error(scores)] if scores else []
+                    found += [f"{lost} diverged"] if lost else []
                     used = "yes" if study.tuned.get(method) == point else ""
-                    rows.append([setting, method, flags_text(point), mean_and_error(scores), used])
+                    rows.append([setting, method, flags_text(point), ", ".join(found), used])
     spec = definition.tuning
     own = f", {flags_text(spec.flags)}" if spec.flags else ""
     caption = (

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 import transformers
 
-from data_utils.errors import DataError, OneLineParser, run_command_line
+from data_utils.errors import DataError, DivergedError, NotFiniteError, OneLineParser, run_command_line
 from data_utils.files import atomic_write
 from data_utils.text_files import read_json, read_json_lines
 from experiments.sift.robustness import measure_robustness
@@ -132,8 +132,10 @@ def finished(spec: RunSpec) -> Record | None:
 def execute(spec: RunSpec) -> Record:
     """Train, test, write the result. A second process with the same work folder waits, and finds the result.
 
+    A run that diverged has that as its result (`diverged`, the message), for another start would end likewise.
+
     Raises:
-        UserError: what `train` raises; a file that cannot be written.
+        UserError: what else `train` raises; a file that cannot be written.
     """
     work = Path(spec.work)
     with _alone(work):
@@ -142,15 +144,11 @@ def execute(spec: RunSpec) -> Record:
             return done
         key, start = spec.key(), time.perf_counter()
         _forget_other_runs(work, key)
-        checkpoint = _train(spec, TRAINED, work / "trained", None)
-        course = _course(spec, TRAINED, work / "trained")
-        evaluation = {TRAINED: _test(spec, TRAINED, checkpoint)}
-        robustness = _attack(spec, checkpoint)
-        stages = {}
-        for number, stage in enumerate(spec.stages):
-            further = _train(spec, stage, work / f"stage_{number}", checkpoint)
-            stages[stage] = _course(spec, stage, work / f"stage_{number}")
-            evaluation[stage] = _test(spec, stage, further)
+        try:
+            found = _measure(spec, work)
+        except (DivergedError, NotFiniteError) as error:
+            course = {"config": settings_of(spec.config()), "history": [], "updates": []}
+            found = {**course, "stages": {}, "evaluation": {}, "robustness": {}, "diverged": str(error)}
         record = {
             "key": key,
             "study": spec.study,
@@ -159,16 +157,31 @@ def execute(spec: RunSpec) -> Record:
             "method": spec.method,
             "seed": spec.seed,
             "environment": environment(),
-            **course,
-            "stages": stages,
             "seconds": time.perf_counter() - start,
-            "evaluation": evaluation,
-            "robustness": robustness,
+            **found,
         }
         with atomic_write(spec.result) as file:
             json.dump(record, file)
         shutil.rmtree(work, ignore_errors=True)
     return record
+
+
+def _measure(spec: RunSpec, work: Path) -> dict[str, Any]:
+    """What a run's file holds beside its names: the course of each stage, what its tests and attacks found.
+
+    Raises:
+        DivergedError, NotFiniteError: training did not get through, or to a model that gives no numbers.
+    """
+    checkpoint = _train(spec, TRAINED, work / "trained", None)
+    course = _course(spec, TRAINED, work / "trained")
+    evaluation = {TRAINED: _test(spec, TRAINED, checkpoint)}
+    robustness = _attack(spec, checkpoint)
+    stages = {}
+    for number, stage in enumerate(spec.stages):
+        further = _train(spec, stage, work / f"stage_{number}", checkpoint)
+        stages[stage] = _course(spec, stage, work / f"stage_{number}")
+        evaluation[stage] = _test(spec, stage, further)
+    return {**course, "stages": stages, "evaluation": evaluation, "robustness": robustness}
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from data_utils.text_files import write_lines
 from experiments.sift import matrix, report, study_run
 from experiments.sift.matrix import Folders, Jobs, Trial, all_alike, chosen, run_specs, trial_specs, trials_of
 from experiments.sift.runs import Record
-from experiments.sift.study import TRAINED, Robustness, Study
+from experiments.sift.study import TRAINED, Robustness, Seeds, Study
 from experiments.sift.study_run import RunSpec, execute, finished, rounded
 from mt_dnn.config import Config
 from mt_dnn.trainer import train
@@ -204,6 +204,29 @@ def test_a_study_is_tuned_and_run_and_nothing_runs_twice(study: Study, folders: 
     assert again.done == []
     matrix.run_study(study.model_copy(update={"flags": study.flags | {"batch_size": 6}}), folders, again)
     assert sorted(again.done) == sorted(jobs.done)
+
+
+def test_a_run_that_diverges_is_a_result_and_stops_no_study(study: Study, folders: Folders, tmp_path: Path):
+    """Another start of it would diverge too. A trial that does is the worst; what cannot be compared is named."""
+    assert study.tuning is not None
+    wild = {"learning_rate": 1e30}
+    tuning = study.tuning.model_copy(update={"grid": {"plain": [wild, {}], "sift": [wild, wild]}})
+    study = study.model_copy(update={"tuning": tuning, "seeds": Seeds(compared=1, others=1, first=5)})
+    jobs = Inside()
+    matrix.run_study(study, folders, jobs)
+    assert len(jobs.done) == 6
+    again = Inside()
+    matrix.run_study(study, folders, again)
+    assert again.done == []
+    tuned = json.loads((folders.results / "tuned.json").read_text())
+    assert (tuned["plain"]["chosen"], tuned["plain"]["trials"][0]["value"]) == ({}, 0.0)
+    record = json.loads((folders.results / "runs" / "near-sift-5.json").read_text())
+    assert record["evaluation"] == {} and "finite" in record["diverged"]
+    report.main([str(folders.results.parent), "--output", str(tmp_path)])
+    text = (tmp_path / "report.md").read_text()
+    assert "- small-tiny, near: sift: diverged: seeds 5\n" in text
+    rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if "learning_rate 1e+30" in line]
+    assert ["", "near", "plain", "learning_rate 1e+30", "1 diverged", "", ""] in rows
 
 
 def test_a_result_holds_what_its_numbers_follow_from(study: Study, folders: Folders):

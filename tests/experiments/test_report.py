@@ -360,7 +360,7 @@ def test_an_unfinished_matrix_is_told_first_and_compared_on_the_seeds_that_all_h
         path.unlink()
     report.main([str(results)])
     text = (results / "report.md").read_text()
-    assert text.split("\n")[2:5] == ["Not finished:", "", "- cola, cola: smart: 3 of 4 seeds"]
+    assert text.split("\n")[2:5] == ["Missing:", "", "- cola, cola: smart: 3 of 4 seeds"]
     header, *rows = table(text, "Differences in Matthews correlation")
     assert [row[header.index("seeds")] for row in rows] == ["3", "3", "3"]
     for path in (results / "cola" / "runs").glob("cola-smart-*"):

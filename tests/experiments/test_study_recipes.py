@@ -36,6 +36,6 @@ def test_a_recipe_runs_end_to_end(tmp_path: Path, name: str, family: str):
 
     report.main([str(tmp_path / "results"), "--output", str(tmp_path)])
     text = (tmp_path / "report.md").read_text()
-    assert "Not finished" not in text and "2 seeds" in text
+    assert "Missing" not in text and "2 seeds" in text
     assert (tmp_path / "report.html").stat().st_size > 10_000
     assert matrix.finished(run_specs(study, folders, {})[0]) is not None
