@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # The constant beside ‖g‖ in the direction of projection "none", as in DeBERTa's release.
 DIRECTION_CONSTANT = 1e-6
 HALF_PRECISION_SCALE = 2.0**12
+HALF_PRECISION_LIMIT = 2.0**15
 
 
 class Kept(NamedTuple):
@@ -148,6 +149,7 @@ class Search:
 
     def _start(self, h: Tensor) -> None:
         method = self.method
+        self.in_float16 = _is_in_float16(h)
         dtype = torch.promote_types(h.dtype, torch.float32)
         h = h.to(dtype)
         self.real = self.mask.unsqueeze(-1).to(dtype)
@@ -173,8 +175,9 @@ class Search:
 
         Under float16 it is taken of a multiple of the loss, for most gradients of δ are too small for that type.
         """
-        half = torch.get_autocast_dtype(self.mask.device.type) == torch.float16
-        scale = HALF_PRECISION_SCALE if half and torch.is_autocast_enabled(self.mask.device.type) else 1.0
+        scale = HALF_PRECISION_SCALE if self.in_float16 else 1.0
+        if loss.dtype == torch.float16:  # through which the multiple goes back times the number of examples
+            scale = min(scale, HALF_PRECISION_LIMIT / len(self.mask))
         (gradient,) = torch.autograd.grad(loss * scale, self.delta, retain_graph=retain_graph)
         return gradient / scale
 
@@ -250,3 +253,10 @@ class Search:
 
     def _mean_size(self, x: Tensor) -> Tensor:
         return (x.detach().abs() * self.real).sum() / self.entries
+
+
+def _is_in_float16(h: Tensor) -> bool:
+    """Whether the encoder computes in float16; to be asked within its forward, where autocast may begin and end."""
+    device = h.device.type
+    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    return autocast or h.dtype == torch.float16
