@@ -47,6 +47,7 @@ class Search:
         kept: δ to begin with, in place of the initial noise where an example has one.
 
     Attributes:
+        mask: as given; once a pass has come by, as long as h, which some encoders pad.
         base: h, (batch, tokens, hidden), from which every pass starts, so that one gradient of the embeddings is
             computed however many passes there are: it is as large as the table.
         delta: δ, likewise; there once a pass has come by the injection point.
@@ -139,9 +140,18 @@ class Search:
     # δ
 
     def _start_from(self, h: Tensor) -> Tensor:
-        """The h that all passes share; draws the initial δ when the first pass comes by with its own."""
+        """The h that all passes share; draws the initial δ when the first pass comes by with its own.
+
+        Raises:
+            ValueError: a forward came by twice, as LED's does to look its own padding up.
+        """
         if self.base is None:
             self.base = h
+        if h.shape != self.base.shape:
+            raise ValueError(
+                f"{type(self.injection.encoder).__name__} embeds {self.base.size(1)} tokens, then {h.size(1)}, in one "
+                "forward; accepted: batches that it need not pad"
+            )
         if not self.started:
             self._start(self.base.detach())
             self.started = True
@@ -152,17 +162,19 @@ class Search:
         self.in_float16 = _is_in_float16(h)
         dtype = torch.promote_types(h.dtype, torch.float32)
         h = h.to(dtype)
+        noise = standard_noise(self.mask, h.size(-1), dtype, self.noise_seeds, method.noise)
+        self.mask, noise = self.injection.fitted(self.mask, h), self.injection.fitted(noise, h)
         self.real = self.mask.unsqueeze(-1).to(dtype)
         self.entries = self.mask.sum() * h.size(-1)
         noise_unit = self.unit = torch.ones((), dtype=dtype, device=h.device)
         if method.scale == "relative":
             noise_unit, self.unit = embedding_size(h, self.mask, method.norm_p, method.scope)
-        noise = standard_noise(self.mask, h.size(-1), dtype, self.noise_seeds, method.noise)
         if method.noise_clamp:
             noise = noise.clamp(-2, 2)
         delta = method.noise_var * method.noise_unit(noise_unit, self.mask, h.size(-1)) * noise
         if self.kept is not None:
-            delta = torch.where(self.kept.known.view(-1, 1, 1), self.kept.delta.to(dtype), delta)
+            kept = self.injection.fitted(self.kept.delta.to(dtype), h)
+            delta = torch.where(self.kept.known.view(-1, 1, 1), kept, delta)
         if method.projection == "project":
             delta = self._project(delta)
         self.delta = delta.requires_grad_(method.ascent_steps > 0)
