@@ -226,7 +226,9 @@ def is_checkpoint(name: str) -> bool:
 def _adjust(config: PretrainedConfig, dropout_p: float | None, num_hidden_layers: int) -> None:
     if dropout_p is not None:
         for key, value in config.to_dict().items():
-            if "drop" in key and type(value) in (int, float) and not key.startswith(HEAD_KEYS):
+            if key.startswith(HEAD_KEYS) or "layerdrop" in key:  # with that probability whole layers are left out
+                continue
+            if "drop" in key and type(value) in (int, float):
                 setattr(config, key, dropout_p)
     if num_hidden_layers > 0:
         if num_hidden_layers > config.num_hidden_layers:

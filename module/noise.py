@@ -62,6 +62,8 @@ def default_generator(device: torch.device) -> torch.Generator:
     """The generator from which dropout draws on this device."""
     if device.type == "cpu":
         return torch.default_generator
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()  # the one device, whose generator has no public name
     module = torch.get_device_module(device)
     return module.default_generators[module.current_device() if device.index is None else device.index]
 

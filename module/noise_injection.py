@@ -19,6 +19,7 @@ from torch import Tensor, nn
 LEVELS = ("pre_ln", "post_ln", "deberta")
 LN0_EPS = 1e-7
 TIME_FIRST = ("xlnet",)  # families that embed (tokens, batch)
+LENGTHENING = ("big_bird", "longformer")  # families that pad a batch at its end, to whole windows or blocks
 
 Noise = Tensor | Callable[[Tensor], Tensor]
 
@@ -53,8 +54,9 @@ class NoiseInjection:
         self.encoder = encoder
         self.level = level
         self.module = modules[level]
-        config = getattr(_innermost_stack(encoder), "config", None)
-        self._time_first = getattr(config, "model_type", None) in TIME_FIRST
+        family = getattr(getattr(_innermost_stack(encoder), "config", None), "model_type", None)
+        self._time_first = family in TIME_FIRST
+        self._lengthens = family in LENGTHENING
 
     @property
     def size(self) -> int:
@@ -83,6 +85,22 @@ class NoiseInjection:
             yield
         if passes == 0:
             raise RuntimeError(f"the encoder's forward did not pass its injection point {self.level!r}")
+
+    def fitted(self, x: Tensor, h: Tensor) -> Tensor:
+        """x of a batch's tokens, (batch, tokens, …), as long as h: zero at what the encoder has put behind them.
+
+        Raises:
+            ValueError: h is of another length, and it is not known that the encoder pads at the end.
+        """
+        padding = h.size(1) - x.size(1)
+        if padding == 0:
+            return x
+        if padding < 0 or not self._lengthens:
+            raise ValueError(
+                f"{type(self.encoder).__name__} has {h.size(1)} tokens at its injection point {self.level!r}, the "
+                f"batch {x.size(1)}; accepted: as many, or padding behind them in {', '.join(LENGTHENING)}"
+            )
+        return F.pad(x, (*(0, 0) * (x.dim() - 2), 0, padding))
 
     @contextmanager
     def clean(self) -> Iterator[list[Tensor]]:

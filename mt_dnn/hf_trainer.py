@@ -107,7 +107,7 @@ class AdversarialMixin:
         return LabeledOutput(outputs, loss / self._process_factor(items))
 
     def _regularized(self) -> bool:
-        return self.state.global_step >= self.regularizer.perturbation.start_ratio * self.state.max_steps
+        return self.regularizer.perturbation.begun(self.state.global_step, self.state.max_steps)
 
     def _noise_seeds(self, inputs: Mapping[str, Any]) -> list[int]:
         """A seed a row, by its place in the update: the same however many processes share the update's batches."""

@@ -146,8 +146,7 @@ class MTDNNModel:
         """Whether the next update has the regularizer: not in the plain part of a curriculum, nor between every Nth."""
         if self.perturbation is None or (self.updates + 1) % self.config.adversarial.adv_every:
             return False
-        # 0.07 of 100 updates are 7, and a little more in floating point
-        return self.updates >= self.perturbation.start_ratio * self.total_updates - 1e-6
+        return self.perturbation.begun(self.updates, self.total_updates)
 
     def update(
         self, *batches: Batch, unlabeled: Sequence[Batch | None] = (), measure_gain: bool = False

@@ -14,7 +14,7 @@ from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
 from mt_dnn.config import Config
 from mt_dnn.flag_groups import CANONICAL_DATA, DataConfig
-from tasks import not_distilled
+from tasks import not_distilled, task_class
 
 EVALUATION_SPLITS = ("dev", "test")
 
@@ -53,6 +53,13 @@ class RunData:
                         f"--{flag}: {dataset} is of task {task}, which is not trained; accepted tasks: "
                         f"{', '.join(self.tasks)}{nearest(task, self.tasks)}"
                     )
+        for dataset in unlabeled:
+            kind = definitions.get_task_def(definitions.task_of(dataset)).task_type
+            if task_class(kind).generates:
+                raise FlagError(
+                    f"--unlabeled_datasets: {dataset} is of type {kind.name}, whose decoder reads the text that is the "
+                    "label; accepted: datasets of other types"
+                )
         self.train = [
             self._read(dataset, "train", task, is_train=True)
             for dataset, task in zip(config.data.train_datasets, names, strict=True)

@@ -177,6 +177,11 @@ class AdversarialPerturbation(nn.Module):
         """α, the weight of R that was measured for this method and level."""
         return measured(self.name, self.level)["alpha"]
 
+    def begun(self, update: int, updates: int) -> bool:
+        """Whether R is added in this update, counted from 0, of so many: not in the plain part of a curriculum."""
+        # 0.07 of 100 updates are 7, and a little more in floating point
+        return update >= self.start_ratio * updates - 1e-6
+
     def check(self) -> None:
         """See that the hyperparameters are accepted and go together."""
         for name, found, accepted in (

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # The constant beside ‖g‖ in the direction of projection "none", as in DeBERTa's release.
 DIRECTION_CONSTANT = 1e-6
 HALF_PRECISION_SCALE = 2.0**12
+HALF_PRECISION_LIMIT = 2.0**15
 
 
 class Kept(NamedTuple):
@@ -46,6 +47,7 @@ class Search:
         kept: δ to begin with, in place of the initial noise where an example has one.
 
     Attributes:
+        mask: as given; once a pass has come by, as long as h, which some encoders pad.
         base: h, (batch, tokens, hidden), from which every pass starts, so that one gradient of the embeddings is
             computed however many passes there are: it is as large as the table.
         delta: δ, likewise; there once a pass has come by the injection point.
@@ -138,9 +140,18 @@ class Search:
     # δ
 
     def _start_from(self, h: Tensor) -> Tensor:
-        """The h that all passes share; draws the initial δ when the first pass comes by with its own."""
+        """The h that all passes share; draws the initial δ when the first pass comes by with its own.
+
+        Raises:
+            ValueError: a forward came by twice, as LED's does to look its own padding up.
+        """
         if self.base is None:
             self.base = h
+        if h.shape != self.base.shape:
+            raise ValueError(
+                f"{type(self.injection.encoder).__name__} embeds {self.base.size(1)} tokens, then {h.size(1)}, in one "
+                "forward; accepted: batches that it need not pad"
+            )
         if not self.started:
             self._start(self.base.detach())
             self.started = True
@@ -148,19 +159,22 @@ class Search:
 
     def _start(self, h: Tensor) -> None:
         method = self.method
+        self.in_float16 = _is_in_float16(h)
         dtype = torch.promote_types(h.dtype, torch.float32)
         h = h.to(dtype)
+        noise = standard_noise(self.mask, h.size(-1), dtype, self.noise_seeds, method.noise)
+        self.mask, noise = self.injection.fitted(self.mask, h), self.injection.fitted(noise, h)
         self.real = self.mask.unsqueeze(-1).to(dtype)
         self.entries = self.mask.sum() * h.size(-1)
         noise_unit = self.unit = torch.ones((), dtype=dtype, device=h.device)
         if method.scale == "relative":
             noise_unit, self.unit = embedding_size(h, self.mask, method.norm_p, method.scope)
-        noise = standard_noise(self.mask, h.size(-1), dtype, self.noise_seeds, method.noise)
         if method.noise_clamp:
             noise = noise.clamp(-2, 2)
         delta = method.noise_var * method.noise_unit(noise_unit, self.mask, h.size(-1)) * noise
         if self.kept is not None:
-            delta = torch.where(self.kept.known.view(-1, 1, 1), self.kept.delta.to(dtype), delta)
+            kept = self.injection.fitted(self.kept.delta.to(dtype), h)
+            delta = torch.where(self.kept.known.view(-1, 1, 1), kept, delta)
         if method.projection == "project":
             delta = self._project(delta)
         self.delta = delta.requires_grad_(method.ascent_steps > 0)
@@ -173,8 +187,9 @@ class Search:
 
         Under float16 it is taken of a multiple of the loss, for most gradients of δ are too small for that type.
         """
-        half = torch.get_autocast_dtype(self.mask.device.type) == torch.float16
-        scale = HALF_PRECISION_SCALE if half and torch.is_autocast_enabled(self.mask.device.type) else 1.0
+        scale = HALF_PRECISION_SCALE if self.in_float16 else 1.0
+        if loss.dtype == torch.float16:  # through which the multiple goes back times the number of examples
+            scale = min(scale, HALF_PRECISION_LIMIT / len(self.mask))
         (gradient,) = torch.autograd.grad(loss * scale, self.delta, retain_graph=retain_graph)
         return gradient / scale
 
@@ -250,3 +265,10 @@ class Search:
 
     def _mean_size(self, x: Tensor) -> Tensor:
         return (x.detach().abs() * self.real).sum() / self.entries
+
+
+def _is_in_float16(h: Tensor) -> bool:
+    """Whether the encoder computes in float16; to be asked within its forward, where autocast may begin and end."""
+    device = h.device.type
+    autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    return autocast or h.dtype == torch.float16

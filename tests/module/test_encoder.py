@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import nn
 
 from data_utils.errors import DataError
@@ -25,6 +26,26 @@ def test_the_dropout_asked_for_is_that_of_every_part_of_every_encoder(family: st
     kept = {name: value for name, value in encoder.config.to_dict().items() if "drop" in name and value}
     assert 0.3 in whole.values()
     assert all(name.startswith(("classifier", "cls", "pooler", "qa", "seq_classif", "summary")) for name in kept), kept
+
+
+@pytest.mark.parametrize("family", ["bart", "mbart", "pegasus", "marian", "m2m_100"])
+def test_the_dropout_asked_for_leaves_out_no_layer(family: str) -> None:
+    """`encoder_layerdrop`, 0 in every published configuration of these, drops layers whole."""
+    sides = ("encoder", "decoder")
+    config: dict[str, Any] = {"model_type": family, "vocab_size": 40, "d_model": 16, "max_position_embeddings": 24}
+    config["pad_token_id"] = 1
+    for side in sides:
+        config |= {f"{side}_layers": 3, f"{side}_attention_heads": 2, f"{side}_ffn_dim": 8, f"{side}_layerdrop": 0.0}
+    model = encoder_from_config(config | {"decoder_layerdrop": 0.25}, with_decoder=True, dropout_p=0.9)
+    assert (model.config.encoder_layerdrop, model.config.decoder_layerdrop) == (0.0, 0.25)
+    assert (model.config.dropout, model.config.attention_dropout) == (0.9, 0.9)
+    model = encoder_from_config(config, with_decoder=True, dropout_p=0.9).train()
+    ran: list[nn.Module] = []
+    layers = [layer for side in sides for layer in getattr(model.model, side).layers]
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, *_: ran.append(layer))
+    model(input_ids=torch.tensor([[5, 6, 2]]), decoder_input_ids=torch.tensor([[2, 7]]))
+    assert ran == layers and len(layers) == 6
 
 
 @pytest.mark.parametrize(

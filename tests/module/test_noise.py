@@ -175,3 +175,18 @@ def test_every_pass_and_every_batch_has_dropout_of_its_own() -> None:
     drawn = {dropout_seed(s, i) for s in (seeds, other) for i in range(4)}
     assert len(drawn) == 8
     assert dropout_seed(list(seeds), 2) == dropout_seed(tuple(seeds), 2)
+
+
+def test_on_a_mac_a_fork_is_of_the_generator_of_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A generator of the CPU stands in for that of the GPU, which torch.mps keeps to itself."""
+    generator = torch.Generator().manual_seed(9)
+    monkeypatch.setattr(torch.mps, "_get_default_mps_generator", lambda: generator)
+    mps = torch.device("mps")
+    state = default_generator(mps).get_state()
+    expected, seeded = (torch.rand(4, generator=torch.Generator().manual_seed(seed)) for seed in (9, 5))
+    with forked_dropout(mps, 5):
+        assert torch.equal(torch.rand(4, generator=generator), seeded)
+    assert torch.equal(torch.rand(4, generator=generator), expected)
+    with forked_dropout(mps, state):
+        assert torch.equal(torch.rand(4, generator=generator), expected)
+    assert not torch.equal(torch.rand(4, generator=generator), expected)

@@ -6,13 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from torch import Tensor
 
+from module.noise import example_seeds
 from mt_dnn.batcher import Batch, Collater
 from mt_dnn.model import MTDNNModel
+from mt_dnn.perturbation import PERTURBATIONS, ModelRegularizer
 from mt_dnn.processes import build_accelerator
 from mt_dnn.run_data import RunData
+from tests.hf import collate, examples, search, tiny_model, trainer_of
 from tests.mt_dnn.runs import SIFT, tiny_config
+from tests.search import Trace
 
 MNLI = ("--train_datasets", "mnli", "--test_datasets", "mnli_matched")
 FLAGS = (*SIFT, "--bregman_mu", "2", "--warmup", "0.2")
@@ -119,3 +126,63 @@ def test_a_checkpoint_of_single_precision_resumes_in_half_precision_and_the_reve
     half.load(str(tmp_path / "single.pt"))
     assert half.updates == 2
     assert half.accelerator.scaler.get_scale() == 2.0**16
+
+
+# autocast within the model's forward alone, where accelerate puts it
+
+
+def in_float16(accelerator: Accelerator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `mixed_precision="fp16"` on a GPU, which accelerate refuses here."""
+    monkeypatch.setitem(AcceleratorState._shared_state, "_mixed_precision", "fp16")
+    accelerator.native_amp = True
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+
+
+def gradient_of_the_noise(
+    how: str, name: str, size: float, folder: Path, monkeypatch: pytest.MonkeyPatch, rows: int = 3
+) -> Tensor:
+    """∂ℓ_a/∂δ of the real tokens in the first ascent step, (tokens, hidden), with a head of that size."""
+    lengths = tuple(4 + row % 4 for row in range(rows))
+    batch = collate(examples("classification", lengths))
+    model = tiny_model("classification", dtype=torch.float32)
+    with torch.no_grad():
+        model.classifier.weight.mul_(size)
+        model.classifier.bias.zero_()
+    method = search(PERTURBATIONS[name], noise_var=0.3, norm_p="l2", radius=None, projection="none", k=2)
+    trace = Trace(monkeypatch)
+    if how == "Trainer":
+        trainer = trainer_of(model, "classification", folder, method, train_dataset=examples("classification", lengths))
+        in_float16(trainer.accelerator, monkeypatch)
+        trainer.train()
+    else:
+        if how == "accelerate":
+            accelerator = Accelerator(cpu=True)
+            in_float16(accelerator, monkeypatch)
+            model = accelerator.prepare_model(model)
+        regularizer = ModelRegularizer(method, model.half() if how == "pure" else model)
+        seeds = example_seeds(42, 0, [str(row) for row in range(len(lengths))])  # the Trainer's of its first update
+        regularizer(model, batch, model(**batch), noise_seeds=seeds)
+        assert regularizer.last is not None and regularizer.last.skipped == 0
+    monkeypatch.undo()
+    return trace.steps[0].gradient[batch["attention_mask"].bool()]
+
+
+@pytest.mark.parametrize("how", ["accelerate", "Trainer", "pure"])
+@pytest.mark.parametrize(("name", "size"), [("smart", 3e-3), ("at", 1e-6), ("freelb", 1e-6)])
+def test_gradients_of_the_noise_do_not_vanish_where_autocast_ends_before_the_search_goes_on(
+    how: str, name: str, size: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a head so small that most entries lie below float16's smallest number, 6e-8, unless the loss is scaled."""
+    single = gradient_of_the_noise("single", name, size, tmp_path, monkeypatch)
+    half = gradient_of_the_noise(how, name, size, tmp_path, monkeypatch)
+    assert single.abs().median() < 6e-8
+    assert (half == 0).double().mean() < 0.05
+    assert F.cosine_similarity(single.flatten(), half.flatten(), dim=0) > 0.99
+
+
+@pytest.mark.parametrize("name", ["smart", "at", "freelb"])
+def test_a_loss_in_float16_of_many_examples_does_not_overflow(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    single, half = (gradient_of_the_noise(how, name, 1.0, tmp_path, monkeypatch, 40) for how in ("single", "pure"))
+    assert F.cosine_similarity(single.flatten(), half.flatten(), dim=0) > 0.999

@@ -249,13 +249,14 @@ def test_alpha_zero_is_the_plain_trainer_bit_for_bit_with_dropout(level: str, tm
     assert all(entry["adv_loss"] > 1e-4 for entry in trainer.state.log_history if "loss" in entry)
 
 
-def test_a_curriculum_is_plain_before_its_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ratio", "updates", "plain"), [(0.5, 4, 2), (0.28, 25, 7)])  # 0.28 * 25 > 7 as floats
+def test_a_curriculum_is_plain_before_its_start(ratio: float, updates: int, plain: int, tmp_path: Path) -> None:
     model = tiny_model("classification")
-    method = search(AlumPerturbation, start_ratio=0.5)
-    trainer = trainer_of(model, "classification", tmp_path, method, max_steps=4, learning_rate=0.01)
+    method = search(AlumPerturbation, start_ratio=ratio)
+    trainer = trainer_of(model, "classification", tmp_path, method, max_steps=updates, learning_rate=0.01)
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert ["adv_loss" in entry for entry in entries] == [False, False, True, True]
+    assert ["adv_loss" in entry for entry in entries] == [False] * plain + [True] * (updates - plain)
     assert trainer.regularizer.calls == 0  # the trainer names its noise by the update
 
 

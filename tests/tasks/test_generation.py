@@ -23,7 +23,7 @@ from mt_dnn.config import parse_args
 from mt_dnn.loss import SeqCeCriterion
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation.outputs import Comparison
-from mt_dnn.run_data import check_fits_encoder
+from mt_dnn.run_data import RunData, check_fits_encoder
 from tasks.generation import metrics_of_numbers
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
 
@@ -305,6 +305,14 @@ def test_a_mistake_is_told_in_a_line(data: Path, encoder: Path, tmp_path: Path):
         wrong.write_text(json.dumps({"uid": "0", "token_id": [2, 5, 3], "label": label, "answer": "a"}) + "\n")
         with pytest.raises(DataError, match=expected):
             check_fits_encoder(SingleTaskDataset(wrong, False, 0, toy), model(data, encoder).network.bert)
+
+
+def test_unlabeled_texts_are_refused_before_a_file_is_read(data: Path, encoder: Path):
+    """Without a label there is nothing for the decoder to read: T5 raises, BART compares scores of the source."""
+    names = f"--task_def {data.parent / 'tasks.yml'} --data_dir {data / 'none'} --init_checkpoint {encoder}"
+    flags = ("--train_datasets", "toy", "--test_datasets", "toy", *SMART, "--unlabeled_datasets", "toy")
+    with pytest.raises(FlagError, match="--unlabeled_datasets: toy is of type SeqenceGeneration, whose decoder reads"):
+        RunData(parse_args([*names.split(), *flags]))
 
 
 def test_another_encoder_decoder_learns_and_writes(data: Path, encoder: Path, tmp_path: Path):
