@@ -335,7 +335,7 @@ class AdversarialPerturbation(nn.Module):
 
     def distance(self, perturbed: Tensor, clean: Tensor, batch: Comparison) -> Tensor:
         """How far perturbed from clean logits (rows, classes) are: the task's D, a mean over rows."""
-        return batch.divergence(perturbed, clean)
+        return batch.distance(perturbed, clean)
 
     def _distance(self, perturbed: Tensor, clean: Tensor, batch: Comparison) -> Tensor:
         return self.distance(perturbed, clean, batch) if len(clean) else perturbed.sum()

@@ -167,7 +167,7 @@ class MtdnnReleasePerturbation(SmartPerturbation):
         return sum_of(release(perturbed, clean) for perturbed, clean in batch.pairs(output))
 
     def distance(self, perturbed: Tensor, clean: Tensor, batch: Comparison) -> Tensor:
-        return batch.divergence(clean, perturbed)
+        return batch.distance(clean, perturbed)
 
 
 PERTURBATIONS: dict[str, type[AdversarialPerturbation]] = {

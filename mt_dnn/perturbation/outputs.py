@@ -46,7 +46,8 @@ class Comparison:
     Args:
         clean: f(h), the output of the clean pass; None where the method needs none.
         mask: (batch, tokens), 1 at real tokens.
-        divergence: D of the task, called as D(perturbed, clean) on logits (rows, classes), mean over rows.
+        divergence: D of the task, called as D(perturbed, clean) on logits (rows, classes), mean over rows; where
+            it is `over_columns` (`Criterion`) and rows can have padding, as D(perturbed, clean, weights of rows).
         task_loss: ℓ(·, y) of an output, a mean over examples; None where the batch has no labels.
         task_type, pairwise: how logits are viewed as distributions; ranking has `pairwise` rows a group, or as many as
             it says for each.
@@ -105,6 +106,22 @@ class Comparison:
     def pairs(self, output: Any) -> list[tuple[Tensor, Tensor]]:
         """Perturbed and clean rows, part by part."""
         return list(zip(self.rows(output), self.clean, strict=True))
+
+    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+        """D of rows of logits (rows, classes), as `rows` gives them, a mean over rows; padding is in no mean."""
+        real = self._real_columns()
+        if real is None or not getattr(self.divergence, "over_columns", False):
+            return self.divergence(first, second)
+        real = real.to(first.device, torch.promote_types(first.dtype, torch.float32))
+        return self.divergence(first, second, first.size(-1) / real)
+
+    def _real_columns(self) -> Tensor | None:
+        """How many columns of each row are no padding, (rows,): an example's tokens, a group's candidates."""
+        if self.task_type in SPANS:
+            return self.mask.sum(1)
+        if self.task_type == TaskType.Ranking and not isinstance(self.pairwise, int):
+            return torch.tensor(self.pairwise)
+        return None
 
     def labeled_loss(self, output: Any) -> Tensor:
         """ℓ(f(h + δ), y), a mean over examples.

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from data_utils.task_def import TaskType
-from mt_dnn.loss import MseCriterion, SymKlCriterion
-from mt_dnn.perturbation import SmartPerturbation
+from mt_dnn.loss import Criterion, HLCriterion, MseCriterion, SymKlCriterion
+from mt_dnn.perturbation import MtdnnReleasePerturbation, SmartPerturbation
 from mt_dnn.perturbation.outputs import Comparison, LabeledOutput, logits_of
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
@@ -138,3 +138,35 @@ def test_groups_of_unequal_size_are_distributions_of_their_own() -> None:
     values = [symmetric(perturbed[:3, 0], clean[:3, 0]), symmetric(perturbed[3:, 0], clean[3:, 0])]
     torch.testing.assert_close(loss, torch.stack(values).mean())
     torch.testing.assert_close(ascent, torch.stack(values).sum())
+
+
+def by_column(criterion: type[Criterion], first: Tensor, second: Tensor) -> Tensor:
+    """The mean of a row over its columns, none of which is padding, by the formulas of docs/methods.md."""
+    if criterion is HLCriterion:
+        first, second = first.softmax(-1).sqrt(), second.softmax(-1).sqrt()
+    return (first - second).square().mean()
+
+
+@pytest.mark.parametrize("method", [SmartPerturbation, MtdnnReleasePerturbation])
+@pytest.mark.parametrize("criterion", [MseCriterion, HLCriterion])
+@pytest.mark.parametrize("width", [3, 20])
+def test_of_spans_padding_is_in_no_mean_over_tokens(
+    criterion: type[Criterion], method: type[SmartPerturbation], width: int
+) -> None:
+    mask = (torch.arange(width) < torch.tensor([[3], [2]])).long()
+    perturbed, clean = two(2, 3)
+    wide = [torch.nn.functional.pad(part, (0, width - 3), value=7.0) for part in (perturbed, clean)]
+    batch = Comparison((wide[1], wide[1]), mask, criterion(), task_type=TaskType.SpanClassification)
+    rows = [by_column(criterion, perturbed[row, :own], clean[row, :own]) for row, own in enumerate((3, 2))]
+    found = method(radius=0.1).final_loss((wide[0], wide[0]), batch)
+    torch.testing.assert_close(found, 2 * torch.stack(rows).mean())
+
+
+@pytest.mark.parametrize("criterion", [MseCriterion, HLCriterion])
+def test_absent_candidates_are_in_no_mean_over_a_group(criterion: type[Criterion]) -> None:
+    perturbed, clean = two(5, 1)
+    batch = Comparison(clean, torch.ones(5, 4), criterion(), task_type=TaskType.Ranking, pairwise=(3, 2))
+    groups = [by_column(criterion, perturbed[own, 0], clean[own, 0]) for own in (slice(3), slice(3, 5))]
+    method = SmartPerturbation(radius=0.1)
+    torch.testing.assert_close(method.final_loss(perturbed, batch), torch.stack(groups).mean())
+    torch.testing.assert_close(method.ascent_loss(perturbed, batch), torch.stack(groups).sum())
