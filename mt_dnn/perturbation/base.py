@@ -324,7 +324,7 @@ class AdversarialPerturbation(nn.Module):
         return self.final_loss(output, batch)
 
     def ascent_loss(self, output: Any, batch: Comparison) -> Tensor:
-        """ℓ_a, summed over examples, so that an example's gradient does not depend on its batch."""
+        """ℓ_a, summed over examples, tokens or groups, so that an example's gradient does not depend on its batch."""
         return sum_of(
             self._distance(perturbed, clean.detach(), batch) * len(clean) for perturbed, clean in batch.pairs(output)
         )

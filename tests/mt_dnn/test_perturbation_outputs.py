@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data_utils.task_def import TaskType
 from mt_dnn.loss import Criterion, HLCriterion, MseCriterion, SymKlCriterion
-from mt_dnn.perturbation import MtdnnReleasePerturbation, SmartPerturbation
+from mt_dnn.perturbation import AdversarialTraining, MtdnnReleasePerturbation, SmartPerturbation
 from mt_dnn.perturbation.outputs import Comparison, LabeledOutput, logits_of
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
@@ -129,6 +129,33 @@ def test_logits_are_found_in_every_kind_of_output() -> None:
     spans = SimpleNamespace(start_logits=first, end_logits=second)
     assert logits_of(spans) == (first, second)
     assert logits_of(LabeledOutput(spans, torch.zeros(()))) == (first, second)
+
+
+COUNTED = torch.tensor([[False, True, False, True], [True, False, False, False]])
+
+
+@pytest.mark.parametrize(
+    ("task_type", "shape", "options", "count"),
+    [
+        (TaskType.Classification, (2, 5), {}, 2),
+        (TaskType.SpanClassification, (2, 2, 4), {}, 2),
+        (TaskType.Ranking, (2, 1), {"pairwise": 2}, 1),
+        (TaskType.Ranking, (2, 1), {"pairwise": (2,)}, 1),
+        (TaskType.SeqenceLabeling, (2, 4, 3), {}, 6),
+        (TaskType.MaskLM, (3, 9), {"counted": COUNTED}, 3),
+        (TaskType.SeqenceGeneration, (2, 4, 9), {"counted": COUNTED}, 3),
+    ],
+)
+def test_a_loss_of_gold_labels_is_climbed_as_a_sum_over_what_its_mean_is_over(
+    task_type: TaskType, shape: tuple[int, ...], options: dict[str, Any], count: int
+) -> None:
+    output = torch.zeros(shape)
+    loss = torch.tensor(0.3, dtype=torch.float64)
+    batch = Comparison(None, MASK, SymKlCriterion(), lambda _: loss, task_type=task_type, **options)
+    method = AdversarialTraining(radius=0.1)
+    given = tuple(output.unbind(1)) if task_type == TaskType.SpanClassification else output
+    torch.testing.assert_close(method.ascent_loss(given, batch), count * loss)
+    torch.testing.assert_close(method.final_loss(given, batch), loss)
 
 
 def test_groups_of_unequal_size_are_distributions_of_their_own() -> None:
