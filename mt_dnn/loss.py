@@ -58,7 +58,12 @@ class Criterion(nn.Module):
     Args:
         alpha: factor of the value.
         name: shown in logs.
+
+    Attributes:
+        over_columns: a row's value is a mean over its C columns, not a sum.
     """
+
+    over_columns = False
 
     def __init__(self, alpha: float = 1.0, name: str | None = None):
         super().__init__()
@@ -140,6 +145,8 @@ class MlmCriterion(CeCriterion):
 class MseCriterion(Criterion):
     """Mean over B·C of (input − target)²; a column of outputs (B, 1) is compared with labels (B,)."""
 
+    over_columns = True
+
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         difference = _single(input) - _single(target.view_as(input))
         return difference.square().flatten(1).mean(1) if difference.dim() > 1 else difference.square()
@@ -194,6 +201,8 @@ class HLCriterion(Criterion):
 
     The root is taken as exp(½ log P): the root of a softmax that underflows has no gradient.
     """
+
+    over_columns = True
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         root_p, root_q = (_log_softmax(input) / 2).exp(), (_log_softmax(target) / 2).exp()

@@ -35,8 +35,8 @@ UNLABELED = "unlabeled/"  # before the ids of unlabeled examples, whose noise is
 class UpdateReport(NamedTuple):
     """What one update did: scalar tensors; None for what the update did not have.
 
-    Losses and rises are means over examples, sizes over tokens, of all batches of the update; with several processes
-    each has its share, and the mean over processes is that mean.
+    Losses and rises are means over the tasks' `units`, examples for most, sizes over tokens, of all batches of the
+    update; with several processes each has its share, and the mean over processes is that mean.
 
     task_loss: ℓ; adv_loss: R; emb_val, eff_perturb, delta_size, ascent_rise, chance_rise: as in `Regularization`;
     skipped: share of examples whose search met a number that is not finite; unlabeled: R of the unlabeled examples;
@@ -68,10 +68,12 @@ class Shares(NamedTuple):
     """Weights of an update's batches in one process, with which the mean over processes of the sum over batches is the
     mean over all that is counted. They stay on the device: to read them would make the host wait.
 
-    examples, tokens, unlabeled: (batches,), by labeled examples, by their tokens, by unlabeled examples;
-    accompanied: the share of the labeled examples that have unlabeled ones beside them, a scalar.
+    losses, examples, tokens, unlabeled: (batches,), by what losses of labeled examples are means over, by labeled
+    examples, by their tokens, by what losses of unlabeled examples are means over; accompanied: the share of the
+    labeled examples that have unlabeled ones beside them, a scalar.
     """
 
+    losses: Tensor
     examples: Tensor
     tokens: Tensor
     unlabeled: Tensor
@@ -79,9 +81,10 @@ class Shares(NamedTuple):
 
     def of_report(self, position: int) -> list[Tensor]:
         """For each part of an `UpdateReport`, what its value of one batch is multiplied by."""
-        weights = dict.fromkeys(UpdateReport._fields, self.examples[position])
+        weights = dict.fromkeys(UpdateReport._fields, self.losses[position])
         weights |= dict.fromkeys(("emb_val", "eff_perturb", "delta_size"), self.tokens[position])
-        return list((weights | {"unlabeled": self.unlabeled[position]}).values())
+        weights |= {"unlabeled": self.unlabeled[position], "skipped": self.examples[position]}
+        return list(weights.values())
 
 
 class MTDNNModel:
@@ -154,7 +157,8 @@ class MTDNNModel:
         """One update from the gradients of these batches (more than one: gradient accumulation).
 
         Each batch is this process's share of a batch of all processes. The gradient is that of the mean over all
-        examples of the update, however they are dealt out among batches and processes.
+        examples of the update (over tokens, where the task's loss is), however they are dealt out among batches and
+        processes. Of several tasks in an update each has a mean of its own, with the weight of its examples.
 
         Args:
             unlabeled: for each batch, examples of its task that are regularized too, or None. They count as a mean of
@@ -172,7 +176,7 @@ class MTDNNModel:
             last = position == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.objective):
                 value = self._objective(seeded, extra, measure_gain)
-                loss = value.loss * shares.examples[position]
+                loss = value.loss * shares.losses[position]
                 if value.unlabeled_loss is not None:
                     loss = loss + value.unlabeled_loss * (shares.unlabeled[position] * shares.accompanied)
                 self.accelerator.backward(loss)
@@ -246,14 +250,33 @@ class MTDNNModel:
 
     def _shares(self, batches: Sequence[Batch], beside: Sequence[Batch | None]) -> Shares:
         counts = [
-            [batch.counted, batch.counted and int(batch.attention_mask.sum()), 0 if extra is None else extra.counted]
+            [*self._counts(batch), batch.counted and int(batch.attention_mask.sum()), *self._counts(extra)]
             for batch, extra in zip(batches, beside, strict=True)
         ]
         own = torch.tensor(counts, dtype=torch.float32, device=self.accelerator.device).T
         total = self.accelerator.reduce(own, "sum") if self.accelerator.num_processes > 1 else own
-        examples, tokens, unlabeled = own * self.accelerator.num_processes / total.sum(1, keepdim=True).clamp(min=1)
+        examples, units, tokens, _, unlabeled = own
+        all_examples, all_units, all_tokens, all_extra, all_unlabeled = total
+        task = torch.tensor([batch.task_id for batch in batches], device=own.device)
+        same_task = task == task.unsqueeze(1)
+
+        def share(part: Tensor, whole: Tensor) -> Tensor:
+            return part * self.accelerator.num_processes / whole.sum().clamp(min=1)
+
         has_unlabeled = torch.tensor([extra is not None for extra in beside], device=own.device)
-        return Shares(examples, tokens, unlabeled, (total[0] * has_unlabeled).sum() / total[0].sum())
+        return Shares(
+            share(_in_examples(units, all_units, all_examples, same_task), all_examples),
+            share(examples, all_examples),
+            share(tokens, all_tokens),
+            share(_in_examples(unlabeled, all_unlabeled, all_extra, same_task), all_extra),
+            (all_examples * has_unlabeled).sum() / all_examples.sum(),
+        )
+
+    def _counts(self, batch: Batch | None) -> tuple[int, int]:
+        """A batch's examples that count in a mean over all processes, and the units of their loss."""
+        if batch is None or not batch.counted:
+            return 0, 0
+        return batch.counted, self.network.tasks[batch.task_id].units(batch)
 
     def predict(self, batch: Batch) -> tuple[Values, Values]:
         """Scores and predictions of a batch's examples, as its task has them, in evaluation mode."""
@@ -328,6 +351,17 @@ class MTDNNModel:
             if "bregman" in content:
                 self.bregman.load_state_dict(content["bregman"])
         return progress, taken
+
+
+def _in_examples(units: Tensor, all_units: Tensor, all_examples: Tensor, same_task: Tensor) -> Tensor:
+    """Units of batches in examples: those of a task weigh alike, and all of them together as much as its examples.
+
+    Args:
+        units, all_units, all_examples: (batches,), of a process and of all.
+        same_task: (batches, batches), which batches are of one task.
+    """
+    examples_of_task, units_of_task = (same_task.mul(counts).sum(1) for counts in (all_examples, all_units))
+    return units * (examples_of_task / units_of_task.clamp(min=1))
 
 
 def _report(value: ObjectiveValue, batch: Batch) -> UpdateReport:

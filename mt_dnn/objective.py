@@ -183,4 +183,4 @@ class TrainingObjective(nn.Module):
             return loss
         criterion = cast(Criterion, self.kd_criteria[batch.task_id])
         teacher = Comparison(task.teacher(batch), batch.attention_mask, criterion, **self._view(batch))
-        return loss + sum(criterion(student, soft) for student, soft in teacher.pairs(task.taught(logits)))
+        return loss + sum(teacher.distance(student, soft) for student, soft in teacher.pairs(task.taught(logits)))

@@ -246,7 +246,7 @@ class Task:
     # loss
 
     def loss(self, criterion: Criterion, logits: Any, batch: Batch) -> Tensor:
-        """The task loss, a mean over examples."""
+        """The task loss, a mean over `units`."""
         assert batch.labels is not None
         return criterion(logits, batch.labels)
 
@@ -259,8 +259,13 @@ class Task:
         return batch.soft_labels
 
     def counted(self, batch: Batch) -> Tensor | None:
-        """(rows, tokens): the tokens whose distributions are compared, where each has one; None: all real ones."""
+        """(rows, tokens): the tokens whose distributions are compared, where each has one; None: an example has one."""
         return None
+
+    def units(self, batch: Batch) -> int:
+        """How many losses and divergences of a batch are means over: tokens that count, where some do, or examples."""
+        counted = self.counted(batch)
+        return len(batch) if counted is None else int(counted.sum())
 
     # evaluation
 

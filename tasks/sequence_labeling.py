@@ -115,6 +115,9 @@ class SequenceLabelingTask(Task):
         assert batch.labels is not None
         return criterion(logits.flatten(0, 1), batch.labels.flatten())
 
+    def counted(self, batch: Batch) -> Tensor | None:
+        return batch.attention_mask.bool()
+
     def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
         """Of each example probabilities (tokens, n_class) and label indices (tokens,), without padding."""
         lengths = batch.attention_mask.sum(1).tolist()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,15 @@ from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Batch
 from mt_dnn.build import build_network, build_objective
-from mt_dnn.loss import KlCriterion, LossCriterion, RankCeCriterion, SeqCeCriterion, SpanCeCriterion
+from mt_dnn.loss import (
+    Criterion,
+    KlCriterion,
+    LossCriterion,
+    MseCriterion,
+    RankCeCriterion,
+    SeqCeCriterion,
+    SpanCeCriterion,
+)
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.objective import TrainingObjective
 from mt_dnn.run_data import RunData
@@ -147,8 +155,19 @@ def test_of_labels_every_real_token_is_compared(tmp_path: Path) -> None:
     torch.testing.assert_close(found.loss - gold.loss, torch.cat(rows).mean())
 
 
+def squared_error(logits: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    return (logits - teacher).square().mean(-1)
+
+
+@pytest.mark.parametrize(("kd_criterion", "compared"), [(KlCriterion, kl), (MseCriterion, squared_error)])
 @pytest.mark.parametrize(("kind", "n_class"), [("SpanClassification", 2), ("SpanClassificationYN", 3)])
-def test_of_spans_starts_and_ends_are_compared(tmp_path: Path, kind: str, n_class: int) -> None:
+def test_of_spans_starts_and_ends_are_compared_without_padding(
+    tmp_path: Path,
+    kind: str,
+    n_class: int,
+    kd_criterion: type[Criterion],
+    compared: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
+) -> None:
     network = over_tokens(tmp_path, SPANS.replace("KIND", kind).replace("COUNT", str(n_class)))
     soft = [np.random.default_rng(n).normal(size=own * 2).astype(np.float32) for n, own in enumerate((6, 4))]
     batch = two_examples(network, torch.tensor([[1, 2, 1], [0, 0, 0]])[:, :n_class], soft)
@@ -157,9 +176,9 @@ def test_of_spans_starts_and_ends_are_compared(tmp_path: Path, kind: str, n_clas
     for own in log_odds:
         start[:, 0] -= own
     criterion = SpanCeCriterion()
-    found = TrainingObjective(network, [criterion], kd_criteria=[KlCriterion()])(batch, [])
+    found = TrainingObjective(network, [criterion], kd_criteria=[kd_criterion()])(batch, [])
     rows = [
-        kl(part[row, :own], torch.from_numpy(soft[row]).view(2, -1)[place])
+        compared(part[row, :own], torch.from_numpy(soft[row]).view(2, -1)[place])
         for row, own in enumerate((6, 4))
         for place, part in enumerate((start, end))
     ]

@@ -329,7 +329,7 @@ class AdversarialPerturbation(nn.Module):
         return self.final_loss(output, batch)
 
     def ascent_loss(self, output: Any, batch: Comparison) -> Tensor:
-        """ℓ_a, summed over examples, so that an example's gradient does not depend on its batch."""
+        """ℓ_a, summed over examples, tokens or groups, so that an example's gradient does not depend on its batch."""
         return sum_of(
             self._distance(perturbed, clean.detach(), batch) * len(clean) for perturbed, clean in batch.pairs(output)
         )
@@ -340,7 +340,7 @@ class AdversarialPerturbation(nn.Module):
 
     def distance(self, perturbed: Tensor, clean: Tensor, batch: Comparison) -> Tensor:
         """How far perturbed from clean logits (rows, classes) are: the task's D, a mean over rows."""
-        return batch.divergence(perturbed, clean)
+        return batch.distance(perturbed, clean)
 
     def _distance(self, perturbed: Tensor, clean: Tensor, batch: Comparison) -> Tensor:
         return self.distance(perturbed, clean, batch) if len(clean) else perturbed.sum()

@@ -90,7 +90,7 @@ class AdversarialTraining(AdversarialPerturbation):
     needs_labels = True
 
     def ascent_loss(self, output: Any, batch: Comparison) -> Tensor:
-        return batch.labeled_loss(output) * len(batch.mask)
+        return batch.labeled_loss(output) * batch.units(output)
 
     def final_loss(self, output: Any, batch: Comparison) -> Tensor:
         return batch.labeled_loss(output)
@@ -147,7 +147,7 @@ class FreeLbPerturbation(AdversarialTraining):
             output = search.joint_output()
             losses.append(self.final_loss(output, batch))
             if step < self.ascent_steps:
-                gradient = search.gradient(losses[-1] * len(batch.mask), retain_graph=True)
+                gradient = search.gradient(losses[-1] * batch.units(output), retain_graph=True)
                 search.ascend(gradient, batch.finite(output))
         return torch.stack(losses).mean()
 
@@ -167,7 +167,7 @@ class MtdnnReleasePerturbation(SmartPerturbation):
         return sum_of(release(perturbed, clean) for perturbed, clean in batch.pairs(output))
 
     def distance(self, perturbed: Tensor, clean: Tensor, batch: Comparison) -> Tensor:
-        return batch.divergence(clean, perturbed)
+        return batch.distance(clean, perturbed)
 
 
 PERTURBATIONS: dict[str, type[AdversarialPerturbation]] = {

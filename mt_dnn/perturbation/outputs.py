@@ -46,8 +46,10 @@ class Comparison:
     Args:
         clean: f(h), the output of the clean pass; None where the method needs none.
         mask: (batch, tokens), 1 at real tokens.
-        divergence: D of the task, called as D(perturbed, clean) on logits (rows, classes), mean over rows.
-        task_loss: ℓ(·, y) of an output, a mean over examples; None where the batch has no labels.
+        divergence: D of the task, called as D(perturbed, clean) on logits (rows, classes), mean over rows; where
+            it is `over_columns` (`Criterion`) and rows can have padding, as D(perturbed, clean, weights of rows).
+        task_loss: ℓ(·, y) of an output, a mean over examples, groups or tokens that count; None where the batch has no
+            labels.
         task_type, pairwise: how logits are viewed as distributions; ranking has `pairwise` rows a group, or as many as
             it says for each.
         counted: (batch, tokens), true at the tokens that count where each token has a distribution; None: real ones.
@@ -106,8 +108,24 @@ class Comparison:
         """Perturbed and clean rows, part by part."""
         return list(zip(self.rows(output), self.clean, strict=True))
 
+    def distance(self, first: Tensor, second: Tensor) -> Tensor:
+        """D of rows of logits (rows, classes), as `rows` gives them, a mean over rows; padding is in no mean."""
+        real = self._real_columns()
+        if real is None or not getattr(self.divergence, "over_columns", False):
+            return self.divergence(first, second)
+        real = real.to(first.device, torch.promote_types(first.dtype, torch.float32))
+        return self.divergence(first, second, first.size(-1) / real)
+
+    def _real_columns(self) -> Tensor | None:
+        """How many columns of each row are no padding, (rows,): an example's tokens, a group's candidates."""
+        if self.task_type in SPANS:
+            return self.mask.sum(1)
+        if self.task_type == TaskType.Ranking and not isinstance(self.pairwise, int):
+            return torch.tensor(self.pairwise)
+        return None
+
     def labeled_loss(self, output: Any) -> Tensor:
-        """ℓ(f(h + δ), y), a mean over examples.
+        """ℓ(f(h + δ), y), a mean over the `units` of the batch.
 
         Raises:
             ValueError: the caller gave no task loss.
@@ -115,6 +133,10 @@ class Comparison:
         if self.task_loss is None:
             raise ValueError("this method needs labels: give task_loss, the loss of an output")
         return self.task_loss(output)
+
+    def units(self, output: Any) -> int | Tensor:
+        """How many a mean is over: tokens that count where each has a distribution, else examples or groups."""
+        return self.counted.sum() if self.task_type in TOKENS else len(self.rows(output)[0])
 
     def finite(self, output: Any) -> Tensor:
         """Whether an example's logits are finite, (batch,); of tokens' logits, those that count."""

@@ -135,13 +135,13 @@ class ModelRegularizer:
         return seeds
 
     def _view(self, model: nn.Module, batch: Mapping[str, Any], logits: Any) -> dict[str, Any]:
-        task_type = self.task_type
-        if task_type is None and self.perturbation.needs_clean:
-            task_type = task_type_of(model, logits)
+        method, task_type = self.perturbation, self.task_type
         if task_type is None:
-            return {}
+            task_type = task_type_of(model, logits) if method.needs_clean else _type_of_labels(model, batch)
         view: dict[str, Any] = {"task_type": task_type, "pairwise": self.pairwise}
-        if task_type in (TaskType.SeqenceGeneration, TaskType.MaskLM):
+        # The loss of a label a token is a mean over the labels, which some real tokens lack.
+        by_label = method.needs_labels and task_type == TaskType.SeqenceLabeling
+        if by_label or task_type in (TaskType.SeqenceGeneration, TaskType.MaskLM):
             view["counted"] = _counted(batch, shifted=task_type == TaskType.SeqenceGeneration)
         return view
 
@@ -159,13 +159,25 @@ def task_type_of(model: nn.Module, output: Any) -> TaskType:
     if len(logits) == 2:
         return TaskType.SpanClassification
     if logits[0].dim() == 3:
-        names = " ".join(kind.__name__ for kind in type(inner).__mro__)
-        if any(mark in names for mark in NEXT_TOKEN_MODELS):
-            return TaskType.SeqenceGeneration
-        return TaskType.MaskLM if "MaskedLM" in names else TaskType.SeqenceLabeling
+        return _type_over_tokens(inner)
     _refuse_several_labels(inner)
     problem = getattr(getattr(inner, "config", None), "problem_type", None)
     return TaskType.Regression if problem == "regression" or logits[0].size(-1) == 1 else TaskType.Classification
+
+
+def _type_over_tokens(inner: nn.Module) -> TaskType:
+    names = " ".join(kind.__name__ for kind in type(inner).__mro__)
+    if any(mark in names for mark in NEXT_TOKEN_MODELS):
+        return TaskType.SeqenceGeneration
+    return TaskType.MaskLM if "MaskedLM" in names else TaskType.SeqenceLabeling
+
+
+def _type_of_labels(model: nn.Module, batch: Mapping[str, Any]) -> TaskType:
+    """The task type where there is no clean pass to tell it: whether each token has a class as label."""
+    labels, ids = batch.get("labels"), batch.get("input_ids")
+    if labels is None or ids is None or labels.shape != ids.shape or labels.is_floating_point():
+        return TaskType.Classification
+    return _type_over_tokens(_innermost(model))
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

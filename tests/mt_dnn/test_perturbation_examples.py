@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from data_utils.task_def import TaskType
 from module.noise_injection import NoiseInjection
-from mt_dnn.perturbation import SmartPerturbation
+from mt_dnn.loss import RankCeCriterion, grouped
+from mt_dnn.perturbation import AdversarialTraining, FreeLbPerturbation, SmartPerturbation
 from tests.encoders import (
     FAMILIES,
     LEVELS,
@@ -65,6 +67,36 @@ def test_an_example_does_not_depend_on_its_batch(
         for step, whole in zip(trace.steps, together_steps, strict=True):
             torch.testing.assert_close(step.gradient[0], whole.gradient[row, :length], rtol=1e-8, atol=1e-11)
     torch.testing.assert_close(torch.stack(losses).mean(), together.loss, rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("kind", [AdversarialTraining, FreeLbPerturbation])
+def test_a_groups_ascent_on_gold_labels_does_not_depend_on_its_batch(
+    monkeypatch: pytest.MonkeyPatch, kind: type[AdversarialTraining]
+) -> None:
+    model = tiny_classifier(classes=1)
+    batch, sizes, golds = token_batch(model.bert, lengths=(7, 5, 3, 4, 6)), (3, 2), torch.tensor([1, 0])
+    trace = Trace(monkeypatch)
+    method = kind(noise_var=0.05, step_size=0.5, k=3, projection="normalize")
+
+    def steps(rows: slice, groups: slice) -> list[Tensor]:
+        trace.steps.clear()
+        own = TokenBatch(*(None if part is None else part[rows] for part in batch))
+        regularize(
+            method,
+            model,
+            own,
+            noise_seeds=seeds_of(5)[rows],
+            task_type=TaskType.Ranking,
+            pairwise=sizes[groups],
+            task_loss=lambda scores: RankCeCriterion()(grouped(scores, sizes[groups]), golds[groups]),
+        )
+        return [step.gradient for step in trace.steps]
+
+    together = steps(slice(5), slice(2))
+    for rows, group in ((slice(3), slice(1)), (slice(3, 5), slice(1, 2))):
+        for among, alone in zip(together, steps(rows, group), strict=True):
+            assert alone.abs().max() > 1e-4
+            torch.testing.assert_close(among[rows], alone, rtol=1e-8, atol=1e-11)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from data_utils.task_def import TaskType
-from mt_dnn.loss import MseCriterion, SymKlCriterion
-from mt_dnn.perturbation import SmartPerturbation
+from mt_dnn.loss import Criterion, HLCriterion, MseCriterion, SymKlCriterion
+from mt_dnn.perturbation import AdversarialTraining, MtdnnReleasePerturbation, SmartPerturbation
 from mt_dnn.perturbation.outputs import Comparison, LabeledOutput, logits_of
 
 MASK = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
@@ -131,6 +131,33 @@ def test_logits_are_found_in_every_kind_of_output() -> None:
     assert logits_of(LabeledOutput(spans, torch.zeros(()))) == (first, second)
 
 
+COUNTED = torch.tensor([[False, True, False, True], [True, False, False, False]])
+
+
+@pytest.mark.parametrize(
+    ("task_type", "shape", "options", "count"),
+    [
+        (TaskType.Classification, (2, 5), {}, 2),
+        (TaskType.SpanClassification, (2, 2, 4), {}, 2),
+        (TaskType.Ranking, (2, 1), {"pairwise": 2}, 1),
+        (TaskType.Ranking, (2, 1), {"pairwise": (2,)}, 1),
+        (TaskType.SeqenceLabeling, (2, 4, 3), {}, 6),
+        (TaskType.MaskLM, (3, 9), {"counted": COUNTED}, 3),
+        (TaskType.SeqenceGeneration, (2, 4, 9), {"counted": COUNTED}, 3),
+    ],
+)
+def test_a_loss_of_gold_labels_is_climbed_as_a_sum_over_what_its_mean_is_over(
+    task_type: TaskType, shape: tuple[int, ...], options: dict[str, Any], count: int
+) -> None:
+    output = torch.zeros(shape)
+    loss = torch.tensor(0.3, dtype=torch.float64)
+    batch = Comparison(None, MASK, SymKlCriterion(), lambda _: loss, task_type=task_type, **options)
+    method = AdversarialTraining(radius=0.1)
+    given = tuple(output.unbind(1)) if task_type == TaskType.SpanClassification else output
+    torch.testing.assert_close(method.ascent_loss(given, batch), count * loss)
+    torch.testing.assert_close(method.final_loss(given, batch), loss)
+
+
 def test_groups_of_unequal_size_are_distributions_of_their_own() -> None:
     """The absent candidates of a smaller group have no probability and no part in R."""
     perturbed, clean = two(5, 1)
@@ -138,3 +165,35 @@ def test_groups_of_unequal_size_are_distributions_of_their_own() -> None:
     values = [symmetric(perturbed[:3, 0], clean[:3, 0]), symmetric(perturbed[3:, 0], clean[3:, 0])]
     torch.testing.assert_close(loss, torch.stack(values).mean())
     torch.testing.assert_close(ascent, torch.stack(values).sum())
+
+
+def by_column(criterion: type[Criterion], first: Tensor, second: Tensor) -> Tensor:
+    """The mean of a row over its columns, none of which is padding, by the formulas of docs/methods.md."""
+    if criterion is HLCriterion:
+        first, second = first.softmax(-1).sqrt(), second.softmax(-1).sqrt()
+    return (first - second).square().mean()
+
+
+@pytest.mark.parametrize("method", [SmartPerturbation, MtdnnReleasePerturbation])
+@pytest.mark.parametrize("criterion", [MseCriterion, HLCriterion])
+@pytest.mark.parametrize("width", [3, 20])
+def test_of_spans_padding_is_in_no_mean_over_tokens(
+    criterion: type[Criterion], method: type[SmartPerturbation], width: int
+) -> None:
+    mask = (torch.arange(width) < torch.tensor([[3], [2]])).long()
+    perturbed, clean = two(2, 3)
+    wide = [torch.nn.functional.pad(part, (0, width - 3), value=7.0) for part in (perturbed, clean)]
+    batch = Comparison((wide[1], wide[1]), mask, criterion(), task_type=TaskType.SpanClassification)
+    rows = [by_column(criterion, perturbed[row, :own], clean[row, :own]) for row, own in enumerate((3, 2))]
+    found = method(radius=0.1).final_loss((wide[0], wide[0]), batch)
+    torch.testing.assert_close(found, 2 * torch.stack(rows).mean())
+
+
+@pytest.mark.parametrize("criterion", [MseCriterion, HLCriterion])
+def test_absent_candidates_are_in_no_mean_over_a_group(criterion: type[Criterion]) -> None:
+    perturbed, clean = two(5, 1)
+    batch = Comparison(clean, torch.ones(5, 4), criterion(), task_type=TaskType.Ranking, pairwise=(3, 2))
+    groups = [by_column(criterion, perturbed[own, 0], clean[own, 0]) for own in (slice(3), slice(3, 5))]
+    method = SmartPerturbation(radius=0.1)
+    torch.testing.assert_close(method.final_loss(perturbed, batch), torch.stack(groups).mean())
+    torch.testing.assert_close(method.ascent_loss(perturbed, batch), torch.stack(groups).sum())

@@ -24,7 +24,8 @@ from mt_dnn.perturbation import (
 )
 from mt_dnn.perturbation.regularizer import task_type_of
 from tests.encoders import hook_count, tiny_classifier, token_batch
-from tests.hf import RADIUS, collate, examples, search, tiny_model
+from tests.hf import HEADS, RADIUS, collate, examples, search, tiny_model
+from tests.search import Trace
 
 
 def bound(model: nn.Module, kind: type[Any] = SmartPerturbation, **options: Any) -> ModelRegularizer:
@@ -95,6 +96,25 @@ def test_a_model_that_is_not_of_transformers_has_its_own_forward_and_loss() -> N
 
     (gradient,) = torch.autograd.grad(loss(delta), delta)
     assert at(model, inputs, None).item() == pytest.approx(loss(RADIUS * gradient.sign()).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", [AdversarialTraining, FreeLbPerturbation])
+@pytest.mark.parametrize("head", HEADS)
+def test_an_examples_ascent_on_gold_labels_does_not_depend_on_its_batch(
+    head: str, kind: type[AdversarialTraining], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`normalize` takes the gradient as it is, so that δ of the second step would differ too."""
+    model, rows, trace = tiny_model(head), examples(head), Trace(monkeypatch)
+    seeds = example_seeds(0, 0, ["a", "b", "c"])
+    method = bound(model, kind, k=3, radius=None, projection="normalize", step_size=0.5)
+    method(model, collate(rows), None, noise_seeds=seeds)
+    together = list(trace.steps)
+    for row, seed in enumerate(seeds):
+        trace.steps.clear()
+        method(model, collate(rows[row : row + 1]), None, noise_seeds=[seed])
+        for alone, among in zip(trace.steps, together, strict=True):
+            assert alone.gradient.abs().max() > 1e-3
+            torch.testing.assert_close(among.gradient[row], alone.gradient[0], rtol=1e-4, atol=1e-6)
 
 
 def test_perturbed_passes_do_not_move_torchs_generator() -> None:
