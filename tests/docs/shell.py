@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -92,7 +93,9 @@ def _check_launcher(parser: ArgumentParser, words: Sequence[str]) -> None:
 
 def _check_make(words: Sequence[str]) -> None:
     """The target is there, and what it would run is accepted."""
-    shown = subprocess.run(["make", "-n", *words], cwd=ROOT, capture_output=True, text=True)
+    # the ARGS of the `make test` that runs this are not the command's
+    own = {name: value for name, value in os.environ.items() if name not in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES")}
+    shown = subprocess.run(["make", "-n", *words], cwd=ROOT, env=own, capture_output=True, text=True)
     assert shown.returncode == 0, shown.stderr
     for words in commands(shown.stdout):
         if words[0].endswith("python") and words[1] == "-m":
