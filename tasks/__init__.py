@@ -3,16 +3,8 @@
 import importlib
 import pkgutil
 
-from tasks.base import (
-    TASK_REGISTRY,
-    Task,
-    class_index,
-    get_task,
-    needs_decoder,
-    not_distilled,
-    register_task,
-    task_class,
-)
+from tasks.base import Task, class_index
+from tasks.registry import TASK_REGISTRY, get_task, needs_decoder, not_distilled, register_task, task_class
 from tasks.values import Entries, Evaluation, ModelInputs, Values
 
 __all__ = [

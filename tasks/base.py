@@ -8,19 +8,19 @@ The methods stand in the order in which they are used: definition, text, token f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_utils.errors import DataError, FlagError, TaskDefError, UserError, nearest
+from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
-from data_utils.task_def import DataFormat, TaskType, new_task_type
+from data_utils.task_def import DataFormat, TaskType
 from data_utils.tokenizer import load_tokenizer
 from module.pooler import Pooler
 from module.san import AnswerOptions, SANClassifier
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from mt_dnn.dataset import SingleTaskDataset
     from mt_dnn.loss import Criterion
     from mt_dnn.matcher import SANBertNetwork
-
-TASK_REGISTRY: dict[str, type[Task]] = {}
 
 SMALLEST = 1e-6  # a probability of 0 has no logarithm
 
@@ -353,56 +351,3 @@ def class_index(task_def: TaskDef, split: Split, number: int, text: object) -> i
         accepted = f"a whole number from 0 to {task_def.n_class - 1}"
         raise DataError(f"found the label {text!r}; accepted: {accepted}", split.path, number)
     return index
-
-
-TaskClass = TypeVar("TaskClass", bound=type[Task])
-
-
-def register_task(name: str) -> Callable[[TaskClass], TaskClass]:
-    """Class decorator: this class serves the task type of that name, which is a new one where MT-DNN has none.
-
-    Raises:
-        ValueError: the name is taken, or is none.
-    """
-
-    def register(task_class: TaskClass) -> TaskClass:
-        if name in TASK_REGISTRY:
-            raise ValueError(f"task type {name!r} is registered already")
-        if name not in TaskType.__members__:
-            new_task_type(name)
-        TASK_REGISTRY[name] = task_class
-        return task_class
-
-    return register
-
-
-def task_class(task_type: TaskType) -> type[Task]:
-    """The class that serves a task type.
-
-    Raises:
-        TaskDefError: the task type has no class.
-    """
-    if task_type.name not in TASK_REGISTRY:
-        found = f"task_type {task_type.name} is a name without a model, in MT-DNN too"
-        raise TaskDefError(f"{found}; accepted: {', '.join(TASK_REGISTRY)}")
-    return TASK_REGISTRY[task_type.name]
-
-
-def get_task(task_def: TaskDef, opt: Mapping[str, Any] | None = None) -> Task:
-    """The task object of a definition; arguments of `Task`.
-
-    Raises:
-        TaskDefError: the task type has no class.
-    """
-    return task_class(task_def.task_type)(task_def, opt)
-
-
-def not_distilled(task: Task) -> str:
-    """Why a task cannot be distilled, in words."""
-    accepted = ", ".join(name for name, kind in TASK_REGISTRY.items() if kind.distils)
-    return f"{task.task_def.task_type.name} has no scores to learn from a teacher; accepted: {accepted}"
-
-
-def needs_decoder(task_defs: Sequence[TaskDef]) -> bool:
-    """Whether one of the tasks generates text."""
-    return any(task_class(task_def.task_type).generates for task_def in task_defs)

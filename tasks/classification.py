@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from tasks.base import Task, register_task
+from tasks.base import Task
+from tasks.registry import register_task
 from tasks.values import Values
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from data_utils.metrics import Metric
 from data_utils.prepro import Split, parse_list
 from data_utils.squad_metrics import squad_v1
 from data_utils.task_def import DataFormat
-from tasks.base import register_task
 from tasks.ranking import RankingTask, all_gold_candidates, one_at, ranking_metrics
+from tasks.registry import register_task
 from tasks.values import Entries, Values, check_texts
 
 if TYPE_CHECKING:

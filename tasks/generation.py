@@ -15,7 +15,8 @@ from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.squad_metrics import squad_v1, squad_v2
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion
-from tasks.base import Task, register_task
+from tasks.base import Task
+from tasks.registry import register_task
 from tasks.values import Entries, ModelInputs, Values, check_texts
 
 if TYPE_CHECKING:

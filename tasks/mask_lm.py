@@ -22,7 +22,8 @@ from module.encoder import load_masked_lm
 from module.mlm_head import MaskLmHead
 from module.noise import example_seeds
 from mt_dnn.loss import LossCriterion
-from tasks.base import Task, register_task
+from tasks.base import Task
+from tasks.registry import register_task
 from tasks.values import Entries, ModelInputs, Values
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion, grouped
-from tasks.base import Task, class_index, register_task
+from tasks.base import Task, class_index
+from tasks.registry import register_task
 from tasks.values import Entries, Values, check_classes
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from data_utils.errors import DataError
 from data_utils.prepro import Split
 from data_utils.task_def import TaskType
 from mt_dnn.loss import LossCriterion
-from tasks.base import Task, register_task
+from tasks.base import Task
+from tasks.registry import register_task
 from tasks.values import Values
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.task_def import DataFormat, TaskType
 from module.token_head import TokenHead
 from mt_dnn.loss import LossCriterion
-from tasks.base import Task, class_index, register_task
+from tasks.base import Task, class_index
+from tasks.registry import register_task
 from tasks.values import Entries, Values, check_classes
 
 if TYPE_CHECKING:

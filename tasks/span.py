@@ -17,7 +17,8 @@ from data_utils.spans import Span, best_spans, text_of
 from data_utils.squad_metrics import squad_v1, squad_v2
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion
-from tasks.base import Task, register_task
+from tasks.base import Task
+from tasks.registry import register_task
 from tasks.values import Entries, ModelInputs, Values, check_texts
 from tasks.windows import NULL_ANSWER, Answers, check_room, read_golds, read_window, read_windows
 

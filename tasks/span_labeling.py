@@ -14,7 +14,8 @@ from data_utils.metrics import Metric
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.spans import Span, text_of
 from data_utils.task_def import DataFormat
-from tasks.base import Task, register_task
+from tasks.base import Task
+from tasks.registry import register_task
 from tasks.sequence_labeling import SequenceLabelingTask
 from tasks.values import Entries, Values
 from tasks.windows import check_room, read_window, read_windows

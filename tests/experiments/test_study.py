@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from data_utils.errors import DataError, FlagError
-from experiments.sift.study import Study, read_study
+from experiments.sift.study import Study, command_line, read_study
 from mt_dnn.config import parse_args
 
 STUDIES = Path("experiments/sift/studies")
@@ -55,7 +55,7 @@ def test_the_flags_of_every_method_and_trial_are_those_of_a_run(name: str, encod
     for method, flags in found.methods.items():
         for trial in grid.get(method, [{}]):
             given = found.flags | flags | trial
-            config = parse_args([word for flag, value in given.items() for word in (f"--{flag}", str(value).lower())])
+            config = parse_args(command_line(given))
             assert config.adversarial.adv_train == (method != "plain")
 
 

@@ -1,0 +1,67 @@
+"""The task types by name: a class registers itself, and is found by its definition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from data_utils.errors import TaskDefError
+from data_utils.task_def import TaskType, new_task_type
+from tasks.base import Task
+
+if TYPE_CHECKING:
+    from experiments.exp_def import TaskDef
+
+TASK_REGISTRY: dict[str, type[Task]] = {}
+
+TaskClass = TypeVar("TaskClass", bound=type[Task])
+
+
+def register_task(name: str) -> Callable[[TaskClass], TaskClass]:
+    """Class decorator: this class serves the task type of that name, which is a new one where MT-DNN has none.
+
+    Raises:
+        ValueError: the name is taken, or is none.
+    """
+
+    def register(task_class: TaskClass) -> TaskClass:
+        if name in TASK_REGISTRY:
+            raise ValueError(f"task type {name!r} is registered already")
+        if name not in TaskType.__members__:
+            new_task_type(name)
+        TASK_REGISTRY[name] = task_class
+        return task_class
+
+    return register
+
+
+def task_class(task_type: TaskType) -> type[Task]:
+    """The class that serves a task type.
+
+    Raises:
+        TaskDefError: the task type has no class.
+    """
+    if task_type.name not in TASK_REGISTRY:
+        found = f"task_type {task_type.name} is a name without a model, in MT-DNN too"
+        raise TaskDefError(f"{found}; accepted: {', '.join(TASK_REGISTRY)}")
+    return TASK_REGISTRY[task_type.name]
+
+
+def get_task(task_def: TaskDef, opt: Mapping[str, Any] | None = None) -> Task:
+    """The task object of a definition; arguments of `Task`.
+
+    Raises:
+        TaskDefError: the task type has no class.
+    """
+    return task_class(task_def.task_type)(task_def, opt)
+
+
+def not_distilled(task: Task) -> str:
+    """Why a task cannot be distilled, in words."""
+    accepted = ", ".join(name for name, kind in TASK_REGISTRY.items() if kind.distils)
+    return f"{task.task_def.task_type.name} has no scores to learn from a teacher; accepted: {accepted}"
+
+
+def needs_decoder(task_defs: Sequence[TaskDef]) -> bool:
+    """Whether one of the tasks generates text."""
+    return any(task_class(task_def.task_type).generates for task_def in task_defs)
