@@ -157,8 +157,8 @@ class TrainingConfig:
         None, "weights of a classification's classes in its loss: balanced, or a number each in the order of the labels"
     )
     optimizer: str = flag("adamax", "optimizer", choices=("adamax", "adamw", "adam", "sgd", "adadelta"))
-    learning_rate: float = flag(5e-5, "peak learning rate", above=0)
-    weight_decay: float = flag(0.01, "weight decay; none on biases and normalizations", at_least=0)
+    learning_rate: float = flag(5e-5, "peak learning rate", above=0, below=1e36)
+    weight_decay: float = flag(0.01, "weight decay; none on biases and normalizations", at_least=0, below=1e36)
     momentum: float = flag(0.0, "momentum of sgd", at_least=0, below=1)
     adam_eps: float = flag(1e-6, "eps of adamax, adamw and adam", above=0)
     scheduler_type: int = flag(0, "0 linear, 1 cosine, 2 constant, 3 polynomial", choices=(0, 1, 2, 3))

@@ -103,6 +103,7 @@ def check_apart(study: Study, folders: Folders) -> None:
     Raises:
         DataError: more than `SHARED` of a test set.
     """
+    tested = {test: _texts(folders.tests / f"{test}.json") for test in study.all_tests}
     for name, setting in study.settings.items():
         learned = _texts(folders.trained / f"{setting.train}_train.json", folders.trained / f"{setting.train}_dev.json")
         for stage in setting.all_stages:
@@ -110,11 +111,10 @@ def check_apart(study: Study, folders: Folders) -> None:
             if stage != TRAINED:
                 seen = learned | _texts(folders.trained / f"{setting.stages[stage].train}_train.json")
             for test in setting.tests_of(stage):
-                path = folders.tests / f"{test}.json"
-                tested = _texts(path)
-                shared = len(tested & seen)
-                found = f"{shared} of {len(tested)} texts are in the training or development set of {name}, {stage}"
-                if shared > SHARED * len(tested):
+                texts, path = tested[test], folders.tests / f"{test}.json"
+                shared = len(texts & seen)
+                found = f"{shared} of {len(texts)} texts are in the training or development set of {name}, {stage}"
+                if shared > SHARED * len(texts):
                     raise DataError(f"{found}; accepted: a test set of other texts", path)
                 if shared:
                     tell(f"{path}: {found}")
