@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mt_dnn.inference import eval_model, score_examples
     from mt_dnn.model import MTDNNModel
     from mt_dnn.run_data import check_fits_encoder
-    from tasks import Evaluation
+    from tasks import Evaluation, check_metrics
 
     log = create_logger(None)
     network, flat = restore_network(arguments.checkpoint)
@@ -97,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise FlagError(f"--by_window: {task_def.task_type.name} reads no windows; leave it out")
     if arguments.with_label and not dataset.has_labels:
         raise FlagError(f"--with_label: {arguments.prep_input} has no labels")
+    if arguments.with_label:
+        check_metrics(task_def, metrics, "--metric" if arguments.metric is not None else "metric_meta")
     model = MTDNNModel(
         Config.from_flags({} if arguments.cuda is None else {"cuda": arguments.cuda}),
         flat["task_def_list"],

@@ -34,17 +34,15 @@ class Metric(IntEnum):
     SeqEvalList = 13
 
 
-BUILT_METRICS = (
-    Metric.ACC,
-    Metric.F1,
-    Metric.MCC,
-    Metric.Pearson,
-    Metric.Spearman,
-    Metric.AUC,
-    Metric.F1MAC,
-    Metric.F1MIC,
-    Metric.CMAT,
-)
+TWO_CLASS_METRICS = (Metric.F1, Metric.AUC)
+CLASS_METRICS = (Metric.ACC, Metric.MCC, Metric.F1MAC, Metric.F1MIC, Metric.CMAT, *TWO_CLASS_METRICS)
+NUMBER_METRICS = (Metric.Pearson, Metric.Spearman)
+BUILT_METRICS = tuple(sorted((*CLASS_METRICS, *NUMBER_METRICS)))
+
+
+def metrics_of_classes(n_class: int) -> tuple[Metric, ...]:
+    """Those of a task with so many classes."""
+    return tuple(metric for metric in CLASS_METRICS if n_class == 2 or metric not in TWO_CLASS_METRICS)
 
 
 def calc_metrics(
@@ -77,6 +75,8 @@ def calc_metrics(
         )
     values: dict[str, float] = {}
     for metric in metrics:
+        if metric in CLASS_METRICS:
+            _require_classes(metric, golds, predictions)
         if metric == Metric.CMAT:
             values.update(_confusion(golds, predictions))
         else:
@@ -135,6 +135,14 @@ def _confusion(golds: np.ndarray, predictions: np.ndarray) -> dict[str, float]:
         for row, gold in enumerate(classes)
         for column, predicted in enumerate(classes)
     }
+
+
+def _require_classes(metric: Metric, *labels: np.ndarray) -> None:
+    for own in labels:
+        numbers = own[own % 1 != 0] if np.issubdtype(own.dtype, np.floating) else []
+        if len(numbers):
+            accepted = ", ".join(known.name for known in NUMBER_METRICS)
+            raise UserError(f"metric {metric.name} is for classes; found {numbers[0]:g}; {accepted} take numbers")
 
 
 def _require_two_classes(metric: Metric, labels: np.ndarray) -> None:

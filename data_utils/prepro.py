@@ -158,7 +158,7 @@ class Tokenization:
         backend.enable_truncation(longest, strategy="longest_first", direction=tokenizer.truncation_side)
         if self.spec.do_padding:
             backend.enable_padding(
-                direction=tokenizer.padding_side,
+                direction="right",  # also where a tokenizer pads on the left: token files and batches have it there
                 pad_id=tokenizer.pad_token_id,
                 pad_type_id=tokenizer.pad_token_type_id,
                 pad_token=tokenizer.pad_token,

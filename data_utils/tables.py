@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.errors import DataError, UserError, first_line, nearest
-from data_utils.text_files import read_json_lines, read_lines
+from data_utils.text_files import LONGEST_LINE, read_json_lines, read_lines
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 SPLIT_NAMES = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
@@ -75,8 +75,8 @@ def file_table(path: Path) -> Table:
 def read_delimited(path: Path) -> Iterator[Row]:
     """The rows of a table whose first line names the columns.
 
-    In a `.csv` a comma divides (a semicolon where the first line has it and no comma), and quotes hold what divides;
-    in a `.tsv` a tab does, and quotes mean nothing. Empty lines are passed over.
+    In a `.csv` a comma divides (a semicolon where it makes more columns of the first line), and quotes hold what
+    divides; in a `.tsv` a tab does, and quotes mean nothing. Empty lines are passed over.
 
     Raises:
         DataError: no columns, two of one name, or a row with more or fewer; an open quote; with file and line.
@@ -86,7 +86,9 @@ def read_delimited(path: Path) -> Iterator[Row]:
     if path.suffix == ".tsv":
         dialect: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     else:
-        dialect = {"delimiter": ";" if ";" in first and "," not in first else ",", "strict": True}
+        delimiter = max(",;", key=lambda divider: len(next(csv.reader([first], delimiter=divider), [])))
+        dialect = {"delimiter": delimiter, "strict": True}
+    csv.field_size_limit(LONGEST_LINE)  # csv's own, which holds for the process, is shorter than documents are
     reader = csv.reader(itertools.chain([first], lines), **dialect)
     columns: list[str] = []
     began = 1

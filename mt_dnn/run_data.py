@@ -14,7 +14,7 @@ from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
 from mt_dnn.config import Config
 from mt_dnn.flag_groups import CANONICAL_DATA, DataConfig
-from tasks import not_distilled, task_class
+from tasks import check_metrics, not_distilled, task_class
 
 EVALUATION_SPLITS = ("dev", "test")
 
@@ -35,7 +35,8 @@ class RunData:
         unlabeled: a dataset for each of `--unlabeled_datasets`.
 
     Raises:
-        UserError: an unknown task, a missing file (with the command that makes it), a line that cannot be used.
+        UserError: an unknown task, a missing file (with the command that makes it), a line that cannot be used, a
+            metric that the task does not have.
     """
 
     def __init__(self, config: Config):
@@ -75,7 +76,11 @@ class RunData:
             splits = [split for split in EVALUATION_SPLITS if self._path(dataset, split).is_file()]
             for split in splits or EVALUATION_SPLITS[:1]:
                 task = definitions.task_of(dataset)
-                self.evaluation[dataset, split] = self._read(dataset, split, task, is_train=False)
+                found = self._read(dataset, split, task, is_train=False)
+                if found.has_labels:
+                    where = f"{config.data.task_def}: task {task!r}, key 'metric_meta'"
+                    check_metrics(found.task_def, found.task_def.metric_meta, where)
+                self.evaluation[dataset, split] = found
 
     def _check_soft_labels(self) -> None:
         """See that there is something to distil, and that its tasks can be."""

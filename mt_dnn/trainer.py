@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from itertools import islice
 from statistics import median
@@ -192,7 +192,8 @@ class Trainer:
                     break
                 self._train_epoch(epoch, batches_done)
                 batches_done = 0
-                self._evaluate(epoch)
+                with self._kept_on_error(epoch):
+                    self._evaluate(epoch)
                 self.checkpoints.save(f"model_{epoch}.pt", epoch + 1, 0)
                 if epoch + 1 < training.epochs and self.stop.asked():
                     self._end(f"model_{epoch}.pt")
@@ -260,6 +261,23 @@ class Trainer:
             told=not self.main,
         )
 
+    @contextmanager
+    def _kept_on_error(self, epoch: int) -> Iterator[None]:
+        """An evaluation that fails leaves a checkpoint, from which `--resume` evaluates again.
+
+        Of one process: others might not have failed, and would not answer.
+        """
+        try:
+            yield
+        except Stopped:
+            raise
+        except Exception:
+            if self.accelerator.num_processes == 1:
+                with suppress(WriteError):  # the disk may be why
+                    inside = self._save_before_evaluation(epoch)
+                    self.log.info("the evaluation failed; %s holds the training: --resume evaluates it again", inside)
+            raise
+
     def _is_logged(self, update: int) -> bool:
         return update == 1 or update % self.config.training.log_per_updates == 0
 
@@ -282,13 +300,17 @@ class Trainer:
         line = self.telemetry.flush(epoch, self.model.updates, task, self.searched, learning_rate)
         self.log.info("epoch %d, update %d of %d, task %s: %s", epoch, self.model.updates, self.bar.total, task, line)
 
+    def _save_before_evaluation(self, epoch: int) -> str:
+        """The name of a checkpoint at the end of an epoch's updates."""
+        inside = f"model_{epoch}_{self.model.updates}.pt"
+        self.checkpoints.save(inside, epoch, len(self.sampler))
+        return inside
+
     def _evaluate(self, epoch: int) -> None:
         metrics: dict[str, dict[str, float]] = {}
         for dataset in self.data.evaluation.values():
             if self.stop.asked():
-                inside = f"model_{epoch}_{self.model.updates}.pt"
-                self.checkpoints.save(inside, epoch, len(self.sampler))
-                self._end(inside)
+                self._end(self._save_before_evaluation(epoch))
             found = eval_model(
                 self.model, dataset, dataset.task_def.metric_meta, self.collater, self.config.training.batch_size_eval
             )

@@ -4,12 +4,20 @@ import importlib
 import pkgutil
 
 from tasks.base import Task, class_index
-from tasks.registry import TASK_REGISTRY, get_task, needs_decoder, not_distilled, register_task, task_class
+from tasks.registry import (
+    TASK_REGISTRY,
+    check_metrics,
+    get_task,
+    needs_decoder,
+    not_distilled,
+    register_task,
+    task_class,
+)
 from tasks.values import Entries, Evaluation, ModelInputs, Values
 
 __all__ = [
-    "TASK_REGISTRY", "Entries", "Evaluation", "ModelInputs", "Task", "Values", "class_index", "get_task",
-    "needs_decoder", "not_distilled", "register_task", "task_class",
+    "TASK_REGISTRY", "Entries", "Evaluation", "ModelInputs", "Task", "Values", "check_metrics", "class_index",
+    "get_task", "needs_decoder", "not_distilled", "register_task", "task_class",
 ]  # fmt: skip
 
 for _module in pkgutil.iter_modules(__path__):

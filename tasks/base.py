@@ -50,6 +50,7 @@ class Task:
     Attributes:
         default_loss: criterion of the gold labels where the definition names none.
         losses: those that the definition may name.
+        metrics: those that evaluation has, whatever the task's classes are (`metrics_of`).
         default_adv_loss: the divergence, likewise.
         data_formats: the canonical TSVs that the type can be read from.
         label_type: of a label in a token file, as numpy names it.
@@ -66,6 +67,7 @@ class Task:
 
     default_loss: LossCriterion = LossCriterion.CeCriterion
     losses: tuple[LossCriterion, ...] = OF_CLASSES
+    metrics: tuple[Metric, ...] = tuple(Metric)
     default_adv_loss: LossCriterion = LossCriterion.SymKlCriterion
     data_formats: tuple[DataFormat, ...] = (DataFormat.PremiseOnly, DataFormat.PremiseAndOneHypothesis)
     label_type: type[np.generic] = np.int64
@@ -104,6 +106,15 @@ class Task:
     def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
         """What does not fit this type in the YAML's mapping, a line each: key, what was found, what is accepted."""
         return []
+
+    @classmethod
+    def metrics_of(cls, n_class: int, named: bool) -> tuple[Metric, ...]:
+        """The metrics that evaluation has of a task with so many classes; MT-DNN's files may name others.
+
+        Args:
+            named: the classes have names.
+        """
+        return cls.metrics
 
     # text
 

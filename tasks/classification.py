@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from data_utils.metrics import CLASS_METRICS, Metric, metrics_of_classes
 from tasks.base import Task
 from tasks.registry import register_task
 from tasks.values import Values
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 class ClassificationTask(Task):
     """One of `n_class` classes; scores are probabilities."""
 
+    metrics = CLASS_METRICS
     distils = True
 
     @classmethod
@@ -27,6 +29,10 @@ class ClassificationTask(Task):
         if isinstance(labels, list) and type(n_class) is int and len(labels) != n_class:
             return [f"key 'labels': found {len(labels)} labels, accepted: as many as n_class ({n_class})"]
         return []
+
+    @classmethod
+    def metrics_of(cls, n_class: int, named: bool) -> tuple[Metric, ...]:
+        return metrics_of_classes(n_class)
 
     def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
         scores = logits.float().softmax(-1).cpu().numpy()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from data_utils.errors import DataError
-from data_utils.metrics import Metric
+from data_utils.metrics import CLASS_METRICS, Metric
 from data_utils.prepro import Split, parse_list
 from data_utils.squad_metrics import squad_v1
 from data_utils.task_def import DataFormat
@@ -28,6 +28,7 @@ class ClozeChoiceTask(RankingTask):
     """
 
     data_formats = (DataFormat.ClozeChoice,)
+    metrics = (Metric.EmF1, *CLASS_METRICS)
 
     def about_candidates(self, split: Split, number: int, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The lists of choices and answers, as the line has them."""
@@ -67,6 +68,10 @@ class ClozeChoiceTask(RankingTask):
     def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
         check_texts(predictions)
         return [(len(right),) for _, right in golds]
+
+    def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
+        """The texts."""
+        return list(predictions)
 
     def _texts(self, dataset: SingleTaskDataset, key: str) -> Iterator[list[str]]:
         """A token file's lists, which are literals in a text."""

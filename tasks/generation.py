@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.errors import DataError, UserError
-from data_utils.metrics import Metric, calc_metrics
+from data_utils.metrics import CLASS_METRICS, Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.squad_metrics import squad_v1, squad_v2
 from data_utils.task_def import DataFormat, TaskType
@@ -47,6 +47,7 @@ class SequenceGenerationTask(Task):
         DataFormat.CLUE_GEN,
     )
     many_labels = True
+    metrics = METRICS
     pads = False
     generates = True
     view = TaskType.SeqenceGeneration
@@ -236,11 +237,11 @@ class SequenceGenerationTask(Task):
 def metrics_of_numbers(metric: Metric, golds: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
     """A metric of classes or of a regression where texts are numbers, such as GLUE's labels as text.
 
-    A text that is no number counts as -1; F1, which knows the classes 0 and 1 alone, takes it and any other number for
-    the wrong class.
+    A text that is no number counts as -1, and so does a fraction where classes are compared; F1, which knows the
+    classes 0 and 1 alone, takes it and any other number for the wrong class.
 
     Raises:
-        UserError: a reference is no number.
+        UserError: a reference is no number, or where classes are compared a fraction.
     """
     right, found = ([_number(text) for text in texts] for texts in (golds, predictions))
     if None in right:
@@ -248,6 +249,8 @@ def metrics_of_numbers(metric: Metric, golds: Sequence[str], predictions: Sequen
         raise UserError(f"metric {metric.name} is of numbers; found the reference {shown!r}; accepted: {_OF_TEXTS}")
     values = np.array([NO_NUMBER if number is None else number for number in found])
     gold = np.array(right, dtype=np.float64)
+    if metric in CLASS_METRICS:
+        values = np.where(values % 1 == 0, values, NO_NUMBER)
     if metric == Metric.F1:
         values = np.where(np.isin(values, (0, 1)), values, 1 - gold)
     return calc_metrics([metric], gold, values, values)

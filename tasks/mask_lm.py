@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +50,7 @@ class MaskLMTask(Task):
 
     default_loss = LossCriterion.MlmCriterion
     data_formats = (DataFormat.MLM,)
+    metrics = (Metric.ACC,)
     own_labels = True
     pads = False
     uses_word_table = True
@@ -183,6 +185,10 @@ class MaskLMTask(Task):
         found = calc_metrics(metrics, *(np.concatenate(list(own)) for own in values))
         mean = float(np.concatenate(list(entries.scores)).mean())
         return {**found, "perplexity": math.exp(min(-mean, 700.0))}
+
+    def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
+        """Of each sequence the list of predicted ids, as JSON."""
+        return [json.dumps(own.tolist()) for own in predictions]
 
     def _told(self, dataset: SingleTaskDataset, index: int) -> np.ndarray:
         """The tokens of a sequence that `infer` masked."""

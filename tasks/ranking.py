@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from data_utils.errors import DataError
-from data_utils.metrics import Metric, calc_metrics
+from data_utils.metrics import CLASS_METRICS, Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import DataFormat, TaskType
 from mt_dnn.loss import LossCriterion, grouped
@@ -39,6 +39,7 @@ class RankingTask(Task):
     """
 
     default_loss = LossCriterion.RankCeCriterion
+    metrics: tuple[Metric, ...] = CLASS_METRICS
     data_formats = (DataFormat.PremiseAndMultiHypothesis,)
     many_rows = True
     distils = True

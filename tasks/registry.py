@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from data_utils.errors import TaskDefError
+from data_utils.errors import TaskDefError, UserError
+from data_utils.metrics import Metric
 from data_utils.task_def import TaskType, new_task_type
 from tasks.base import Task
 
@@ -54,6 +55,23 @@ def get_task(task_def: TaskDef, opt: Mapping[str, Any] | None = None) -> Task:
         TaskDefError: the task type has no class.
     """
     return task_class(task_def.task_type)(task_def, opt)
+
+
+def check_metrics(task_def: TaskDef, metrics: Sequence[Metric], where: str) -> None:
+    """See that evaluation has these metrics for a task, before hours of work.
+
+    Args:
+        where: what names them, for the message.
+
+    Raises:
+        UserError: it has one not.
+    """
+    n_class, kind = task_def.n_class, task_def.task_type
+    accepted = task_class(kind).metrics_of(n_class, task_def.label_vocab is not None)
+    refused = [metric.name for metric in metrics if metric not in accepted]
+    if refused:
+        names = ", ".join(metric.name for metric in accepted)
+        raise UserError(f"{where}: found {refused[0]}, accepted: {names} for {kind.name} with n_class {n_class}")
 
 
 def not_distilled(task: Task) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from data_utils.errors import DataError
+from data_utils.metrics import NUMBER_METRICS
 from data_utils.prepro import Split
 from data_utils.task_def import TaskType
 from mt_dnn.loss import LossCriterion
@@ -29,6 +30,7 @@ class RegressionTask(Task):
 
     default_loss = LossCriterion.MseCriterion
     losses = (LossCriterion.MseCriterion,)
+    metrics = NUMBER_METRICS
     default_adv_loss = LossCriterion.MseCriterion
     label_type = np.float32
     distils = True

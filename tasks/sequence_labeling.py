@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.errors import DataError, UserError
-from data_utils.metrics import ENTITY_METRICS, Metric, calc_metrics
+from data_utils.metrics import CLASS_METRICS, ENTITY_METRICS, Metric, calc_metrics, metrics_of_classes
 from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.task_def import DataFormat, TaskType
 from module.token_head import TokenHead
@@ -34,6 +35,7 @@ class SequenceLabelingTask(Task):
 
     default_loss = LossCriterion.SeqCeCriterion
     data_formats = (DataFormat.Seqence,)
+    metrics = (*CLASS_METRICS, *ENTITY_METRICS)
     many_labels = True
     pads = False
     distils = True
@@ -45,6 +47,10 @@ class SequenceLabelingTask(Task):
         if isinstance(labels, list) and type(n_class) is int and len(labels) > n_class:
             return [f"key 'labels': found {len(labels)} labels, accepted: at most n_class ({n_class})"]
         return []
+
+    @classmethod
+    def metrics_of(cls, n_class: int, named: bool) -> tuple[Metric, ...]:
+        return (*metrics_of_classes(n_class), *(ENTITY_METRICS if named else ()))
 
     def check_text(self, where: str) -> None:
         super().check_text(where)
@@ -153,12 +159,19 @@ class SequenceLabelingTask(Task):
             check_classes(own, self.task_def.n_class)
         return [(len(own), self.task_def.n_class) for own in predictions]
 
+    def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
+        """Of each example the list of its tokens' labels, by name where they have one, as JSON."""
+        labels = self.task_def.label_vocab
+        names = {} if labels is None else labels.ind2tok
+        return [json.dumps([names.get(index, index) for index in np.asarray(own).tolist()]) for own in predictions]
+
     def _tags(self, metric: Metric, labels: np.ndarray) -> list[str]:
-        """A sentence's labels by name; a word taken for a later piece or a special token is in no entity."""
+        """A sentence's labels by name; a word taken for a later piece or a special token is in no entity, nor is one
+        whose label has no name."""
         vocabulary = self.task_def.label_vocab
         if vocabulary is None:
             raise UserError(f"metric {metric.name} needs the labels' names; give them in the task definition: labels")
-        names = [vocabulary.ind2tok[int(index)] for index in labels]
+        names = [vocabulary.ind2tok.get(int(index), NO_ENTITY) for index in labels]
         return [NO_ENTITY if name in (LATER_PIECE, FIRST, LAST) else name for name in names]
 
     def _is_word(self, labels: np.ndarray) -> np.ndarray:

@@ -50,11 +50,13 @@ class Question:
         context: the text.
         spans: the best of each window.
         null_score: of having no answer: the lowest of the windows, for one with an answer is enough.
+        begins: the characters at which the windows begin.
     """
 
     context: str
     spans: list[Span] = field(default_factory=list)
     null_score: float = np.inf
+    begins: set[int] = field(default_factory=set)
 
     def best(self) -> tuple[str, float]:
         """The best span that holds more than blanks, as the context has it, and its score."""
@@ -225,14 +227,16 @@ class SpanClassificationTask(Task):
         for sample, (start, end) in zip(dataset.samples(), scores, strict=True):
             uid, context, offsets = read_window(sample, len(start), dataset.path)
             question = questions.setdefault(uid, Question(context))
-            if question.context != context:
-                raise DataError(f"{uid}: two questions have this uid; accepted: one", dataset.path)
             null = sample.get("null_ans_index", NULL_ANSWER)
             if type(null) is not int or not 0 <= null < len(start):
                 raise DataError(f"{uid}: null_ans_index has to be the number of a token", dataset.path)
             if offsets[null] is not None:
                 # MT-DNN's own files count the question's characters too, which cannot be told from the context's
                 raise DataError(f"{uid}: offset_mapping has to be null outside the context", dataset.path)
+            begin = next((own[0] for own in offsets if own is not None), -1)
+            if question.context != context or begin in question.begins:
+                raise DataError(f"{uid}: two questions have this uid; accepted: one", dataset.path)
+            question.begins.add(begin)
             question.spans += best_spans(start, end, offsets[: len(start)], longest, N_BEST)
             question.null_score = min(question.null_score, float(start[null]) + float(end[null]))
         for uid, question in questions.items():

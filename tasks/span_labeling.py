@@ -39,10 +39,11 @@ class Token(NamedTuple):
 
 @dataclass
 class Text:
-    """A question's whole text: `tokens` by their number."""
+    """A question's whole text: `tokens` by their number, `begins` of its windows likewise."""
 
     context: str
     tokens: dict[int, Token] = field(default_factory=dict)
+    begins: set[int] = field(default_factory=set)
 
     def in_order(self) -> list[Token]:
         return [self.tokens[number] for number in sorted(self.tokens)]
@@ -135,8 +136,9 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
             if type(start) is not int:
                 raise DataError(f"{uid}: found no window_start, a whole number", dataset.path)
             text = texts.setdefault(uid, Text(context))
-            if text.context != context:
+            if text.context != context or start in text.begins:
                 raise DataError(f"{uid}: two questions have this uid; accepted: one", dataset.path)
+            text.begins.add(start)
             places = [(place, offset) for place, offset in enumerate(offsets[: len(own)]) if offset is not None]
             for token, (place, offset) in enumerate(places):
                 seen = Token(min(token, len(places) - 1 - token), offset, own[place])

@@ -48,6 +48,7 @@ def test_without_labels_there_are_scores_and_no_metrics(tmp_path: Path) -> None:
         (("--task", "mnlii"), "did you mean 'mnli'"),
         (("--task_id", "3"), "accepted: 0 to 2"),
         (("--metric", "MMC"), "--metric: found 'MMC'"),
+        (("--metric", "ACC,Pearson", "--with_label"), "--metric: found Pearson, accepted: ACC, MCC, F1MAC"),
         (("--prep_input", "nowhere.json"), "nowhere.json: cannot be read"),
         (("--checkpoint", "nowhere.pt"), "nowhere.pt: missing"),
         (("--batch_size_eval", "0"), "--batch_size_eval: found '0'"),

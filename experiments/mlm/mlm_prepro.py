@@ -47,7 +47,11 @@ def documents(path: Path) -> Iterator[Document]:
 
 
 def write_documents(path: Path, found: Iterable[Document]) -> None:
-    """Write the canonical text and print how many documents it has."""
+    """Write the canonical text and print how many documents it has.
+
+    Raises:
+        DataError: there is none; nothing is written.
+    """
     count = 0
 
     def lines() -> Iterator[str]:
@@ -55,6 +59,10 @@ def write_documents(path: Path, found: Iterable[Document]) -> None:
         for document in found:
             yield from (*document, "")
             count += 1
+        if not count:
+            raise DataError(
+                "found no document for it; accepted: --dev FILE, or a --dev_every that texts suffice for", path
+            )
 
     write_lines(path, lines())
     print(f"{path}: {count} documents")
@@ -68,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--dev_every", type=at_least(2), default=50, help="without --dev: one document of so many")
     parser.add_argument("--root_dir", type=Path, default=Path("data/canonical_data"), help="folder that is written to")
     args = parser.parse_args(argv)
-    for split, kept_out in (("train", False), ("dev", True)):
+    for split, kept_out in (("dev", True), ("train", False)):
         files = args.dev if kept_out and args.dev else args.train
         found = (document for path in files for document in documents(path))
         if not args.dev:

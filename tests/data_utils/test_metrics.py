@@ -82,6 +82,8 @@ def test_scores_that_are_not_finite_give_no_correlation():
         (Metric.ACC, [], np.zeros((0, 2)), "no examples"),
         (Metric.ACC, [0, 1], np.zeros((3, 2)), "3 rows of scores"),
         (Metric.Pearson, [0.0, 1.0], np.zeros((2, 3)), "a regression has one"),
+        (Metric.MCC, [0.5, 1.0], np.zeros((2, 1)), "MCC is for classes; found 0.5; Pearson, Spearman take numbers"),
+        (Metric.CMAT, [1.5, 2.5], np.zeros((2, 1)), "CMAT is for classes; found 1.5"),
     ],
 )
 def test_what_cannot_be_evaluated_is_told_in_a_line(metric: Metric, golds, scores, words: str):

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from data_utils.errors import DataError
-from data_utils.prepro import Split, parse_list
+from data_utils.prepro import Split, Tokenization, TokenizerSpec, parse_list
 from tasks import Task
+from tests.encoder_folder import write_encoder
 
 SPLIT = Split(Path("toy_dev.tsv"), Task(None), is_train=False)  # type: ignore[arg-type]
 
@@ -39,3 +40,11 @@ def test_a_long_list_has_to_be_json():
     assert parse_list(SPLIT, 7, "premise", f'["{long}"]') == [long]
     with pytest.raises(DataError, match="accepted: a list of texts"):
         parse_list(SPLIT, 7, "premise", f"['{long}']")
+
+
+def test_padding_comes_last_whatever_the_tokenizer_says(tmp_path: Path):
+    """XLNet's pads on the left."""
+    text = Tokenization(TokenizerSpec(str(write_encoder(tmp_path)), max_seq_len=6, do_padding=True))
+    text.tokenizer.padding_side = "left"
+    (found,) = text.encode(["good fine"])
+    assert found == {"token_id": [2, 4, 5, 3, 0, 0], "type_id": [0] * 6, "attention_mask": [1, 1, 1, 1, 0, 0]}

@@ -22,9 +22,18 @@ def test_quotes_hold_commas_and_lines(tmp_path: Path) -> None:
     ]
 
 
-def test_a_semicolon_divides_where_the_first_line_has_no_comma(tmp_path: Path) -> None:
+def test_a_semicolon_divides_where_it_makes_more_columns(tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "\ufefftext; label\n1,5;x\n")
     assert list(read_delimited(path)) == [(2, {"text": "1,5", "label": "x"})]
+    path = written(tmp_path / "b.csv", 'id;"text, or more";label\n1;"a, b";pos\n')
+    assert list(read_delimited(path)) == [(2, {"id": "1", "text, or more": "a, b", "label": "pos"})]
+    path = written(tmp_path / "c.csv", '"text; all of it",label\na;b,c\n')
+    assert list(read_delimited(path)) == [(2, {"text; all of it": "a;b", "label": "c"})]
+
+
+def test_a_document_in_a_cell_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", "text,label\n" + "word " * 40_000 + ",x\n")
+    assert len(next(read_delimited(path))[1]["text"]) == 200_000
 
 
 def test_quotes_mean_nothing_in_a_tsv(tmp_path: Path) -> None:
@@ -39,7 +48,7 @@ def test_quotes_mean_nothing_in_a_tsv(tmp_path: Path) -> None:
         ("a,b,a\n", "a.csv, line 1: found the column 'a' 2 times"),
         ("a,b\n1,2\n1\n", "a.csv, line 3: expected 2 columns, found 1"),
         ('a,b\n1,2\n"1,2\n3,4\n', "a.csv, line 3: is no row of a table"),
-        ("a,b\n" + "x" * 200_000 + ",2\n", "a.csv, line 2: is no row of a table"),
+        ('a,b\n1,2\n"' + "x\n" * 9_000_000 + '",2\n', "a.csv, line 3: is no row of a table (field larger"),
     ],
 )
 def test_what_is_no_table_is_told_by_line(text: str, said: str, tmp_path: Path) -> None:

@@ -99,3 +99,13 @@ def test_a_line_of_json_without_a_text_is_told(tmp_path: Path, line: str):
         list(mlm_prepro.documents(path))
     path.write_text('{"text": "a\\u0000b"}\n')
     assert list(mlm_prepro.documents(path)) == [["a b"]]
+
+
+def test_too_few_documents_to_hold_one_out_write_nothing(tmp_path: Path):
+    (tmp_path / "text.txt").write_text("one line\nanother\n\nsecond\n")
+    given = ["--train", str(tmp_path / "text.txt"), "--root_dir", str(tmp_path / "out")]
+    with pytest.raises(DataError, match=r"mlm_dev.txt: found no document for it; accepted: --dev FILE"):
+        mlm_prepro.main(given)
+    assert not list((tmp_path / "out").glob("*"))
+    mlm_prepro.main([*given, "--dev_every", "2"])
+    assert (tmp_path / "out" / "mlm_dev.txt").read_text() == "second\n\n"

@@ -268,3 +268,24 @@ def test_bfloat16_runs_and_skips_no_example(tmp_path: Path) -> None:
     log = (tmp_path / "log.txt").read_text()
     assert log.count("skipped 0,") == 18
     assert len(result.history) == 2
+
+
+def test_a_metric_that_a_task_does_not_have_stops_the_run_before_it_starts(tmp_path: Path) -> None:
+    three = TASK_DEF.read_text().replace("n_class: 3, metric_meta: [ACC]", "n_class: 3, metric_meta: [ACC, F1]")
+    (tmp_path / "tasks.yml").write_text(three)
+    with pytest.raises(UserError, match="task 'mnli', key 'metric_meta': found F1, accepted: ACC, MCC, F1MAC, F1MIC"):
+        tiny_run(tmp_path / "run", "--task_def", str(tmp_path / "tasks.yml"))
+
+
+def test_an_evaluation_that_fails_loses_nothing_of_the_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--epochs", "1", "--grad_accumulation_step", "2")
+    with monkeypatch.context() as patch:
+        patch.setattr("mt_dnn.trainer.write_score_file", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            tiny_run(tmp_path, *flags)
+    (kept,) = tmp_path.glob("model_*.pt")
+    assert kept.name.startswith("model_0_")
+    tiny_run(tmp_path, *flags, "--resume")
+    whole = tiny_run(tmp_path / "whole", *flags)
+    assert_same(parameters(tmp_path / "model_0.pt"), parameters(tmp_path / "whole" / "model_0.pt"))
+    assert json.loads((tmp_path / "results.json").read_text())["history"] == whole.history

@@ -14,6 +14,7 @@ from data_utils.metrics import Metric
 from data_utils.readers import read_score_file
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
+from tasks import get_task
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
 
 DEFINITION = """
@@ -62,6 +63,11 @@ def test_it_learns_to_fill_a_gap(data: Path, encoder: Path, tmp_path: Path, meth
     # each choice is one word, so a partial match is a match
     assert found["metrics"]["EmF1"] == found["metrics"]["EmF1_exact"] == found["metrics"]["ACC"]
     assert len(found["uids"]) == 100 and set(found["predictions"]) <= set(WORDS)
+
+
+def test_a_submission_has_the_chosen_texts(data: Path):
+    task = get_task(TaskDefs(data.parent / "tasks.yml").get_task_def("toy"))
+    assert task.answers(np.zeros((2, 2)), ["red", "two"]) == ["red", "two"]
 
 
 # text

@@ -235,6 +235,12 @@ def test_texts_that_are_numbers_have_the_metrics_of_numbers():
     found = metrics_of_numbers(Metric.Pearson, ["1.5", "2", "4"], ["3.0", "4", "8"])
     assert found == pytest.approx({"Pearson": 100})
     assert metrics_of_numbers(Metric.Spearman, ["1", "2", "0"], ["3", "4", "none"]) == pytest.approx({"Spearman": 100})
+    # a fraction is the wrong class, whatever it is nearest to
+    for metric in (Metric.MCC, Metric.F1MAC, Metric.F1MIC):
+        fraction = metrics_of_numbers(metric, golds, ["1", "0.75", "0", "7", "1.0"])
+        assert fraction == metrics_of_numbers(metric, golds, predictions)
+        with pytest.raises(UserError, match=f"metric {metric.name} is for classes; found 3.8"):
+            metrics_of_numbers(metric, ["1", "3.8"], ["1", "1"])
     with pytest.raises(UserError, match="MCC is of numbers; found the reference 'good'; accepted: ACC, EmF1, EmF12"):
         metrics_of_numbers(Metric.MCC, ["1", "good"], ["1", "1"])
 

@@ -20,6 +20,7 @@ from mt_dnn.config import parse_args
 from mt_dnn.loss import MlmCriterion
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation.outputs import Comparison
+from tasks import get_task
 from tasks.mask_lm import MaskLMTask, packed, part_of
 from tests.encoder_folder import write_encoder
 from tests.mt_dnn.runs import assert_same, parameters
@@ -259,6 +260,11 @@ def test_a_perfect_model_scores_a_hundred(dev: SingleTaskDataset, data: Path, en
     wrong = [gold + 1 for gold in golds]
     found = task.evaluate(dev, dev.task_def.metric_meta, [np.full(len(gold), -1.0) for gold in golds], wrong)
     assert found.metrics == {"ACC": 0.0, "perplexity": pytest.approx(math.e)}
+
+
+def test_a_submission_has_a_sequence_s_predicted_tokens_in_a_cell(dev: SingleTaskDataset):
+    task = get_task(dev.task_def)
+    assert task.answers([], [np.array([7, 9]), np.zeros(0, np.int64)]) == ["[7, 9]", "[]"]
 
 
 # mistakes

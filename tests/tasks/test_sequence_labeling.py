@@ -121,6 +121,20 @@ def test_entities_are_made_of_words(tmp_path: Path, predictions: list[list[int]]
     assert list(found) == list(expected) and found == pytest.approx(expected)
 
 
+def test_an_output_without_a_name_is_in_no_entity(tmp_path: Path):
+    found = entities_found(tmp_path, [[4, 1, 2, 3, 3, 5], [4, 3, 0, 5]], "  labels: [O, B-PER, I-PER]")
+    assert found["SeqEval"] == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"), [("", "[4, 1, 5]"), ("  labels: [O, B-PER, I-PER, X, CLS]", '["CLS", "B-PER", 5]')]
+)
+def test_a_submission_has_an_example_s_labels_in_a_cell(tmp_path: Path, names: str, expected: str):
+    (tmp_path / "tasks.yml").write_text(ENTITIES + names)
+    task = get_task(TaskDefs(tmp_path / "tasks.yml").get_task_def("toy"))
+    assert task.answers([], [np.array([4, 1, 5])]) == [expected]
+
+
 def test_entities_need_names(tmp_path: Path):
     with pytest.raises(UserError, match="metric SeqEval needs the labels' names"):
         entities_found(tmp_path, [[4, 1, 2, 3, 0, 5], [4, 0, 0, 5]])

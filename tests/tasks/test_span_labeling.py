@@ -146,3 +146,7 @@ def test_a_token_file_that_lacks_what_evaluation_needs_is_told(data: Path, tmp_p
     dataset = SingleTaskDataset(tmp_path / "toy_dev.json", False, 0, task_def)
     with pytest.raises(DataError, match="toy_dev.json: 0: found no window_start"):
         get_task(task_def).evaluate(dataset, [], [np.zeros((int(dataset.lengths[0]), 3))], [])
+    write_lines(tmp_path / "toy_dev.json", [json.dumps(sample | {"window_start": 0})] * 2)
+    twice = SingleTaskDataset(tmp_path / "toy_dev.json", False, 0, task_def)
+    with pytest.raises(DataError, match="toy_dev.json: 0: two questions have this uid; accepted: one"):
+        get_task(task_def).evaluate(twice, [], [np.zeros((int(twice.lengths[0]), 3))] * 2, [])
