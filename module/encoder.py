@@ -218,6 +218,17 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
         yield from child if isinstance(child, nn.ModuleList) else _layers(child)
 
 
+def positions_of(encoder: nn.Module) -> int | None:
+    """How many tokens an encoder can have at most; None where nothing bounds them."""
+    count = getattr(getattr(encoder, "config", None), "max_position_embeddings", None) or 0
+    if count <= 0:
+        return None
+    # The families after RoBERTa number positions behind that of padding.
+    table = getattr(getattr(encoder, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return count - (0 if padding is None else padding + 1)
+
+
 def is_checkpoint(name: str) -> bool:
     """Whether an encoder's name is an MT-DNN checkpoint: a file, not a folder."""
     return Path(name).is_file() or name.endswith(".pt")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -72,7 +72,8 @@ class NoiseInjection:
                 at the injection point, and returns h with noise (the search needs h's shape and size for its δ).
 
         Raises:
-            RuntimeError: the block ended and no forward had come by the injection point.
+            RuntimeError: the block ended and no forward had come by the injection point, as that of a model that
+                torch.compile has compiled without a hook there.
         """
         passes = 0
 
@@ -84,7 +85,10 @@ class NoiseInjection:
         with self._hook(perturb):
             yield
         if passes == 0:
-            raise RuntimeError(f"the encoder's forward did not pass its injection point {self.level!r}")
+            raise RuntimeError(
+                f"the encoder's forward did not pass its injection point {self.level!r}; a model that torch.compile "
+                "wraps has to run every clean pass within `with regularizer.clean(model):`"
+            )
 
     def fitted(self, x: Tensor, h: Tensor) -> Tensor:
         """x of a batch's tokens, (batch, tokens, …), as long as h: zero at what the encoder has put behind them.
@@ -121,6 +125,23 @@ class NoiseInjection:
             yield seen
 
     @contextmanager
+    def not_recomputed(self) -> Iterator[None]:
+        """Within the block no forward may come by: one that a backward computes anew would lack the noise.
+
+        Raises:
+            ValueError: one did.
+        """
+
+        def refuse(h: Tensor) -> NoReturn:
+            raise ValueError(
+                f"the backward computes the embeddings of {type(self.encoder).__name__} anew, without the noise; "
+                "accepted: activation checkpointing of the encoder's layers, not of all of it"
+            )
+
+        with self._hook(refuse):
+            yield
+
+    @contextmanager
     def _hook(self, perturb: Callable[[Tensor], Tensor]) -> Iterator[None]:
         def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return (perturb(_ln0(inputs[0])), *inputs[1:])
@@ -150,13 +171,26 @@ def available_levels(encoder: nn.Module) -> tuple[str, ...]:
 def find_encoder(model: nn.Module) -> nn.Module:
     """The outermost module with word embeddings: `model` itself, or the encoder inside a network or a wrapper.
 
+    Of several side by side it is the one that is trained, as where a frozen teacher stands beside.
+
     Raises:
-        UnsupportedLevelError: there is none.
+        UnsupportedLevelError: there is none, or several are trained.
     """
-    for module in model.modules():
-        if callable(getattr(module, "get_input_embeddings", None)):
-            return module
-    raise UnsupportedLevelError(f"{type(model).__name__} holds no encoder with word embeddings; it has no levels")
+    found: dict[str, nn.Module] = {}
+    for name, module in model.named_modules():
+        inside = any(name.startswith(f"{outer}." if outer else "") for outer in found)
+        if not inside and callable(getattr(module, "get_input_embeddings", None)):
+            found[name] = module
+    trained = [name for name, module in found.items() if any(p.requires_grad for p in module.parameters())]
+    names = trained or list(found)
+    if not names:
+        raise UnsupportedLevelError(f"{type(model).__name__} holds no encoder with word embeddings; it has no levels")
+    if len(names) > 1:
+        raise UnsupportedLevelError(
+            f"{type(model).__name__} holds {len(names)} encoders side by side: {', '.join(names)}; accepted: one that "
+            "is trained"
+        )
+    return found[names[0]]
 
 
 def find_modules(encoder: nn.Module) -> dict[str, nn.Module]:

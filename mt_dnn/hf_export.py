@@ -28,6 +28,7 @@ from data_utils.pretrained import resolve_pretrained
 from data_utils.task_def import TaskType
 from data_utils.tokenizer import load_tokenizer
 from experiments.exp_def import TaskDef
+from module.encoder import positions_of
 from mt_dnn.build import network_in
 from mt_dnn.checkpoint import load_checkpoint
 from mt_dnn.config import Config
@@ -229,10 +230,7 @@ def _tokenizer(config: Config, encoder: PreTrainedModel) -> PreTrainedTokenizerF
             f"--save_hf: the tokenizer {config.tokenizer!r} has {len(tokenizer)} tokens, the encoder's vocabulary "
             f"{encoder.config.vocab_size}; --tokenizer names another"
         )
-    # The families after RoBERTa number positions behind that of padding.
-    padding = getattr(getattr(encoder.embeddings, "position_embeddings", None), "padding_idx", None)
-    positions = encoder.config.max_position_embeddings - (0 if padding is None else padding + 1)
-    tokenizer.model_max_length = min(config.model.max_seq_len, positions)
+    tokenizer.model_max_length = min(config.model.max_seq_len, positions_of(encoder) or config.model.max_seq_len)
     if not _takes_types(encoder):
         names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         # what is no argument of the tokenizer's class is not saved with it

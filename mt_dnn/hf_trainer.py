@@ -95,7 +95,9 @@ class AdversarialMixin:
 
     def _plain_loss(self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool, items: Any) -> Any:
         # A copy, for Trainer takes the labels out of it under label smoothing.
-        return super().compute_loss(model, dict(inputs), return_outputs, items)  # type: ignore[misc]
+        return super().compute_loss(  # type: ignore[misc]
+            model, dict(inputs), return_outputs=return_outputs, num_items_in_batch=items
+        )
 
     def _perturbed(self, model: nn.Module, inputs: Mapping[str, Any]) -> Any:
         """The forward of the perturbed passes; the labels go along where the method needs the loss on them."""

@@ -17,7 +17,7 @@ class HubRepo:
     No repository is made before there is a model for it.
 
     Args:
-        name: `NAME` or `USER_OR_ORGANIZATION/NAME`.
+        name: `NAME` or `USER_OR_ORGANIZATION/NAME`; the attribute of that name has the owner.
         private: whether it is private where it is new.
         folder: what is uploaded.
 
@@ -48,6 +48,8 @@ class HubRepo:
                 "--push_to_hub: the login's token may read alone; give one that may write to: hf auth login"
             )
         owner = name.rpartition("/")[0]
+        if not owner:
+            self.name = f"{login['name']}/{name}"
         owners = [login["name"], *(organization["name"] for organization in login.get("orgs", ()))]
         if owner and owner not in owners:
             raise FlagError(f"--push_to_hub: the login may not write to {owner}, accepted: {', '.join(owners)}")

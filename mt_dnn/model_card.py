@@ -98,17 +98,17 @@ def train_command(config: Config, processes: int) -> list[str]:
     return words
 
 
-def card_of_run(config: Config, data: RunData, result: RunResult, epoch: int, processes: int) -> ModelCard:
+def card_of_run(config: Config, data: RunData, result: RunResult, epoch: int, processes: int, place: str) -> ModelCard:
     """The card of what a run has written.
 
     Args:
+        place: where it is: a folder, or a repository of the Hub.
         epoch: that the parameters are of.
         processes: that trained together.
     """
-    training = config.training
     return model_card(
         TrainedModel(
-            place=training.push_to_hub or training.save_hf or "",
+            place=place,
             config=config,
             tasks=dict(zip(data.tasks, data.task_defs, strict=True)),
             examples={part.name: len(part) for part in [*data.train, *data.unlabeled, *data.evaluation.values()]},

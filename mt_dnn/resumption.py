@@ -44,6 +44,9 @@ class RunCheckpoints:
         model, unlabeled, kept, result: what a checkpoint holds, and what a resume sets.
         train: the datasets that are trained on.
         folder: of the checkpoints.
+
+    Attributes:
+        first_here: the epoch from which on the checkpoints are in this folder.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class RunCheckpoints:
         self.config, self.model, self.train, self.unlabeled = config, model, train, unlabeled
         self.kept, self.result, self.folder = kept, result, folder
         self.accelerator = model.accelerator
+        self.first_here = 0
 
     def save(self, name: str, epoch: int, batches_done: int) -> None:
         """A checkpoint from which training goes on at that epoch, after that many of its batches."""
@@ -76,6 +80,7 @@ class RunCheckpoints:
                 "history": self.result.history,
                 "best_epoch": self.result.best_epoch,
                 "best_value": self.result.best_value,
+                "first_here": self.first_here,
             }
             path = self.folder / name
             if self.kept is None:
@@ -89,6 +94,14 @@ class RunCheckpoints:
                     remove_checked(older)
             forget_older(self.folder, self.config.training.keep_last, f"model_{self.result.best_epoch}.pt")
         self.accelerator.wait_for_everyone()
+
+    def best(self) -> Path | None:
+        """The best epoch's checkpoint; None where the folder has none of this run.
+
+        Where a resume left it in another folder, this one may hold another run's under its name.
+        """
+        path = self.folder / f"model_{self.result.best_epoch}.pt"
+        return path if self.result.best_epoch >= self.first_here and path.is_file() else None
 
     def resume(self) -> tuple[int, int]:
         """Take over a checkpoint; the epoch to go on with, and how many of its batches are done."""
@@ -123,7 +136,10 @@ class RunCheckpoints:
             logger.info("--adv_free: %s is missing: the noise of all examples starts anew", deltas_of(path))
         self.result.history = progress["history"]
         self.result.best_epoch, self.result.best_value = progress["best_epoch"], progress["best_value"]
-        return int(progress["epoch"]), int(progress["batches_done"])
+        epoch = int(progress["epoch"])
+        same_folder = path.resolve().parent == self.folder.resolve()
+        self.first_here = int(progress.get("first_here", 0)) if same_folder else epoch
+        return epoch, int(progress["batches_done"])
 
     def _check_finite(self) -> None:
         """Stop before parameters that are not numbers are saved beside good ones."""

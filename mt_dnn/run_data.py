@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.prepro import prepro_command
 from experiments.exp_def import TaskDefs
+from module.encoder import positions_of
 from mt_dnn.batcher import SingleTaskDataset
 from mt_dnn.config import Config
 from mt_dnn.flag_groups import CANONICAL_DATA, DataConfig
@@ -139,10 +140,14 @@ def _task_of(definitions: TaskDefs, config: Config, flag: str, dataset: str) -> 
         raise FlagError(f"--{flag}{' (left out)' if at_default else ''}: {dataset}: {error}") from error
 
 
-def check_fits_encoder(dataset: SingleTaskDataset, encoder: PreTrainedModel) -> None:
+def check_fits_encoder(dataset: SingleTaskDataset, encoder: PreTrainedModel, width: int = 0) -> None:
     """See that an encoder can embed a dataset's tokens, all of which were made by some tokenizer.
 
+    Args:
+        width: tokens that batches are padded to.
+
     Raises:
+        FlagError: it has not so many positions.
         DataError: a token id outside the encoder's vocabulary, a token type that it does not know, or more tokens than
             it has positions.
     """
@@ -159,10 +164,17 @@ def check_fits_encoder(dataset: SingleTaskDataset, encoder: PreTrainedModel) -> 
             "Was it made for this encoder?",
             dataset.path,
         )
-    longest, positions = int(dataset.lengths.max()), getattr(encoder.config, "max_position_embeddings", None) or 0
-    if longest > positions > 0:
+    longest, positions = int(dataset.lengths.max()), positions_of(encoder)
+    if positions is None:
+        return
+    if longest > positions:
         raise DataError(
             f"holds an example of {longest} tokens; the encoder has {positions} positions. "
             f"Make it with: python prepro_std.py --max_seq_len {positions}",
             dataset.path,
+        )
+    if width > positions:
+        raise FlagError(
+            f"--do_padding: pads to --max_seq_len, {width}; the encoder has {positions} positions, accepted: "
+            f"--max_seq_len {positions}"
         )

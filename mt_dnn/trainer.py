@@ -112,8 +112,9 @@ class Trainer:
         set_seed(training.seed)
         weights = class_weights(config, self.data)
         self.model = MTDNNModel(config, self.data.task_defs, total_updates, self.accelerator, class_weights=weights)
+        width = config.model.max_seq_len if config.data.do_padding else 0
         for dataset in [*self.data.train, *self.data.unlabeled, *self.data.evaluation.values()]:
-            check_fits_encoder(dataset, self.model.network.bert)
+            check_fits_encoder(dataset, self.model.network.bert, width)
         self.export: HfExport | None = None
         self.hub: HubRepo | None = None
         if training.save_hf is not None:
@@ -353,14 +354,16 @@ class Trainer:
         Where a resume left the best epoch's checkpoint in another folder, it is the last epoch's.
         """
         if self.export is not None and self.main:
-            epoch = self.result.best_epoch
-            path = self.output_dir / f"model_{epoch}.pt"
-            if path.is_file():
+            epoch, path = self.result.best_epoch, self.checkpoints.best()
+            if path is not None:
                 load_state(self.model.network, load_checkpoint(path)["state"], path)
-            written = epoch if path.is_file() else self.result.history[-1]["epoch"]
-            card = card_of_run(self.config, self.data, self.result, written, self.accelerator.num_processes)
+            written = self.result.history[-1]["epoch"] if path is None else epoch
+            place = str(self.config.training.save_hf) if self.hub is None else self.hub.name
+            card = card_of_run(self.config, self.data, self.result, written, self.accelerator.num_processes, place)
             self.export.write(card)
-            which = f"epoch {epoch}" if path.is_file() else f"the last epoch, for {path} is missing"
+            which = f"epoch {epoch}"
+            if path is None:
+                which = f"the last epoch, for {self.output_dir} has no checkpoint of epoch {epoch} of this run"
             self.log.info("--save_hf: %s holds the model of %s", self.export.folder, which)
         self.accelerator.wait_for_everyone()
 
@@ -374,8 +377,8 @@ class Trainer:
         self.log.info("best epoch: %d of 0 to %d (%s); %.1f minutes", result.best_epoch, epochs - 1, ranked, minutes)
         for dataset, metrics in result.metrics.items():
             self.log.info("  %s: %s", dataset, metrics_text(metrics))
-        best = folder / f"model_{result.best_epoch}.pt"
-        names = [f"{best.name} (the best epoch's checkpoint)"] if best.is_file() else []
+        best = self.checkpoints.best()
+        names = [] if best is None else [f"{best.name} (the best epoch's checkpoint)"]
         names += [name for name in (CONFIG_FILE, RESULT_FILE, METRICS_FILE) if (folder / name).is_file()]
         if result.metrics:
             names.append(f"*_scores_epoch_{result.best_epoch}.json (its predictions)")

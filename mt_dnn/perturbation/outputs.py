@@ -92,6 +92,12 @@ class Comparison:
         if self.task_type in SPANS:
             return tuple(part.masked_fill(self.mask == 0, PADDING_LOGIT) for part in logits)
         if self.task_type in TOKENS:
+            for part in logits:
+                if not self._is_counted_alone(part) and part.shape[:2] != self.counted.shape:
+                    raise ValueError(
+                        f"found logits of {part.size(1)} tokens an example, and {self.counted.size(1)} tokens in the "
+                        "batch; accepted: as many (prompts that are learned add tokens of their own)"
+                    )
             return tuple(part if self._is_counted_alone(part) else part[self.counted] for part in logits)
         return logits
 

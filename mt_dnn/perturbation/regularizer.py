@@ -92,9 +92,12 @@ class ModelRegularizer:
                 regularizer was made, the number of calls, the process and the row.
 
         Raises:
-            ValueError: the method needs logits, or a clean pass within `clean`, and was given none.
+            ValueError: the method needs logits, or a clean pass within `clean`, and was given none; it climbs, and
+                gradients are switched off.
         """
         perturbation = self.perturbation
+        if perturbation.ascent_steps and not torch.is_grad_enabled():
+            raise ValueError(f"{perturbation.name} searches by gradients: call it within `with torch.enable_grad():`")
         if perturbation.needs_clean and logits is None:
             raise ValueError(f"{perturbation.name} compares with the clean pass: give its logits")
         clean_state, self._clean_state = self._clean_state, None

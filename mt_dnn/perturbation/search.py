@@ -127,7 +127,25 @@ class Search:
         return output
 
     def _evaluate(self, noise: Callable[[Tensor], Tensor], dropout_start: int | Tensor | None) -> Any:
-        with self.injection.add(noise), forked_dropout(self.mask.device, dropout_start):
+        """The forward with noise.
+
+        Raises:
+            ValueError: it came by the injection point twice, as a model does that encodes two texts one after the
+                other, or LED to look its own padding up: δ is that of one batch of tokens.
+        """
+        came_by = False
+
+        def once(h: Tensor) -> Tensor:
+            nonlocal came_by
+            if came_by:
+                raise ValueError(
+                    f"{type(self.injection.encoder).__name__} embeds words twice in one forward; accepted: models that "
+                    "embed a batch once, and batches that the encoder need not pad"
+                )
+            came_by = True
+            return noise(h)
+
+        with self.injection.add(once), forked_dropout(self.mask.device, dropout_start):
             return self.evaluate()
 
     def _dropout_start(self) -> int | Tensor | None:
@@ -143,14 +161,14 @@ class Search:
         """The h that all passes share; draws the initial δ when the first pass comes by with its own.
 
         Raises:
-            ValueError: a forward came by twice, as LED's does to look its own padding up.
+            ValueError: it is of another batch than that of the pass before.
         """
         if self.base is None:
             self.base = h
         if h.shape != self.base.shape:
             raise ValueError(
-                f"{type(self.injection.encoder).__name__} embeds {self.base.size(1)} tokens, then {h.size(1)}, in one "
-                "forward; accepted: batches that it need not pad"
+                f"{type(self.injection.encoder).__name__} embeds {' x '.join(map(str, h.shape))} numbers, in the pass "
+                f"before {' x '.join(map(str, self.base.shape))}; accepted: passes on one batch"
             )
         if not self.started:
             self._start(self.base.detach())
@@ -186,11 +204,15 @@ class Search:
         """∂loss/∂δ, (batch, tokens, hidden).
 
         Under float16 it is taken of a multiple of the loss, for most gradients of δ are too small for that type.
+
+        Raises:
+            ValueError: the encoder is computed anew in the backward, where δ would be missing.
         """
         scale = HALF_PRECISION_SCALE if self.in_float16 else 1.0
         if loss.dtype == torch.float16:  # through which the multiple goes back times the number of examples
             scale = min(scale, HALF_PRECISION_LIMIT / len(self.mask))
-        (gradient,) = torch.autograd.grad(loss * scale, self.delta, retain_graph=retain_graph)
+        with self.injection.not_recomputed():
+            (gradient,) = torch.autograd.grad(loss * scale, self.delta, retain_graph=retain_graph)
         return gradient / scale
 
     def ascend(self, gradient: Tensor, finite: Tensor) -> None:

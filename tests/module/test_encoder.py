@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import AutoConfig, AutoModel
 
 from data_utils.errors import DataError
-from module.encoder import encoder_from_config, load_encoder
+from module.encoder import encoder_from_config, load_encoder, positions_of
 from module.encoder_families import FAMILIES, tiny_model
 from tests.encoder_folder import write_encoder
 
@@ -86,3 +87,18 @@ def test_layers_that_are_left_out_are_not_reported(tmp_path: Path, caplog: pytes
     finally:
         library.removeHandler(caplog.handler)
     assert len(encoder.encoder.layer) == 1 and not caplog.records
+
+
+@pytest.mark.parametrize(("family", "expected"), [("bert", 20), ("roberta", 18), ("t5", None)])
+def test_positions_behind_that_of_padding_are_those_that_tokens_can_have(family: str, expected: int | None) -> None:
+    sizes = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": 1}
+    config = AutoConfig.for_model(family, **sizes, intermediate_size=8, max_position_embeddings=20)
+    if family == "t5":
+        config = AutoConfig.for_model("t5", vocab_size=40, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    encoder = AutoModel.from_config(config)
+    assert positions_of(encoder) == expected
+    if family == "roberta":
+        ids, mask = torch.full((1, 18), 5), torch.ones(1, 18, dtype=torch.long)
+        assert encoder(input_ids=ids, attention_mask=mask).last_hidden_state.shape == (1, 18, 8)
+        with pytest.raises((IndexError, RuntimeError)):
+            encoder(input_ids=torch.full((1, 19), 5), attention_mask=torch.ones(1, 19, dtype=torch.long))

@@ -292,6 +292,17 @@ def test_the_encoder_is_found_inside_a_network_and_a_wrapper() -> None:
         find_encoder(nn.Sequential(nn.Linear(2, 2)))
 
 
+def test_of_encoders_side_by_side_it_is_the_one_that_is_trained() -> None:
+    both = nn.ModuleDict({"teacher": tiny_classifier().bert, "student": tiny_classifier().bert})
+    with pytest.raises(UnsupportedLevelError, match="ModuleDict holds 2 encoders side by side: teacher, student; acce"):
+        find_encoder(both)
+    both["teacher"].requires_grad_(False)
+    assert find_encoder(both) is both["student"]
+    both["student"].requires_grad_(False)
+    with pytest.raises(UnsupportedLevelError, match="2 encoders side by side"):
+        find_encoder(both)
+
+
 @pytest.mark.parametrize(("family", "level"), FAMILY_AND_LEVEL)
 def test_gradient_with_respect_to_the_noise_is_that_of_finite_differences(family: str, level: str) -> None:
     model = tiny_classifier(family)

@@ -236,10 +236,13 @@ def test_a_run_writes_its_best_epoch_and_trains_as_without_the_flag(tmp_path: Pa
     assert not torch.equal(exported["classifier.weight"], last["scoring_list.0.1.weight"])
     assert "hf holds the model of epoch 0\n" in (tmp_path / "run" / "log.txt").read_text()
 
+    # another run's checkpoint of that epoch, in the folder that the resumed run writes to, is not its own
+    tiny_run(tmp_path / "elsewhere", *flags, "--seed", "7")
     checkpoint = str(tmp_path / "run" / "model_0.pt")
     resume = ("--resume", "--model_ckpt", checkpoint, "--save_hf", str(tmp_path / "hf2"), "--tokenizer", tokenizer)
     assert tiny_run(tmp_path / "elsewhere", *flags, *resume).best_epoch == 0
-    assert "model of the last epoch, for" in (tmp_path / "elsewhere" / "log.txt").read_text()
+    told = (tmp_path / "elsewhere" / "log.txt").read_text()
+    assert "model of the last epoch, for" in told and "model_0.pt (the best" not in told.rpartition("resumed from")[2]
     exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf2").state_dict()
     assert torch.equal(exported["classifier.weight"], last["scoring_list.0.1.weight"])
 

@@ -15,7 +15,7 @@ from torch.utils.data import SequentialSampler
 
 import mt_dnn.perturbation.search
 from module.noise_injection import UnsupportedLevelError
-from mt_dnn.hf_trainer import AdversarialTrainer
+from mt_dnn.hf_trainer import AdversarialMixin, AdversarialTrainer
 from mt_dnn.perturbation import (
     AdversarialTraining,
     AlumPerturbation,
@@ -349,3 +349,29 @@ def test_alpha_is_the_measured_one_by_default(tmp_path: Path) -> None:
     trainer = trainer_of(tiny_model("classification"), "classification", tmp_path, method, alpha=None)
     assert trainer.alpha == method.measured_alpha
     assert math.isfinite(trainer.alpha)
+
+
+class OwnLoss(transformers.Trainer):
+    """A loss of one's own, in the way in which transformers' pages show it."""
+
+    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **more: Any) -> Any:
+        assert set(more) <= {"num_items_in_batch"}
+        output = model(**inputs)
+        return (2 * output.loss, output) if return_outputs else 2 * output.loss
+
+
+class AdversarialOwnLoss(AdversarialMixin, OwnLoss):
+    """In the order of the examples, as `OrderedTrainer`."""
+
+    def _get_train_sampler(self, *_: Any) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+
+def test_a_trainer_with_a_loss_of_its_own_is_regularized(tmp_path: Path) -> None:
+    plain = trainer_of(tiny_model("classification"), "classification", tmp_path, kind=AdversarialOwnLoss, alpha=0.0)
+    once = trainer_of(tiny_model("classification"), "classification", tmp_path, alpha=0.0)
+    twice = {name: 2 * gradient for name, gradient in gradient_of_update(once).items()}
+    assert_equal_gradients(gradient_of_update(plain), twice)
+    own = trainer_of(tiny_model("classification"), "classification", tmp_path, kind=AdversarialOwnLoss)
+    own.train()
+    assert own.state.log_history[0]["adv_loss"] > 0

@@ -74,6 +74,14 @@ def test_a_run_uploads_its_folder_once_it_is_written(
     assert "--push_to_hub: https://huggingface.co/lab/reviews\n" in (tmp_path / "out" / "log.txt").read_text()
 
 
+def test_the_card_names_the_repository_with_its_owner(
+    api: type[FakeApi], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(tiny_config(tmp_path / "out", *exportable(tmp_path), *SAVE, "--push_to_hub", "reviews"))
+    assert 'pipeline("text-classification", "me/reviews"' in (tmp_path / "my model" / "README.md").read_text()
+
+
 @pytest.mark.parametrize("call", ["create_repo", "upload_folder"])
 def test_a_failed_upload_keeps_the_folder_and_says_how_to_upload_it(
     call: str,
@@ -91,7 +99,7 @@ def test_a_failed_upload_keeps_the_folder_and_says_how_to_upload_it(
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith("error: --push_to_hub: the upload failed (no route to host); my model is kept, upload it")
     words = shlex.split(line.split(" with: ")[1])
-    assert words == ["hf", "upload", "reviews", "my model", ".", "--private"]
+    assert words == ["hf", "upload", "me/reviews", "my model", ".", "--private"]
     assert (tmp_path / "my model" / "model.safetensors").is_file() and (tmp_path / "out" / "model_0.pt").is_file()
 
 
@@ -123,8 +131,9 @@ def test_what_would_fail_at_the_end_is_told_before_training(
 @pytest.mark.parametrize("name", ["me/x", "lab/x", "x"])
 def test_ones_own_names_and_those_of_ones_organizations_are_accepted(name: str, api: type[FakeApi]) -> None:
     api.login = {"name": "me", "orgs": [{"name": "lab"}], "auth": {"accessToken": {"role": "write"}}}
-    HubRepo(name, False, "folder")
+    repo = HubRepo(name, False, "folder")
     assert api.calls == [("whoami", {})]
+    assert repo.name == (name if "/" in name else f"me/{name}")
 
 
 def test_a_dry_run_asks_for_the_login_and_uploads_nothing(

@@ -129,5 +129,5 @@ def test_padding_that_is_looked_up_apart_is_refused() -> None:
     model = Classifier(encoder("led"))
     batch = token_batch(model.bert, LENGTHS, WHOLE)
     assert regularize(smart(), model, batch).loss > 1e-6
-    with pytest.raises(ValueError, match="LEDEncoder embeds 29 tokens, then 3, in one forward; accepted: batches that"):
+    with pytest.raises(ValueError, match="LEDEncoder embeds words twice in one forward; accepted: models that"):
         regularize(smart(), model, token_batch(model.bert, LENGTHS, WIDTH))

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import mt_dnn.perturbation.regularizer as regularizer_module
 from data_utils.task_def import TaskType
@@ -285,6 +286,79 @@ def test_freelb_alone_runs_the_wrapper_whose_forward_synchronizes_gradients() ->
     assert not passes
     bound(wrapped, FreeLbPerturbation, k=3)(wrapped, batch, None)
     assert len(passes) == 3
+
+
+class Siamese(nn.Module):
+    """Two texts by one encoder, one after the other; `whole` recomputes it in the backward."""
+
+    def __init__(self, whole: bool = False) -> None:
+        super().__init__()
+        self.bert, self.whole = tiny_model("classification").bert, whole
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, second: Tensor | None = None) -> Tensor:
+        def encoded(ids: Tensor) -> Tensor:
+            found: Tensor = self.bert(input_ids=ids, attention_mask=attention_mask).last_hidden_state[:, 0]
+            return found
+
+        first: Any = checkpoint(encoded, input_ids, use_reentrant=False) if self.whole else encoded(input_ids)
+        return first if second is None else first - encoded(second)
+
+
+@pytest.mark.parametrize("kind", [RandomPerturbation, SmartPerturbation, SiftPerturbation])
+def test_two_texts_by_one_encoder_are_refused(kind: type[Any]) -> None:
+    """The noise, and the embeddings that it is added to, are those of one of them."""
+    model, batch = Siamese(), {name: x for name, x in classification()[1].items() if name != "labels"}
+    regularizer = bound(model, kind, task_type=TaskType.Classification)
+    assert regularizer(model, batch, model(**batch)) > 0
+    both = batch | {"second": batch["input_ids"].flip(0)}
+    with pytest.raises(ValueError, match="BertModel embeds words twice in one forward; accepted: models that embed a"):
+        regularizer(model, both, model(**both))
+    assert hook_count(model) == 0
+
+
+def test_an_encoder_that_the_backward_computes_anew_is_refused() -> None:
+    """Anew it would be computed without the noise, and give another gradient."""
+    model, batch = Siamese(whole=True), {name: x for name, x in classification()[1].items() if name != "labels"}
+    with pytest.raises(ValueError, match="the backward computes the embeddings of BertModel anew, without the noise"):
+        bound(model, task_type=TaskType.Classification)(model, batch, model(**batch))
+    assert hook_count(model) == 0
+
+
+def test_a_search_needs_gradients() -> None:
+    model, batch = classification()
+    with torch.no_grad():
+        output = model(**batch)
+        with pytest.raises(ValueError, match="smart searches by gradients: call it within `with torch.enable_grad"):
+            bound(model)(model, batch, output)
+        assert bound(model, RandomPerturbation)(model, batch, output) > 0
+        with torch.enable_grad():
+            assert bound(model)(model, batch, output) > 0
+
+
+def test_a_compiled_model_has_its_clean_passes_in_the_block() -> None:
+    model, batch = classification()
+    expected = bound(model, SiftPerturbation)(model, batch, model(**batch))
+    torch._dynamo.reset()
+    compiled: Any = torch.compile(model, backend="eager")
+    with torch.no_grad():
+        compiled(**batch)
+    with pytest.raises(RuntimeError, match="that torch.compile wraps has to run every clean pass within `with regul"):
+        bound(model, SiftPerturbation)(compiled, batch, compiled(**batch))
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="eager")
+    regularizer = bound(model, SiftPerturbation)
+    with regularizer.clean(compiled):
+        compiled(**batch)
+    with regularizer.clean(compiled):
+        output = compiled(**batch)
+    torch.testing.assert_close(regularizer(compiled, batch, output), expected)
+
+
+def test_tokens_that_are_not_the_batch_s_are_told() -> None:
+    model, batch = tiny_model("tokens"), collate(examples("tokens"))
+    longer = F.pad(model(**batch).logits, (0, 0, 3, 0))
+    with pytest.raises(ValueError, match="found logits of 10 tokens an example, and 7 tokens in the batch; accepted"):
+        bound(model)(model, batch, longer)
 
 
 def test_what_is_missing_is_named() -> None:

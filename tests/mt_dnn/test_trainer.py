@@ -263,6 +263,11 @@ def test_data_of_another_tokenizer_is_named(tokens: list[int], last_type: int, m
         tiny_run(tmp_path / "out", *flags)
 
 
+def test_padding_to_more_tokens_than_the_encoder_has_positions_is_told(tmp_path: Path) -> None:
+    with pytest.raises(FlagError, match=r"--do_padding: pads to --max_seq_len, 40; the encoder has 32 positions"):
+        tiny_run(tmp_path, "--do_padding", "--max_seq_len", "40")
+
+
 def test_bfloat16_runs_and_skips_no_example(tmp_path: Path) -> None:
     result = tiny_run(tmp_path, "--bf16", *SIFT, "--log_per_updates", "1")
     log = (tmp_path / "log.txt").read_text()
