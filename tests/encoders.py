@@ -141,7 +141,8 @@ def tiny_classifier(family: str = "bert", classes: int = 3, **options: Any) -> C
 
 
 class LinearModel(nn.Module):
-    """f = ⟨w, h⟩ over the real entries of the word vectors h; keeps what it saw of h, noise included, in `seen`.
+    """f = ⟨w, h⟩ over the real entries of the word vectors h; keeps what it saw of h, noise included, in `seen`, and
+    the last one with its graph in `h`.
 
     Args:
         table: (vocabulary, hidden), the word vectors.
@@ -166,7 +167,7 @@ class LinearModel(nn.Module):
         hyp_mask: Tensor | None = None,
         task_id: int = 0,
     ) -> Tensor:
-        h = self.word(input_ids)
+        self.h = h = self.word(input_ids)
         self.seen.append(h.detach().clone())
         return (h * self.weight * attention_mask.unsqueeze(-1)).sum((1, 2)).unsqueeze(-1)
 

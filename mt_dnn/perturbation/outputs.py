@@ -53,7 +53,8 @@ class Comparison:
         task_type, pairwise: how logits are viewed as distributions; ranking has `pairwise` rows a group, or as many as
             it says for each.
         counted: (batch, tokens), true at the tokens that count where each token has a distribution; None: real ones.
-            Outputs are (batch, tokens, classes), or (counted tokens, classes) where the rest was not computed.
+            Outputs are (batch, tokens, classes) or (batch · tokens, classes), or (counted tokens, classes) where the
+            rest was not computed.
 
     Raises:
         ValueError: a task type that has no view.
@@ -92,19 +93,32 @@ class Comparison:
         if self.task_type in SPANS:
             return tuple(part.masked_fill(self.mask == 0, PADDING_LOGIT) for part in logits)
         if self.task_type in TOKENS:
-            for part in logits:
-                if not self._is_counted_alone(part) and part.shape[:2] != self.counted.shape:
-                    raise ValueError(
-                        f"found logits of {part.size(1)} tokens an example, and {self.counted.size(1)} tokens in the "
-                        "batch; accepted: as many (prompts that are learned add tokens of their own)"
-                    )
             return tuple(part if self._is_counted_alone(part) else part[self.counted] for part in logits)
         return logits
 
     def _compared(self, output: Any) -> tuple[Tensor, ...]:
         """The logits that count; of spans not those that say whether there is an answer."""
         logits = logits_of(output)
+        if self.task_type in TOKENS:
+            return tuple(self._by_token(part) for part in logits)
         return logits[:2] if self.task_type in SPANS else logits
+
+    def _by_token(self, part: Tensor) -> Tensor:
+        """Logits as (batch, tokens, classes), as which flat ones of all tokens count too, or of the counted ones alone.
+
+        Raises:
+            ValueError: they are of other tokens, such as those that learned prompts add.
+        """
+        tokens = self.counted.numel()
+        if part.dim() == 2 and len(part) == tokens:
+            return part.reshape(*self.counted.shape, -1)
+        if part.shape[:2] != self.counted.shape and (part.dim() != 2 or len(part) != self.counted.sum()):
+            found = " x ".join(map(str, part.shape[:-1]))
+            raise ValueError(
+                f"found logits of {found} tokens; accepted: of the batch's {' x '.join(map(str, self.counted.shape))}, "
+                f"of these in a row, or of the {int(self.counted.sum())} that count"
+            )
+        return part
 
     def _is_counted_alone(self, part: Tensor) -> bool:
         """Whether logits of tokens are those of the counted ones alone, (counted tokens, classes)."""

@@ -184,7 +184,7 @@ class Blinking(LinearModel):
         factor = torch.ones_like(logits)
         if self.kind == "gradient":
             # a root at zero: the value 0, the gradient infinite
-            h = self.word(input_ids) * 0
+            h = self.h * 0
             offset = torch.zeros_like(logits)
             offset[self.row] = ((logits[self.row] - logits[self.row].detach()) + h[self.row].sum() * 0).sqrt()
             return logits + offset
@@ -235,7 +235,7 @@ def test_a_gradient_that_is_not_finite_at_padding_is_nobodys() -> None:
     class NanAtPadding(LinearModel):
         def forward(self, input_ids: Tensor, types: Tensor | None, mask: Tensor, *args: Any) -> Tensor:
             logits = super().forward(input_ids, types, mask, *args)
-            return logits + NanGradient.apply(self.word(input_ids)[mask == 0].sum())
+            return logits + NanGradient.apply(self.h[mask == 0].sum())
 
     sound = linear_model()
     model = NanAtPadding(sound.word.weight.detach(), sound.weight.detach())

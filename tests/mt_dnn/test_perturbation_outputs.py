@@ -197,3 +197,18 @@ def test_absent_candidates_are_in_no_mean_over_a_group(criterion: type[Criterion
     method = SmartPerturbation(radius=0.1)
     torch.testing.assert_close(method.final_loss(perturbed, batch), torch.stack(groups).mean())
     torch.testing.assert_close(method.ascent_loss(perturbed, batch), torch.stack(groups).sum())
+
+
+@pytest.mark.parametrize("task_type", [TaskType.SeqenceLabeling, TaskType.MaskLM, TaskType.SeqenceGeneration])
+def test_logits_of_tokens_may_stand_in_a_row(task_type: TaskType) -> None:
+    """As MT-DNN's network gives those of sequence labels, padding among them."""
+    perturbed, clean = two(2, 4, 5)
+    found = compare(perturbed.flatten(0, 1), clean.flatten(0, 1), task_type)
+    torch.testing.assert_close(found, compare(perturbed, clean, task_type), rtol=0, atol=0)
+    batch = Comparison(clean.flatten(0, 1), MASK, SymKlCriterion(), task_type=task_type)
+    assert batch.units(perturbed.flatten(0, 1)) == 6 == len(batch.rows(perturbed.flatten(0, 1))[0])
+    spoiled = perturbed.clone()
+    spoiled[1, 1] = float("nan")
+    assert batch.finite(spoiled.flatten(0, 1)).tolist() == [True, False]
+    with pytest.raises(ValueError, match="found logits of 7 tokens; accepted: of the batch's 2 x 4, of these in a row"):
+        batch.rows(perturbed.flatten(0, 1)[:7])

@@ -357,7 +357,7 @@ def test_a_compiled_model_has_its_clean_passes_in_the_block() -> None:
 def test_tokens_that_are_not_the_batch_s_are_told() -> None:
     model, batch = tiny_model("tokens"), collate(examples("tokens"))
     longer = F.pad(model(**batch).logits, (0, 0, 3, 0))
-    with pytest.raises(ValueError, match="found logits of 10 tokens an example, and 7 tokens in the batch; accepted"):
+    with pytest.raises(ValueError, match="found logits of 3 x 10 tokens; accepted: of the batch's 3 x 7, of these in"):
         bound(model)(model, batch, longer)
 
 
