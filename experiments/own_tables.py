@@ -15,12 +15,13 @@ import yaml
 from data_utils.errors import DataError, FlagError, TaskDefError, UserError, nearest
 from data_utils.files import atomic_write
 from data_utils.tables import UNLABELED_CLASS, Table, cell, find_tables
-from experiments.canonical import NO_LABEL, Example, Reading, write_canonical
+from experiments.canonical import NO_LABEL, SEPARATORS, Example, Reading, write_canonical
 from experiments.exp_def import TaskDefs
 
 DEFINITION = "task_def.yml"  # in the folder of the TSVs
 SEED = 2018  # of the share that is held out
 SHOWN_LABELS = 10
+NOT_FINITE = ("nan", "inf", "infinity")
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class OwnTask:
         train = [label for _, (_, label, *_) in placed["train"]]
         if not train:
             raise DataError("found no examples; at least one is needed", tables["train"].place)
+        if regression is None:
+            _check_numbers(placed["train"])
         self.regression = _are_measures(train) if regression is None else regression
         names = tables["train"].label_names.get(columns.label)
         self.labels = [] if self.regression else list(names or _classes(train, tables["train"].place, columns.label))
@@ -199,6 +202,19 @@ def _classes(labels: Sequence[str], place: str, column: str) -> list[str]:
     return found
 
 
+def _check_numbers(placed: Sequence[tuple[str, Example]]) -> None:
+    """See that labels are no numbers but for some that are not finite, which would become classes.
+
+    Raises:
+        UserError: they are; names the first that is not finite.
+    """
+    finite = [_is_number(label) for _, (_, label, *_) in placed]
+    others = [(where, label) for (where, (_, label, *_)), own in zip(placed, finite, strict=True) if not own]
+    if any(finite) and others and all(label.lower().lstrip("+-") in NOT_FINITE for _, label in others):
+        where, label = others[0]
+        raise UserError(f"{where}: found the label {label!r}, accepted: a finite number, as the others are")
+
+
 def _are_measures(labels: Sequence[str]) -> bool:
     """Whether labels are numbers to predict: all are numbers, and one is not whole."""
     return all(map(_is_number, labels)) and not all(float(label).is_integer() for label in labels)
@@ -212,14 +228,14 @@ def _is_number(label: str) -> bool:
 
 
 def _as_text(value: Any, where: str) -> str:
-    """A cell as text: an empty text where there is none."""
+    """A cell as text on one line, as the canonical files hold it: an empty text where there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | dict):
         raise UserError(f"{where}: found {str(value)[:40]!r}, accepted: a text or a number")
-    return str(value).strip()
+    return str(value).translate(SEPARATORS).strip()
 
 
 def _as_yaml(entries: dict[str, Any]) -> str:

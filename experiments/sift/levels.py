@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from data_utils.errors import FlagError, OneLineParser, at_least, run_command_line
+from data_utils.errors import DataError, FlagError, OneLineParser, at_least, run_command_line
 from data_utils.text_files import read_lines
 from data_utils.tokenizer import load_tokenizer
 from module.ball import ascent_direction, scope_norm
@@ -106,6 +106,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not 0 < args.share < 1:
         raise FlagError(f"--share: found {args.share:g}, accepted: a number above 0 and below 1")
     texts = [line.rpartition("\t")[2] for _, line in read_lines(args.texts) if line.strip()]
+    if not texts:
+        raise DataError("found no texts; at least one is needed", args.texts)
     found = measure(args.model, texts, args.share, args.seed)
     shares = found.arrived / found.normalized
     low, middle, high = (float(found.cosine.quantile(part)) for part in (0.05, 0.5, 0.95))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from data_utils.errors import FlagError
+from data_utils.errors import DataError, FlagError
 from experiments.sift.levels import Alike, alike, main, measure
 
 HIDDEN = 64
@@ -62,6 +62,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].endswith("gradients of 2 texts") and "a step of 3.0% of h at pre_ln arrives" in lines[2]
     assert float(lines[3].split("median ")[1].split(",")[0]) > 0.95
+
+
+def test_a_file_without_a_text_is_told(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("\n \n")
+    with pytest.raises(DataError, match=r"texts.txt: found no texts; at least one is needed"):
+        main(["--texts", str(tmp_path / "texts.txt")])
 
 
 def test_an_encoder_without_a_layer_norm_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

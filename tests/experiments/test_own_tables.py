@@ -88,6 +88,12 @@ def test_a_label_that_was_never_learned_is_told(tmp_path: Path) -> None:
         (["x"] * 9, None, "every label in column 'label' is 'x'"),
         ([f"id{number}" for number in range(9)], None, "holds 9 different labels in 9 rows, which are no classes"),
         (["1", "two"] * 9, True, "line 2: found the label 'two', accepted: a finite number"),
+        (
+            [1.5, 2.5, "nan", "-Inf"] * 9,
+            None,
+            "line 3: found the label 'nan', accepted: a finite number, as the others",
+        ),
+        ([1, 2, "inf"] * 9, None, "line 3: found the label 'inf', accepted: a finite number, as the others"),
     ],
 )
 def test_labels_that_are_none(labels: list[object], regression: bool | None, said: str, tmp_path: Path) -> None:
@@ -120,6 +126,13 @@ def test_a_definition_keeps_what_it_has(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="defines task 'a' otherwise"):
         write_definition(path, [OwnTask(table(tmp_path / "c.jsonl", *rows(*[1, 2] * 9)), COLUMNS, name="a")])
     assert path.read_text() == before
+
+
+def test_a_label_is_on_one_line_as_in_the_files_that_are_written(tmp_path: Path) -> None:
+    task = OwnTask(table(tmp_path / "own.jsonl", *rows(*["a\tb", "c\nd"] * 10)), COLUMNS)
+    assert task.labels == ["a b", "c d"]
+    written = task.write(tmp_path)["train"].read_text().splitlines()
+    assert {line.split("\t")[1] for line in written} == {"a b", "c d"}
 
 
 @pytest.mark.parametrize("label", ["b\x85ad", "b\u2028ad", "schön", "yes", "1"])

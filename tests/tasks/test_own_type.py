@@ -31,7 +31,17 @@ def block(language: str) -> str:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with one file more."""
     folder = tmp_path_factory.mktemp("own") / "project"
-    kept = ("tasks", "data_utils", "module", "mt_dnn", "experiments", "train.py", "prepro_std.py", "predict.py")
+    kept = (
+        "tasks",
+        "data_utils",
+        "module",
+        "mt_dnn",
+        "experiments",
+        "train.py",
+        "prepro_std.py",
+        "predict.py",
+        "calc_metrics.py",
+    )
     for name in kept:
         if (ROOT / name).is_dir():
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -89,6 +99,13 @@ def test_a_new_type_is_a_file_and_a_yaml(checkout: Path):
     found = json.loads((checkout / "scores.json").read_text())
     assert found["metrics"] == pytest.approx(history[-1]["metrics"]["emotion_dev"], abs=1e-6)
     assert len(found["predictions"]) == 100 and len(found["scores"]) == 300
+
+    told = run(
+        checkout, "calc_metrics.py", "--task_def", "emotions.yml", "--task", "emotion", "--std_input",
+        str(data / "small" / "emotion_dev.json"), "--score", "scores.json",
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout) == pytest.approx(found["metrics"])
 
     (data / "emotion_dev.tsv").write_text("0\tjoi\twhat a present\n")
     wrong = run(
