@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ UNDECLARED_KEYS = {
     "position_buckets", "share_att_key", "talking_head",
 }  # fmt: skip
 MOST_LAYERS = 1000
+TYPES_AMONG_WORDS = ("codegen", "ctrl", "gpt2", "gpt_bigcode", "gpt_neo", "gptj", "imagegpt", "openai-gpt")
 # Beginnings of the names of dropout probabilities that belong to heads, not to the encoder.
 HEAD_KEYS = ("classifier", "cls", "pooler", "qa", "seq_classif", "summary")
 
@@ -216,6 +218,12 @@ def _layers(module: nn.Module) -> Iterator[nn.Module]:
     """What the outermost lists of modules hold."""
     for child in module.children():
         yield from child if isinstance(child, nn.ModuleList) else _layers(child)
+
+
+def takes_types(encoder: nn.Module) -> bool:
+    """Whether an encoder has token types of its own; one that looks them up among the words was trained without."""
+    has_argument = "token_type_ids" in inspect.signature(encoder.forward).parameters
+    return has_argument and getattr(getattr(encoder, "config", None), "model_type", None) not in TYPES_AMONG_WORDS
 
 
 def positions_of(encoder: nn.Module) -> int | None:

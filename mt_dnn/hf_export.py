@@ -9,7 +9,6 @@ of encoders, with an activation of its own. What a class cannot express is refus
 from __future__ import annotations
 
 import copy
-import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from huggingface_hub import ModelCard
-from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
@@ -28,7 +26,7 @@ from data_utils.pretrained import resolve_pretrained
 from data_utils.task_def import TaskType
 from data_utils.tokenizer import load_tokenizer
 from experiments.exp_def import TaskDef
-from module.encoder import positions_of
+from module.encoder import positions_of, takes_types
 from mt_dnn.build import network_in
 from mt_dnn.checkpoint import load_checkpoint
 from mt_dnn.config import Config
@@ -208,14 +206,10 @@ def _difference(network: SANBertNetwork, model: PreTrainedModel, task_id: int) -
     network.eval()
     with torch.inference_mode():
         expected = network(**inputs, task_id=task_id)
-        if not _takes_types(model):
+        if not takes_types(model):
             del inputs["token_type_ids"]
         found = model(**inputs).logits
     return float((found - expected).abs().max() / expected.abs().max().clamp(min=1.0))
-
-
-def _takes_types(model: nn.Module) -> bool:
-    return "token_type_ids" in inspect.signature(model.forward).parameters
 
 
 def _tokenizer(config: Config, encoder: PreTrainedModel) -> PreTrainedTokenizerFast:
@@ -231,7 +225,7 @@ def _tokenizer(config: Config, encoder: PreTrainedModel) -> PreTrainedTokenizerF
             f"{encoder.config.vocab_size}; --tokenizer names another"
         )
     tokenizer.model_max_length = min(config.model.max_seq_len, positions_of(encoder) or config.model.max_seq_len)
-    if not _takes_types(encoder):
+    if not takes_types(encoder):
         names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
         # what is no argument of the tokenizer's class is not saved with it
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names

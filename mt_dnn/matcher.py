@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from transformers import PreTrainedModel
 
 from module.dropout_wrapper import DropoutWrapper
-from module.encoder import encoder_from_config
+from module.encoder import encoder_from_config, takes_types
 from module.san import AnswerOptions
 from tasks import ModelInputs, get_task, needs_decoder
 
@@ -49,7 +48,7 @@ class SANBertNetwork(nn.Module):
         for module in self.scoring_list.modules():
             if isinstance(module, DropoutWrapper):
                 module.variational = answer.vb_dropout
-        self._takes_types = "token_type_ids" in inspect.signature(self.encoder.forward).parameters
+        self._takes_types = takes_types(self.encoder)
         self._initialize_heads()
 
     def forward(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from transformers import PreTrainedModel
 from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.prepro import prepro_command
 from experiments.exp_def import TaskDefs
-from module.encoder import positions_of
+from module.encoder import positions_of, takes_types
 from mt_dnn.batcher import SingleTaskDataset
 from mt_dnn.config import Config
 from mt_dnn.flag_groups import CANONICAL_DATA, DataConfig
@@ -158,7 +157,7 @@ def check_fits_encoder(dataset: SingleTaskDataset, encoder: PreTrainedModel, wid
             dataset.path,
         )
     types = getattr(encoder.config, "type_vocab_size", 0)
-    if 0 < types <= dataset.largest_type and "token_type_ids" in inspect.signature(encoder.forward).parameters:
+    if 0 < types <= dataset.largest_type and takes_types(encoder):
         raise DataError(
             f"holds the token type {dataset.largest_type}; the encoder knows {types}, counted from 0. "
             "Was it made for this encoder?",

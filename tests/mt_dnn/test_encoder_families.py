@@ -13,8 +13,12 @@ import predict
 from data_utils.errors import DataError, FlagError, TaskDefError
 from data_utils.readers import read_score_file
 from experiments.exp_def import TaskDefs
+from module.encoder_families import FAMILIES as ENCODERS
+from module.encoder_families import tiny_model
+from module.noise_injection import NoiseInjection
 from mt_dnn.checkpoint import load_checkpoint
 from mt_dnn.config import parse_args
+from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.trainer import train
 from tests.encoder_folder import write_encoder
 from tests.mt_dnn.runs import SIFT, SMART
@@ -68,6 +72,32 @@ def test_an_encoder_trains_and_its_checkpoint_predicts_as_it_did(tmp_path: Path,
     expected, found = read_score_file(output / "toy_dev_scores_epoch_1.json"), read_score_file(tmp_path / "again")
     assert found["predictions"] == expected["predictions"]
     torch.testing.assert_close(torch.tensor(found["scores"]), torch.tensor(expected["scores"]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ENCODERS)
+def test_noise_of_no_size_gives_the_clean_output_of_every_family(tmp_path: Path, family: str):
+    """With token types, which GPT-2 would look up among the words, and take the noise for them a second time."""
+    (tmp_path / "tasks.yml").write_text(TASKS)
+    encoder = tiny_model(family)
+    if encoder.config.is_encoder_decoder:
+        encoder = encoder.get_encoder()
+    task_def = TaskDefs(tmp_path / "tasks.yml").get_task_def("toy")
+    network = SANBertNetwork({"task_def_list": [task_def]}, encoder).double().eval()
+    ids, mask = torch.randint(6, 20, (2, 8)), torch.ones(2, 8, dtype=torch.long)
+    types = torch.zeros_like(ids)
+    mask[1, 5:] = 0
+    if getattr(encoder.config, "type_vocab_size", None) == 2:
+        types[0, 4:] = 1
+    passes = []
+
+    def count(h: torch.Tensor) -> torch.Tensor:
+        passes.append(h.shape)
+        return h
+
+    with NoiseInjection(network.encoder, "pre_ln").add(count):
+        found = network.encode(ids, types, mask)
+    assert len(passes) == 1
+    torch.testing.assert_close(found[mask == 1], network.encode(ids, types, mask)[mask == 1], rtol=0, atol=0)
 
 
 def test_of_an_encoder_decoder_a_classifier_has_the_encoder_alone(tmp_path: Path):
