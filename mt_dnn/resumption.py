@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import gather_object
 
 from data_utils.checksum import remove_checked
-from data_utils.errors import DataError, DivergedError, UserError
+from data_utils.errors import DataError, DivergedError, Stopped, UserError, WriteError
 from mt_dnn.checkpoint import checkpoints_in, deltas_of, forget_older, load_with_deltas, newest_checkpoint
 from mt_dnn.config import RESUME_FLAGS, Config
 from mt_dnn.dataset import SingleTaskDataset
@@ -94,6 +94,29 @@ class RunCheckpoints:
                     remove_checked(older)
             forget_older(self.folder, self.config.training.keep_last, f"model_{self.result.best_epoch}.pt")
         self.accelerator.wait_for_everyone()
+
+    def save_unevaluated(self, epoch: int, batches: int) -> str:
+        """A checkpoint after all `batches` of an epoch, from which a resume goes on with its evaluation; its name."""
+        name = f"model_{epoch}_{self.model.updates}.pt"
+        self.save(name, epoch, batches)
+        return name
+
+    @contextmanager
+    def kept_on_error(self, epoch: int, batches: int) -> Iterator[None]:
+        """An evaluation that fails in the block leaves such a checkpoint.
+
+        Of one process: others might not have failed, and would not answer.
+        """
+        try:
+            yield
+        except Stopped:
+            raise
+        except Exception:
+            if self.accelerator.num_processes == 1:
+                with suppress(WriteError):  # the disk may be why
+                    name = self.save_unevaluated(epoch, batches)
+                    logger.info("the evaluation failed; %s holds the training: --resume evaluates it again", name)
+            raise
 
     def best(self) -> Path | None:
         """The best epoch's checkpoint; None where the folder has none of this run.

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import islice
 from statistics import median
@@ -27,11 +27,7 @@ from data_utils.progress import progress
 from data_utils.readers import write_glue_submission, write_score_file
 from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
-from mt_dnn.checkpoint import (
-    load_checkpoint,
-    load_state,
-    write_tensors,
-)
+from mt_dnn.checkpoint import load_checkpoint, load_state, write_tensors
 from mt_dnn.class_weights import class_weights
 from mt_dnn.config import Config
 from mt_dnn.hf_export import HfExport
@@ -193,7 +189,7 @@ class Trainer:
                     break
                 self._train_epoch(epoch, batches_done)
                 batches_done = 0
-                with self._kept_on_error(epoch):
+                with self.checkpoints.kept_on_error(epoch, len(self.sampler)):
                     self._evaluate(epoch)
                 self.checkpoints.save(f"model_{epoch}.pt", epoch + 1, 0)
                 if epoch + 1 < training.epochs and self.stop.asked():
@@ -262,23 +258,6 @@ class Trainer:
             told=not self.main,
         )
 
-    @contextmanager
-    def _kept_on_error(self, epoch: int) -> Iterator[None]:
-        """An evaluation that fails leaves a checkpoint, from which `--resume` evaluates again.
-
-        Of one process: others might not have failed, and would not answer.
-        """
-        try:
-            yield
-        except Stopped:
-            raise
-        except Exception:
-            if self.accelerator.num_processes == 1:
-                with suppress(WriteError):  # the disk may be why
-                    inside = self._save_before_evaluation(epoch)
-                    self.log.info("the evaluation failed; %s holds the training: --resume evaluates it again", inside)
-            raise
-
     def _is_logged(self, update: int) -> bool:
         return update == 1 or update % self.config.training.log_per_updates == 0
 
@@ -301,17 +280,11 @@ class Trainer:
         line = self.telemetry.flush(epoch, self.model.updates, task, self.searched, learning_rate)
         self.log.info("epoch %d, update %d of %d, task %s: %s", epoch, self.model.updates, self.bar.total, task, line)
 
-    def _save_before_evaluation(self, epoch: int) -> str:
-        """The name of a checkpoint at the end of an epoch's updates."""
-        inside = f"model_{epoch}_{self.model.updates}.pt"
-        self.checkpoints.save(inside, epoch, len(self.sampler))
-        return inside
-
     def _evaluate(self, epoch: int) -> None:
         metrics: dict[str, dict[str, float]] = {}
         for dataset in self.data.evaluation.values():
             if self.stop.asked():
-                self._end(self._save_before_evaluation(epoch))
+                self._end(self.checkpoints.save_unevaluated(epoch, len(self.sampler)))
             found = eval_model(
                 self.model, dataset, dataset.task_def.metric_meta, self.collater, self.config.training.batch_size_eval
             )
