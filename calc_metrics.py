@@ -21,7 +21,7 @@ from data_utils.readers import read_canonical_tsv, read_scores
 from data_utils.task_def import TaskType
 from experiments.exp_def import TaskDefs
 from mt_dnn.dataset import SingleTaskDataset
-from tasks import Entries, Task, get_task
+from tasks import Entries, Task, check_metrics, get_task
 
 OF_TSV = (TaskType.Classification, TaskType.Regression)
 
@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     create_logger(None, quiet=True)
     task_def = TaskDefs(arguments.task_def).get_task_def(arguments.task)
     task = get_task(task_def)
+    check_metrics(task_def, task_def.metric_meta, f"{arguments.task_def}: task {arguments.task!r}, key 'metric_meta'")
     source = labels_of(arguments.std_input, task)
     golds, uids = task.golds(source), list(task.uids(source))
     predictions, scores = read_scores(arguments.score, uids, lambda found: task.shapes_of_scores(found, golds))

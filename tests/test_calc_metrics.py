@@ -209,3 +209,13 @@ def test_a_text_without_its_answer_is_told(tmp_path: Path) -> None:
     given = f"--task_def {tmp_path / 'tasks.yml'} --task toy --std_input {tmp_path / 'gold.json'} --score x"
     with pytest.raises(UserError, match=r"gold.json, line 2: found no answer"):
         calc_metrics.main(given.split())
+
+
+def test_a_metric_that_the_task_does_not_have_is_told(tmp_path: Path) -> None:
+    """Of a regression whose gold numbers are whole the predictions, all 0, would give an accuracy."""
+    (tmp_path / "tasks.yml").write_text(definition("Regression", "PremiseOnly", 1, "ACC"))
+    write_lines(tmp_path / "gold.json", [json.dumps({"uid": "0", "label": 0, "token_id": [1, 2]})])
+    write_score_file(tmp_path / "scores.json", {}, [0], ["0"], [0.5])
+    given = f"--task_def {tmp_path / 'tasks.yml'} --task toy --std_input {tmp_path / 'gold.json'} --score "
+    with pytest.raises(UserError, match="'metric_meta': found ACC, accepted: Pearson, Spearman for Regression with"):
+        calc_metrics.main([*given.split(), str(tmp_path / "scores.json")])
