@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 
 from data_utils.errors import run_command_line
-from module.noise_injection import find_modules
+from mt_dnn.perturbation.injection import find_modules
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from module.noise_injection import find_modules
+from mt_dnn.perturbation.injection import find_modules
 
 
 class SanConfig(PretrainedConfig):

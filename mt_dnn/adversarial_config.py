@@ -8,7 +8,7 @@ from typing import Any
 
 from data_utils.errors import FlagError
 from mt_dnn.flags import check_flag, check_flags, flag, plain_text
-from mt_dnn.measured_defaults import BY_METHOD, measured
+from mt_dnn.perturbation.measured_defaults import BY_METHOD, measured
 
 LEFT_OUT: Any = object()  # the value of a field that preset and measured defaults may set
 

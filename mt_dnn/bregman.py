@@ -9,20 +9,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from data_utils.task_def import TaskType
 from mt_dnn.loss import KlCriterion, MseCriterion
 from mt_dnn.perturbation.outputs import Comparison
 
 FIRST_SHARE = 0.1  # of the updates, with the first β
 
 
-def proximal_divergence(student: Tensor, teacher: Tensor, task_type: TaskType) -> Tensor:
-    """ℓ_s(P, Q) = KL(P‖Q) + KL(Q‖P) of logits (rows, classes), a mean over rows; squared error for regression.
+def proximal_divergence(student: Tensor, teacher: Tensor) -> Tensor:
+    """ℓ_s(P, Q) = KL(P‖Q) + KL(Q‖P) of logits (rows, classes), a mean over rows.
 
     Nothing is detached: the student's gradient is that of both halves (SMART, section 3.2).
     """
-    if task_type == TaskType.Regression:
-        return MseCriterion()(student, teacher)
     divergence = KlCriterion()
     return divergence(student, teacher) + divergence(teacher, student)
 
@@ -72,9 +69,9 @@ class BregmanTerm:
         with torch.no_grad():
             target = teacher_output(self.teacher)
         batch = Comparison(target, mask, proximal_divergence, **view)
+        squared = MseCriterion() if batch.view == "numbers" else None
         terms = [
-            proximal_divergence(rows, clean, batch.task_type) if len(rows) else rows.sum()
-            for rows, clean in batch.pairs(output)
+            batch.distance(rows, clean, squared) if len(rows) else rows.sum() for rows, clean in batch.pairs(output)
         ]
         return self.mu * torch.stack(terms).sum()
 

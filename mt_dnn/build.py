@@ -12,7 +12,6 @@ from data_utils.errors import DataError, FlagError, TaskDefError
 from data_utils.task_def import EncoderModelType
 from experiments.exp_def import TaskDef
 from module.encoder import checkpoint_activations, encoder_from_config, is_checkpoint, load_encoder, without_attention
-from module.noise_injection import UnsupportedLevelError
 from mt_dnn.bregman import BregmanTerm
 from mt_dnn.checkpoint import load_checkpoint, network_of
 from mt_dnn.config import Config
@@ -20,6 +19,7 @@ from mt_dnn.loss import DIVERGENCES, LOSS_REGISTRY, Criterion, LossCriterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.objective import TrainingObjective
 from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnReleasePerturbation, SiftPerturbation
+from mt_dnn.perturbation.injection import UnsupportedLevelError
 from tasks import Task, needs_decoder
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from transformers import Trainer
 
-from module.noise import example_seeds, forked_dropout
 from mt_dnn.perturbation import AdversarialPerturbation, ModelRegularizer
+from mt_dnn.perturbation.noise import example_seeds, forked_dropout
 from mt_dnn.perturbation.outputs import LabeledOutput
 from mt_dnn.perturbation.regularizer import IGNORED_LABEL, token_mask, unwrapped
 from mt_dnn.processes import ONE_PROCESS_A_DEVICE

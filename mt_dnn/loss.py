@@ -7,16 +7,25 @@ and "detached" says through which argument no gradient flows. `weight` (B,) mult
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-PADDING_LOGIT = -1e4  # no probability, and finite in half precision
+from mt_dnn.perturbation.divergences import (
+    Criterion,
+    HLCriterion,
+    JSCriterion,
+    KlCriterion,
+    MseCriterion,
+    NsKlCriterion,
+    NsSymKlCriterion,
+    SymKlCriterion,
+    single_precision,
+)
 
 
 class LossCriterion(IntEnum):
@@ -52,35 +61,6 @@ DIVERGENCES = (
 )
 
 
-class Criterion(nn.Module):
-    """Base of all criteria: `alpha` times the mean of `rows` over the batch.
-
-    Args:
-        alpha: factor of the value.
-        name: shown in logs.
-
-    Attributes:
-        over_columns: a row's value is a mean over its C columns, not a sum.
-    """
-
-    over_columns = False
-
-    def __init__(self, alpha: float = 1.0, name: str | None = None):
-        super().__init__()
-        self.alpha = alpha
-        self.name = name or type(self).__name__
-
-    def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -1) -> Tensor:
-        rows = self.rows(input, target, ignore_index)
-        if weight is not None:
-            rows = rows * weight
-        return self.alpha * rows.mean()
-
-    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        """The value of each example, shape (B,)."""
-        raise TypeError(f"{type(self).__name__} is a base class")
-
-
 class CeCriterion(Criterion):
     """Cross-entropy of logits (B, C) against class indices (B,); rows labelled `ignore_index` do not count.
 
@@ -104,7 +84,7 @@ class CeCriterion(Criterion):
         return self.alpha * rows.sum() / counted
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        logits = _single(input)
+        logits = single_precision(input)
         weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
         return F.cross_entropy(logits, target, weights, ignore_index=ignore_index, reduction="none")
 
@@ -126,7 +106,9 @@ class SpanCeCriterion(Criterion):
         ends = [by_token(part, target[:, column], weight, ignore_index) for column, part in enumerate((start, end))]
         loss = sum(ends) / 2
         for log_odds in answerable:
-            rows = F.binary_cross_entropy_with_logits(_single(log_odds), target[:, 2].to(torch.float32), weight)
+            rows = F.binary_cross_entropy_with_logits(
+                single_precision(log_odds), target[:, 2].to(torch.float32), weight
+            )
             loss = loss + rows
         return self.alpha * loss
 
@@ -140,110 +122,6 @@ class MlmCriterion(CeCriterion):
 
     MT-DNN's adds the loss of a next-sentence prediction, which is not trained here.
     """
-
-
-class MseCriterion(Criterion):
-    """Mean over B·C of (input − target)²; a column of outputs (B, 1) is compared with labels (B,)."""
-
-    over_columns = True
-
-    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        difference = _single(input) - _single(target.view_as(input))
-        return difference.square().flatten(1).mean(1) if difference.dim() > 1 else difference.square()
-
-
-class KlCriterion(Criterion):
-    """KL(Q‖P)/B; nothing detached."""
-
-    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        return _kl(_log_softmax(target), _log_softmax(input))
-
-
-class SymKlCriterion(Criterion):
-    """[KL(Q‖P) + KL(P‖Q)]/B, the first distribution of each half detached.
-
-    The value is the symmetrized divergence ℓ_s of SMART [Jiang et al. 2020, section 3.1].
-    """
-
-    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        log_p, log_q = _log_softmax(input), _log_softmax(target)
-        return _kl(log_q.detach(), log_p) + _kl(log_p.detach(), log_q)
-
-
-class NsKlCriterion(Criterion):
-    """(1/B) Σ 2·P·(r(P) − r(Q)) with r(p) = −log(1/(p + 1e-6) − 1 + 1e-6), both r detached.
-
-    MT-DNN's "noisy stable" KL; no divergence, it can be negative.
-    """
-
-    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        return _stable_kl(input, target)
-
-
-class NsSymKlCriterion(Criterion):
-    """NsKl(input, target detached) + NsKl(target, input detached)."""
-
-    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        return _stable_kl(input, target) + _stable_kl(target, input)
-
-
-class JSCriterion(Criterion):
-    """[KL(m‖P) + KL(m‖Q)]/B with m = (P + Q)/2 detached; without the customary factor ½."""
-
-    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        log_p, log_q = _log_softmax(input), _log_softmax(target)
-        log_m = (torch.logaddexp(log_p, log_q) - math.log(2)).detach()
-        return _kl(log_m, log_p) + _kl(log_m, log_q)
-
-
-class HLCriterion(Criterion):
-    """Mean over B·C of (√P − √Q)², the squared Hellinger distance up to a factor.
-
-    The root is taken as exp(½ log P): the root of a softmax that underflows has no gradient.
-    """
-
-    over_columns = True
-
-    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        root_p, root_q = (_log_softmax(input) / 2).exp(), (_log_softmax(target) / 2).exp()
-        return (root_p - root_q).square().mean(1)
-
-
-def grouped(scores: Tensor, sizes: int | Sequence[int]) -> Tensor:
-    """Scores of rows, (rows,) or (rows, 1), group by group: (groups, rows of the largest), others without probability.
-
-    Args:
-        sizes: rows a group, or of each group.
-    """
-    if isinstance(sizes, int):
-        return scores.view(-1, sizes)
-    parts = scores.flatten().split(list(sizes))
-    return nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=PADDING_LOGIT)
-
-
-def _single(x: Tensor) -> Tensor:
-    """`x` in single precision, or in its own where that is finer."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    """Log-probabilities (B, C)."""
-    return F.log_softmax(_single(logits).reshape(-1, logits.size(-1)), dim=-1)
-
-
-def _kl(log_first: Tensor, log_second: Tensor) -> Tensor:
-    """KL(first ‖ second) of each row, from log-probabilities (B, C)."""
-    return F.kl_div(log_second, log_first, reduction="none", log_target=True).sum(-1)
-
-
-def _stable_kl(input: Tensor, target: Tensor) -> Tensor:
-    p, q = _log_softmax(input).exp(), _log_softmax(target).exp()
-    return (2 * p * (_stable_log_odds(p) - _stable_log_odds(q))).sum(-1)
-
-
-def _stable_log_odds(p: Tensor) -> Tensor:
-    p = p.detach()
-    return -(1.0 / (p + 1e-6) - 1 + 1e-6).log()
 
 
 LOSS_REGISTRY: dict[LossCriterion, Callable[..., Criterion]] = {

@@ -15,7 +15,6 @@ from data_utils.errors import FlagError
 from experiments.exp_def import TaskDef
 from module.encoder import compile_layers
 from module.linear import choose_linears
-from module.noise import example_seeds
 from mt_dnn.batcher import Batch
 from mt_dnn.build import build_network, build_objective
 from mt_dnn.checkpoint import load_checkpoint, load_state, save_checkpoint
@@ -24,6 +23,7 @@ from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.objective import ObjectiveValue
 from mt_dnn.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
+from mt_dnn.perturbation.noise import example_seeds
 from mt_dnn.processes import build_accelerator
 from mt_dnn.word_dropout import WordDropout
 from mt_dnn.word_gradient import WordGradient

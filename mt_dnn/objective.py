@@ -7,14 +7,14 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
-from module.noise import default_generator, dropout_seed, forked_dropout
-from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch
 from mt_dnn.bregman import BregmanTerm
 from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.loss import Criterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.perturbation import AdversarialPerturbation, Regularization
+from mt_dnn.perturbation.injection import NoiseInjection
+from mt_dnn.perturbation.noise import default_generator, dropout_seed, forked_dropout
 from mt_dnn.perturbation.outputs import Comparison
 from tasks import Task
 
@@ -99,7 +99,7 @@ class TrainingObjective(nn.Module):
 
         Args:
             batch: examples of one task, with labels.
-            noise_seeds: one seed a row (`module.noise.example_seeds`).
+            noise_seeds: one seed a row (`mt_dnn.perturbation.noise.example_seeds`).
             unlabeled, unlabeled_seeds: likewise, examples of the same task without labels.
             regularized: add R; false in the plain part of a curriculum.
             measure_gain: let the search measure its ascent gain.

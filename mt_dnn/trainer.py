@@ -25,7 +25,6 @@ from data_utils.files import atomic_write, held_folder, remove_temporary, writab
 from data_utils.log_wrapper import create_logger
 from data_utils.progress import progress
 from data_utils.readers import write_glue_submission, write_score_file
-from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
 from mt_dnn.checkpoint import load_checkpoint, load_state, write_tensors
 from mt_dnn.class_weights import class_weights
@@ -37,6 +36,7 @@ from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.mishaps import SkippedUpdates, told_in_a_line
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.model_card import card_of_run
+from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.processes import build_accelerator
 from mt_dnn.resumption import RunCheckpoints, what_is_kept
 from mt_dnn.run_data import RunData, check_fits_encoder

@@ -9,9 +9,9 @@ import torch
 
 from data_utils.errors import FlagError
 from data_utils.tokenizer import load_tokenizer
-from module.noise import example_seeds, standard_noise
 from mt_dnn.batcher import Batch
 from mt_dnn.config import Config
+from mt_dnn.perturbation.noise import example_seeds, standard_noise
 
 
 class WordDropout:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
-from data_utils.task_def import DataFormat, TaskType
+from data_utils.task_def import DataFormat
 from data_utils.tokenizer import load_tokenizer
 from module.pooler import Pooler
 from module.san import AnswerOptions, SANClassifier
@@ -62,7 +62,7 @@ class Task:
         own_labels: the labels are made of the tokens themselves; token files hold none.
         generates: the encoder's decoder is needed.
         uses_word_table: the head computes with the encoder's table of words too.
-        view: how logits are compared as distributions: a task type that `mt_dnn/perturbation/outputs.py` knows.
+        view: how logits are compared as distributions: a name in `mt_dnn.perturbation.outputs.VIEWS`.
     """
 
     default_loss: LossCriterion = LossCriterion.CeCriterion
@@ -79,7 +79,7 @@ class Task:
     own_labels = False
     generates = False
     uses_word_table = False
-    view = TaskType.Classification
+    view: str = "classes"
 
     def __init__(self, task_def: TaskDef, opt: Mapping[str, Any] | None = None):
         self.task_def = task_def

@@ -13,7 +13,7 @@ from data_utils.errors import DataError, UserError
 from data_utils.metrics import CLASS_METRICS, Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.squad_metrics import squad_v1, squad_v2
-from data_utils.task_def import DataFormat, TaskType
+from data_utils.task_def import DataFormat
 from mt_dnn.loss import LossCriterion
 from tasks.base import Task
 from tasks.registry import register_task
@@ -50,7 +50,7 @@ class SequenceGenerationTask(Task):
     metrics = METRICS
     pads = False
     generates = True
-    view = TaskType.SeqenceGeneration
+    view = "next_tokens"
 
     @classmethod
     def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:

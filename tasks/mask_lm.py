@@ -18,11 +18,11 @@ from data_utils.errors import FlagError
 from data_utils.masking import Masker
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
-from data_utils.task_def import DataFormat, TaskType
+from data_utils.task_def import DataFormat
 from module.encoder import load_masked_lm
 from module.mlm_head import MaskLmHead
-from module.noise import example_seeds
 from mt_dnn.loss import LossCriterion
+from mt_dnn.perturbation.noise import example_seeds
 from tasks.base import Task
 from tasks.registry import register_task
 from tasks.values import Entries, ModelInputs, Values
@@ -54,7 +54,7 @@ class MaskLMTask(Task):
     own_labels = True
     pads = False
     uses_word_table = True
-    view = TaskType.MaskLM
+    view = "masked_tokens"
 
     @classmethod
     def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:

@@ -14,8 +14,9 @@ from torch import Tensor
 from data_utils.errors import DataError
 from data_utils.metrics import CLASS_METRICS, Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
-from data_utils.task_def import DataFormat, TaskType
-from mt_dnn.loss import LossCriterion, grouped
+from data_utils.task_def import DataFormat
+from mt_dnn.loss import LossCriterion
+from mt_dnn.perturbation.divergences import grouped
 from tasks.base import Task, class_index
 from tasks.registry import register_task
 from tasks.values import Entries, Values, check_classes
@@ -43,7 +44,7 @@ class RankingTask(Task):
     data_formats = (DataFormat.PremiseAndMultiHypothesis,)
     many_rows = True
     distils = True
-    view = TaskType.Ranking
+    view = "groups"
 
     @classmethod
     def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data_utils.errors import DataError, UserError
 from data_utils.metrics import CLASS_METRICS, ENTITY_METRICS, Metric, calc_metrics, metrics_of_classes
 from data_utils.prepro import Line, Split, Tokenization, parse_list
-from data_utils.task_def import DataFormat, TaskType
+from data_utils.task_def import DataFormat
 from module.token_head import TokenHead
 from mt_dnn.loss import LossCriterion
 from tasks.base import Task, class_index
@@ -39,7 +39,7 @@ class SequenceLabelingTask(Task):
     many_labels = True
     pads = False
     distils = True
-    view = TaskType.SeqenceLabeling
+    view = "tokens"
 
     @classmethod
     def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:

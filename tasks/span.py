@@ -15,7 +15,7 @@ from data_utils.metrics import Metric
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.spans import Span, best_spans, text_of
 from data_utils.squad_metrics import squad_v1, squad_v2
-from data_utils.task_def import DataFormat, TaskType
+from data_utils.task_def import DataFormat
 from mt_dnn.loss import LossCriterion
 from tasks.base import Task
 from tasks.registry import register_task
@@ -77,7 +77,7 @@ class SpanClassificationTask(Task):
     pads = False
     in_windows = True
     distils = True
-    view = TaskType.SpanClassification
+    view = "spans"
     outputs: tuple[int, ...] = (2,)
     metrics: tuple[Metric, ...] = (Metric.EmF1, Metric.EmF12)
     accepted_labels = "the answer's first and last token, such as [14, 16]"
@@ -262,7 +262,6 @@ class SpanClassificationYNTask(SpanClassificationTask):
     token also has the log-odds that the window holds one, and its loss is added.
     """
 
-    view = TaskType.SpanClassificationYN
     outputs = (2, 3)
     metrics = (Metric.EmF12,)
     accepted_labels = "the answer's first and last token and 1, such as [14, 16, 1], or [0, 0, 0] for none"

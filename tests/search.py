@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import mt_dnn.perturbation.search
 from data_utils.task_def import TaskType
-from module.noise import example_seeds
-from module.noise_injection import NoiseInjection
 from mt_dnn.perturbation import Regularization, SmartPerturbation
+from mt_dnn.perturbation.injection import NoiseInjection
+from mt_dnn.perturbation.noise import example_seeds
 from tests.encoders import Classifier, LinearModel, TokenBatch
 
 

@@ -10,7 +10,6 @@ import pytest
 import calc_metrics
 from data_utils.errors import UserError
 from data_utils.readers import read_score_file, read_token_json, write_score_file
-from data_utils.task_def import TaskType
 from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
@@ -127,16 +126,16 @@ OF_TYPES: dict[str, tuple[str, list[dict[str, Any]]]] = {
 
 def scored(task: Task, dataset: SingleTaskDataset, draw: np.random.Generator) -> tuple[list[Any], list[Any]]:
     """Scores and predictions of each example, drawn, in the form that `predict` gives them."""
-    if task.view == TaskType.SeqenceGeneration:
+    if task.view == "next_tokens":
         return draw.normal(size=len(dataset)).tolist(), ["word 0", "word one", "2"]
-    shapes = {TaskType.Ranking: lambda own: (len(own),), TaskType.SeqenceLabeling: lambda own: (own[0], -1)}
+    shapes = {"groups": lambda own: (len(own),), "tokens": lambda own: (own[0], -1)}
     shape = shapes.get(task.view, lambda own: (2, own[0]))
     counts = [
         (task.soft_count(own["lengths"]), shape(own["lengths"]))
         for own in map(dataset.__getitem__, range(len(dataset)))
     ]
     scores = [draw.random(count).reshape(own) for count, own in counts]
-    if task.view == TaskType.Ranking:
+    if task.view == "groups":
         return scores, [(own == own.max()).astype(int) for own in scores]
     return scores, [own.argmax(-1) for own in scores]
 

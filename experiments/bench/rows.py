@@ -11,11 +11,11 @@ from experiments.bench import others
 from experiments.bench.others import Contest, Step
 from experiments.sift.runs import FIRST_SEED, Method, configure
 from module.linear import choose_linears
-from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch
 from mt_dnn.config import Config
 from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.model import MTDNNModel
+from mt_dnn.perturbation.injection import NoiseInjection
 
 # All rows train one network, by steps too small to change its weights: every step of every row sees the same ones.
 STILL = {"learning_rate": 1e-9, "scheduler_type": 2, "warmup": 0}

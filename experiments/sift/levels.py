@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from data_utils.errors import DataError, FlagError, OneLineParser, at_least, run_command_line
 from data_utils.text_files import read_lines
 from data_utils.tokenizer import load_tokenizer
-from module.ball import ascent_direction, scope_norm
 from module.encoder import load_encoder
-from module.noise_injection import NoiseInjection, available_levels
+from mt_dnn.perturbation.ball import ascent_direction, scope_norm
+from mt_dnn.perturbation.injection import NoiseInjection, available_levels
 
 TEXTS = Path("examples/sentiment.tsv")
 BATCH = 32

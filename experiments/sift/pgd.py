@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from module.noise import example_seeds
-from module.noise_injection import NoiseInjection, find_encoder
 from mt_dnn.batcher import Batch, Example
 from mt_dnn.perturbation import AdversarialTraining
+from mt_dnn.perturbation.injection import NoiseInjection, find_encoder
+from mt_dnn.perturbation.noise import example_seeds
 from mt_dnn.perturbation.search import Search
 from mt_dnn.sampler import batches_by_length
 

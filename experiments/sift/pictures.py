@@ -22,10 +22,10 @@ from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
 from data_utils.task_def import TaskType
 from experiments.sift.figures import COLOURS, SETTINGS
-from module.noise_injection import NoiseInjection
 from mt_dnn.loss import CeCriterion, KlCriterion, SymKlCriterion
 from mt_dnn.perturbation import PERTURBATIONS
 from mt_dnn.perturbation.base import AdversarialPerturbation
+from mt_dnn.perturbation.injection import NoiseInjection
 
 RADIUS = 1.0
 STEPS = 4

@@ -18,12 +18,12 @@ from data_utils.readers import read_canonical_tsv
 from data_utils.task_def import DataFormat, TaskType
 from experiments.sift.characters import attack_texts
 from experiments.sift.pgd import pgd
-from module.noise_injection import LEVELS, UnsupportedLevelError
 from mt_dnn.batcher import Collater, Example, SingleTaskDataset
 from mt_dnn.build import restore_network
 from mt_dnn.config import Config
 from mt_dnn.dataset import example_of
 from mt_dnn.model import MTDNNModel
+from mt_dnn.perturbation.injection import LEVELS, UnsupportedLevelError
 from mt_dnn.run_data import check_fits_encoder
 from mt_dnn.sampler import batches_by_length
 from tasks import Task

@@ -42,7 +42,7 @@ from experiments.sift.runs import (
 )  # fmt: skip
 from experiments.sift.tables import markdown_table, spread
 from mt_dnn.adversarial_config import LEVELS, measured_flags
-from mt_dnn.measured_defaults import BY_METHOD
+from mt_dnn.perturbation.measured_defaults import BY_METHOD
 
 DEV = f"{TRAINED_DATASET}_dev"
 MEASURES = {"ACC": "accuracy", "F1MAC": "macro-F1", "loss": "cross-entropy"}

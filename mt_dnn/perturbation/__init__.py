@@ -1,7 +1,10 @@
-"""Adversarial regularizers of fine-tuning: one search for a perturbation of the embeddings, one class a method."""
+"""Adversarial regularizers of fine-tuning: one search for a perturbation of the embeddings, one class a method.
 
-from mt_dnn.perturbation.base import AdversarialPerturbation, Regularization
-from mt_dnn.perturbation.methods import (
+This folder imports torch and itself alone, so that it can be copied into another repository.
+"""
+
+from .base import AdversarialPerturbation, Regularization
+from .methods import (
     PERTURBATIONS,
     AdversarialTraining,
     AlumPerturbation,
@@ -13,7 +16,7 @@ from mt_dnn.perturbation.methods import (
     SmartPerturbation,
     VatPerturbation,
 )
-from mt_dnn.perturbation.regularizer import ModelRegularizer
+from .regularizer import ModelRegularizer
 
 __all__ = [
     "PERTURBATIONS",

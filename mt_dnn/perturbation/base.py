@@ -12,15 +12,13 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from data_utils.task_def import EncoderModelType, TaskType
-from module.ball import NORMS, SCOPES
-from module.noise import NOISES
-from module.noise_injection import LEVELS, NoiseInjection, find_encoder
-from mt_dnn.loss import MseCriterion, SymKlCriterion
-from mt_dnn.measured_defaults import measured
-from mt_dnn.perturbation.outputs import Comparison, Divergence, TaskLoss
-from mt_dnn.perturbation.regularizer import Forward, ModelRegularizer
-from mt_dnn.perturbation.search import Kept, Search
+from .ball import NORMS, SCOPES
+from .injection import LEVELS, NoiseInjection, find_encoder
+from .measured_defaults import measured
+from .noise import NOISES
+from .outputs import Comparison, Divergence, TaskLoss, default_divergence
+from .regularizer import Forward, ModelRegularizer
+from .search import Kept, Search
 
 PROJECTIONS = ("project", "normalize", "none")
 SCALES = ("absolute", "relative")
@@ -103,7 +101,7 @@ class AdversarialPerturbation(nn.Module):
         norm_p: str = "inf",
         k: int = 1,
         fp16: bool = False,
-        encoder_type: EncoderModelType = EncoderModelType.BERT,
+        encoder_type: Any = None,
         loss_map: Sequence[Divergence] = (),
         norm_level: int = 0,
         *,
@@ -156,7 +154,7 @@ class AdversarialPerturbation(nn.Module):
         cls,
         model: nn.Module,
         *,
-        task_type: TaskType | None = None,
+        task_type: Any = None,
         pairwise: int | Sequence[int] = 1,
         forward: Forward | None = None,
         task_loss: TaskLoss | None = None,
@@ -222,7 +220,7 @@ class AdversarialPerturbation(nn.Module):
         premise_mask: Tensor | None = None,
         hyp_mask: Tensor | None = None,
         task_id: int = 0,
-        task_type: TaskType = TaskType.Classification,
+        task_type: Any = "classes",
         pairwise: int | Sequence[int] = 1,
         *,
         noise_seeds: Sequence[int] | None = None,
@@ -258,7 +256,7 @@ class AdversarialPerturbation(nn.Module):
         mask: Tensor,
         *,
         task_id: int = 0,
-        task_type: TaskType = TaskType.Classification,
+        task_type: Any = "classes",
         pairwise: int | Sequence[int] = 1,
         counted: Tensor | None = None,
         noise_seeds: Sequence[int] | None = None,
@@ -278,8 +276,8 @@ class AdversarialPerturbation(nn.Module):
             mask: (batch, tokens), 1 at real tokens.
             task_id: chooses D from `loss_map`.
             task_type, pairwise, counted: how logits are viewed as distributions, see `Comparison`.
-            noise_seeds: one seed an example (`module.noise.example_seeds`); without them torch's generator draws the
-                noise, and dropout goes on in it.
+            noise_seeds: one seed an example (`noise.example_seeds`); without them torch's generator draws the noise,
+                and dropout goes on in it.
             dropout_state: the generator's state before the clean pass, needed with `same_dropout`, of use to
                 `measure_gain`.
             task_loss: ℓ(·, y) of an output of `evaluate`, where `needs_labels` is true.
@@ -345,10 +343,8 @@ class AdversarialPerturbation(nn.Module):
     def _distance(self, perturbed: Tensor, clean: Tensor, batch: Comparison) -> Tensor:
         return self.distance(perturbed, clean, batch) if len(clean) else perturbed.sum()
 
-    def _divergence(self, task_id: int, task_type: TaskType) -> Divergence:
-        if task_id < len(self.loss_map):
-            return self.loss_map[task_id]
-        return MseCriterion() if task_type == TaskType.Regression else SymKlCriterion()
+    def _divergence(self, task_id: int, task_type: Any) -> Divergence:
+        return self.loss_map[task_id] if task_id < len(self.loss_map) else default_divergence(task_type)
 
     @torch.no_grad()
     def _rises(self, search: Search, batch: Comparison) -> tuple[Tensor, Tensor]:

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_utils.task_def import TaskType
-from mt_dnn.loss import KlCriterion, MseCriterion, NsKlCriterion
-from mt_dnn.perturbation.base import AdversarialPerturbation, sum_of
-from mt_dnn.perturbation.outputs import Comparison, Divergence
-from mt_dnn.perturbation.search import Search
+from .base import AdversarialPerturbation, sum_of
+from .divergences import KlCriterion, MseCriterion, NsKlCriterion
+from .outputs import Comparison, Divergence
+from .search import Search
 
 
 class SmartPerturbation(AdversarialPerturbation):
@@ -106,8 +105,8 @@ class VatPerturbation(AdversarialPerturbation):
     name = "vat"
 
     def distance(self, perturbed: Tensor, clean: Tensor, batch: Comparison) -> Tensor:
-        criterion = MseCriterion() if batch.task_type == TaskType.Regression else KlCriterion()
-        return criterion(perturbed, clean.detach())
+        criterion = MseCriterion() if batch.view == "numbers" else KlCriterion()
+        return batch.distance(perturbed, clean.detach(), criterion)
 
 
 class FreeLbPerturbation(AdversarialTraining):
@@ -161,8 +160,9 @@ class MtdnnReleasePerturbation(SmartPerturbation):
 
     def ascent_loss(self, output: Any, batch: Comparison) -> Tensor:
         def release(perturbed: Tensor, clean: Tensor) -> Tensor:
-            ascent: Divergence = MseCriterion() if clean.size(-1) == 1 else NsKlCriterion()
-            return ascent(perturbed, clean.detach()) * len(clean)
+            number = batch.view == "numbers" or (clean.size(-1) == 1 and batch.view != "labels")
+            ascent: Divergence = MseCriterion() if number else NsKlCriterion()
+            return batch.distance(perturbed, clean.detach(), ascent) * len(clean)
 
         return sum_of(release(perturbed, clean) for perturbed, clean in batch.pairs(output))
 

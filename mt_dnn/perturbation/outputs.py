@@ -8,16 +8,42 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from data_utils.task_def import TaskType
-from mt_dnn.loss import PADDING_LOGIT, grouped
+from .divergences import PADDING_LOGIT, MseCriterion, SymKlCriterion, grouped, over_labels
 
 Divergence = Callable[..., Tensor]
 TaskLoss = Callable[[Any], Tensor]
 
-SPANS = (TaskType.SpanClassification, TaskType.SpanClassificationYN)
+# How logits are viewed as distributions, and the names of MT-DNN's `TaskType` for it.
+VIEWS = {
+    "classes": ("Classification",),
+    "labels": (),
+    "numbers": ("Regression",),
+    "groups": ("Ranking",),
+    "spans": ("SpanClassification", "SpanClassificationYN"),
+    "tokens": ("SeqenceLabeling",),
+    "masked_tokens": ("MaskLM",),
+    "next_tokens": ("SeqenceGeneration",),
+}
 # One distribution a token.
-TOKENS = (TaskType.SeqenceLabeling, TaskType.MaskLM, TaskType.SeqenceGeneration)
-ACCEPTED = (TaskType.Classification, TaskType.Regression, TaskType.Ranking, *SPANS, *TOKENS)
+TOKENS = ("tokens", "masked_tokens", "next_tokens")
+
+
+def view_of(task_type: Any) -> str:
+    """The view of that name, or of that task type of MT-DNN's (an enumeration with its names).
+
+    Raises:
+        ValueError: there is none.
+    """
+    name = getattr(task_type, "name", task_type)
+    for view, members in VIEWS.items():
+        if name == view or name in members:
+            return view
+    raise ValueError(f"no perturbation for {name}; accepted: {', '.join(VIEWS)}, or MT-DNN's TaskType")
+
+
+def default_divergence(task_type: Any) -> Divergence:
+    """D where a task names none: the symmetrized KL divergence, of numbers the squared error."""
+    return MseCriterion() if view_of(task_type) == "numbers" else SymKlCriterion()
 
 
 class LabeledOutput(NamedTuple):
@@ -67,17 +93,14 @@ class Comparison:
         divergence: Divergence,
         task_loss: TaskLoss | None = None,
         *,
-        task_type: TaskType = TaskType.Classification,
+        task_type: Any = "classes",
         pairwise: int | Sequence[int] = 1,
         counted: Tensor | None = None,
     ):
-        if task_type not in ACCEPTED:
-            names = ", ".join(accepted.name for accepted in ACCEPTED)
-            raise ValueError(f"no perturbation for {task_type.name}; accepted: {names}")
         self.mask = mask
         self.divergence = divergence
         self.task_loss = task_loss
-        self.task_type = task_type
+        self.view = view_of(task_type)
         self.pairwise = pairwise
         self.counted = mask.bool() if counted is None else counted.bool()
         self.clean = () if clean is None else self.rows(clean)
@@ -88,20 +111,20 @@ class Comparison:
         Spans give two: where they start and where they end, over the tokens of an example.
         """
         logits = self._compared(output)
-        if self.task_type == TaskType.Ranking:
+        if self.view == "groups":
             return tuple(grouped(part, self.pairwise) for part in logits)
-        if self.task_type in SPANS:
+        if self.view == "spans":
             return tuple(part.masked_fill(self.mask == 0, PADDING_LOGIT) for part in logits)
-        if self.task_type in TOKENS:
+        if self.view in TOKENS:
             return tuple(part if self._is_counted_alone(part) else part[self.counted] for part in logits)
         return logits
 
     def _compared(self, output: Any) -> tuple[Tensor, ...]:
         """The logits that count; of spans not those that say whether there is an answer."""
         logits = logits_of(output)
-        if self.task_type in TOKENS:
+        if self.view in TOKENS:
             return tuple(self._by_token(part) for part in logits)
-        return logits[:2] if self.task_type in SPANS else logits
+        return logits[:2] if self.view == "spans" else logits
 
     def _by_token(self, part: Tensor) -> Tensor:
         """Logits as (batch, tokens, classes), as which flat ones of all tokens count too, or of the counted ones alone.
@@ -128,19 +151,26 @@ class Comparison:
         """Perturbed and clean rows, part by part."""
         return list(zip(self.rows(output), self.clean, strict=True))
 
-    def distance(self, first: Tensor, second: Tensor) -> Tensor:
-        """D of rows of logits (rows, classes), as `rows` gives them, a mean over rows; padding is in no mean."""
+    def distance(self, first: Tensor, second: Tensor, divergence: Divergence | None = None) -> Tensor:
+        """D of rows of logits (rows, classes), as `rows` gives them, a mean over rows; padding is in no mean.
+
+        Args:
+            divergence: another than the batch's; several labels a row: it is summed over the labels, each a Bernoulli.
+        """
+        divergence = divergence or self.divergence
+        if self.view == "labels" and not isinstance(divergence, MseCriterion):
+            return over_labels(divergence, first, second)
         real = self._real_columns()
-        if real is None or not getattr(self.divergence, "over_columns", False):
-            return self.divergence(first, second)
+        if real is None or not getattr(divergence, "over_columns", False):
+            return divergence(first, second)
         real = real.to(first.device, torch.promote_types(first.dtype, torch.float32))
-        return self.divergence(first, second, first.size(-1) / real)
+        return divergence(first, second, first.size(-1) / real)
 
     def _real_columns(self) -> Tensor | None:
         """How many columns of each row are no padding, (rows,): an example's tokens, a group's candidates."""
-        if self.task_type in SPANS:
+        if self.view == "spans":
             return self.mask.sum(1)
-        if self.task_type == TaskType.Ranking and not isinstance(self.pairwise, int):
+        if self.view == "groups" and not isinstance(self.pairwise, int):
             return torch.tensor(self.pairwise)
         return None
 
@@ -156,18 +186,18 @@ class Comparison:
 
     def units(self, output: Any) -> int | Tensor:
         """How many a mean is over: tokens that count where each has a distribution, else examples or groups."""
-        return self.counted.sum() if self.task_type in TOKENS else len(self.rows(output)[0])
+        return self.counted.sum() if self.view in TOKENS else len(self.rows(output)[0])
 
     def finite(self, output: Any) -> Tensor:
         """Whether an example's logits are finite, (batch,); of tokens' logits, those that count."""
         finite = torch.ones(len(self.mask), dtype=torch.bool, device=self.mask.device)
         for part in self._compared(output):
             usable = part.detach().isfinite()
-            if self.task_type in SPANS:
+            if self.view == "spans":
                 usable = usable | (self.mask == 0)
-            elif self.task_type in TOKENS and self._is_counted_alone(part):
+            elif self.view in TOKENS and self._is_counted_alone(part):
                 usable = torch.ones_like(self.counted).masked_scatter(self.counted, usable.all(-1))
-            elif self.task_type in TOKENS:
+            elif self.view in TOKENS:
                 usable = usable | ~self.counted.unsqueeze(-1)
             finite = finite & usable.reshape(len(self.mask), -1).all(1)
         return finite

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from data_utils.task_def import TaskType
-from module.noise import default_generator, example_seeds
-from module.noise_injection import NoiseInjection, find_encoder
-from mt_dnn.perturbation.outputs import TaskLoss, logits_of
+from .injection import NoiseInjection, find_encoder
+from .noise import default_generator, example_seeds
+from .outputs import TaskLoss, logits_of, view_of
 
 if TYPE_CHECKING:
-    from mt_dnn.perturbation.base import AdversarialPerturbation, Regularization
+    from .base import AdversarialPerturbation, Regularization
 
 IGNORED_LABEL = -100  # transformers' mark of tokens without a label
 # In the class names of models whose logits are for the token that comes next.
@@ -58,7 +57,7 @@ class ModelRegularizer:
         perturbation: AdversarialPerturbation,
         model: nn.Module,
         *,
-        task_type: TaskType | None = None,
+        task_type: Any = None,
         pairwise: int | Sequence[int] = 1,
         forward: Forward | None = None,
         task_loss: TaskLoss | None = None,
@@ -67,7 +66,7 @@ class ModelRegularizer:
         if perturbation.needs_clean and task_type is None:
             _refuse_several_labels(_innermost(model))
         self.perturbation = perturbation
-        self.task_type = task_type
+        self.task_type = None if task_type is None else view_of(task_type)
         self.pairwise = pairwise
         self.forward = forward or _call
         self.task_loss = task_loss or _own_loss
@@ -88,8 +87,8 @@ class ModelRegularizer:
             batch: the model's arguments, `input_ids` (batch, tokens) and `attention_mask` among them.
             logits: the clean pass on this batch: logits, a tuple of them, or an output of transformers. None where
                 the method needs no clean pass.
-            noise_seeds: one seed a row of the mask (`module.noise.example_seeds`); None: by torch's seed when the
-                regularizer was made, the number of calls, the process and the row.
+            noise_seeds: one seed a row of the mask (`noise.example_seeds`); None: by torch's seed when the regularizer
+                was made, the number of calls, the process and the row.
 
         Raises:
             ValueError: the method needs logits, or a clean pass within `clean`, and was given none; it climbs, and
@@ -143,13 +142,13 @@ class ModelRegularizer:
             task_type = task_type_of(model, logits) if method.needs_clean else _type_of_labels(model, batch)
         view: dict[str, Any] = {"task_type": task_type, "pairwise": self.pairwise}
         # The loss of a label a token is a mean over the labels, which some real tokens lack.
-        by_label = method.needs_labels and task_type == TaskType.SeqenceLabeling
-        if by_label or task_type in (TaskType.SeqenceGeneration, TaskType.MaskLM):
-            view["counted"] = _counted(batch, shifted=task_type == TaskType.SeqenceGeneration)
+        by_label = method.needs_labels and task_type == "tokens"
+        if by_label or task_type in ("next_tokens", "masked_tokens"):
+            view["counted"] = _counted(batch, shifted=task_type == "next_tokens")
         return view
 
 
-def task_type_of(model: nn.Module, output: Any) -> TaskType:
+def task_type_of(model: nn.Module, output: Any) -> str:
     """The task type of a model of transformers, by its output's shape, its configuration and its class.
 
     Raises:
@@ -160,26 +159,26 @@ def task_type_of(model: nn.Module, output: Any) -> TaskType:
     if any(part.dim() < 2 for part in logits):
         raise ValueError("a number among the logits: a forward's tuple begins with its loss, give what comes after it")
     if len(logits) == 2:
-        return TaskType.SpanClassification
+        return "spans"
     if logits[0].dim() == 3:
         return _type_over_tokens(inner)
     _refuse_several_labels(inner)
     problem = getattr(getattr(inner, "config", None), "problem_type", None)
-    return TaskType.Regression if problem == "regression" or logits[0].size(-1) == 1 else TaskType.Classification
+    return "numbers" if problem == "regression" or logits[0].size(-1) == 1 else "classes"
 
 
-def _type_over_tokens(inner: nn.Module) -> TaskType:
+def _type_over_tokens(inner: nn.Module) -> str:
     names = " ".join(kind.__name__ for kind in type(inner).__mro__)
     if any(mark in names for mark in NEXT_TOKEN_MODELS):
-        return TaskType.SeqenceGeneration
-    return TaskType.MaskLM if "MaskedLM" in names else TaskType.SeqenceLabeling
+        return "next_tokens"
+    return "masked_tokens" if "MaskedLM" in names else "tokens"
 
 
-def _type_of_labels(model: nn.Module, batch: Mapping[str, Any]) -> TaskType:
+def _type_of_labels(model: nn.Module, batch: Mapping[str, Any]) -> str:
     """The task type where there is no clean pass to tell it: whether each token has a class as label."""
     labels, ids = batch.get("labels"), batch.get("input_ids")
     if labels is None or ids is None or labels.shape != ids.shape or labels.is_floating_point():
-        return TaskType.Classification
+        return "classes"
     return _type_over_tokens(_innermost(model))
 
 

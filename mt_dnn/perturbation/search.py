@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from module.ball import SCOPES, ascent_direction, embedding_size, project, scope_norm
-from module.noise import default_generator, dropout_seed, forked_dropout, standard_noise
-from module.noise_injection import NoiseInjection
+from .ball import SCOPES, ascent_direction, embedding_size, project, scope_norm
+from .injection import NoiseInjection
+from .noise import default_generator, dropout_seed, forked_dropout, standard_noise
 
 if TYPE_CHECKING:
-    from mt_dnn.perturbation.base import AdversarialPerturbation
+    from .base import AdversarialPerturbation
 
 # The constant beside ‖g‖ in the direction of projection "none", as in DeBERTa's release.
 DIRECTION_CONSTANT = 1e-6

@@ -19,7 +19,7 @@ import prepare_distillation_data
 from data_utils.errors import UserError
 from data_utils.prepro import Converter, Split, TokenizerSpec, convert_split
 from data_utils.readers import canonical_suffix, read_canonical_tsv, read_score_file, write_score_file
-from data_utils.task_def import DataFormat, TaskType
+from data_utils.task_def import DataFormat
 from data_utils.text_files import MARK, read_lines, write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, SingleTaskDataset
@@ -92,10 +92,10 @@ def fake_logits(task: Task, batch: Any) -> Any:
     """Logits such as the task's head gives."""
     rows, width = batch.input_ids.shape
     classes = task.task_def.n_class
-    if task.view in (TaskType.SpanClassification, TaskType.SpanClassificationYN):
+    if task.view == "spans":
         ends = [torch.randn(rows, width).masked_fill(batch.attention_mask == 0, -1e30) for _ in range(2)]
         return (*ends, *[torch.randn(rows)] * (classes - 2))
-    return torch.randn(rows, width, classes) if task.view == TaskType.SeqenceLabeling else torch.randn(rows, classes)
+    return torch.randn(rows, width, classes) if task.view == "tokens" else torch.randn(rows, classes)
 
 
 def evaluated(task: Task, dataset: SingleTaskDataset) -> Evaluation | None:

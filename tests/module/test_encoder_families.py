@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor, nn
 
 from module.encoder_families import FAMILIES, levels_table
-from module.noise_injection import (
+from mt_dnn.perturbation.injection import (
     NoiseInjection,
     UnsupportedLevelError,
     available_levels,

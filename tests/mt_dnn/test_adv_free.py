@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from data_utils.errors import DataError, FlagError
-from module.noise_injection import NoiseInjection, available_levels
 from mt_dnn.checkpoint import deltas_of
 from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.perturbation import PERTURBATIONS
+from mt_dnn.perturbation.injection import NoiseInjection, available_levels
 from mt_dnn.perturbation.search import Kept
 from mt_dnn.trainer import Trainer
 from tests.encoders import ALL_FAMILIES, LEVELS, tiny_classifier, tiny_encoder, token_batch

@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from module.noise import example_seeds
 from mt_dnn.batcher import Batch, Collater
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation import PERTURBATIONS, ModelRegularizer
+from mt_dnn.perturbation.noise import example_seeds
 from mt_dnn.processes import build_accelerator
 from mt_dnn.run_data import RunData
 from tests.hf import collate, examples, search, tiny_model, trainer_of

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from module.noise_injection import NoiseInjection, find_encoder
 from mt_dnn.perturbation import ModelRegularizer
+from mt_dnn.perturbation.injection import NoiseInjection, find_encoder
 from tests.encoders import hook_count
 from tests.hf import assert_equal_gradients, collate, examples, gradient_of_update, search, tiny_model, trainer_of
 

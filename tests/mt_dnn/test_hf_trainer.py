@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 import mt_dnn.perturbation.search
-from module.noise_injection import UnsupportedLevelError
 from mt_dnn.hf_trainer import AdversarialMixin, AdversarialTrainer
 from mt_dnn.perturbation import (
     AdversarialTraining,
@@ -23,6 +22,7 @@ from mt_dnn.perturbation import (
     SiftPerturbation,
     SmartPerturbation,
 )
+from mt_dnn.perturbation.injection import UnsupportedLevelError
 from tests.encoders import hook_count
 from tests.hf import (
     ALPHA,

@@ -1,8 +1,9 @@
-"""MT-DNN's calls, and the file with what it imports standing alone beside torch (MTDNN_COMPAT section 5)."""
+"""MT-DNN's calls, and the folder of the methods standing alone with torch (MTDNN_COMPAT section 5)."""
 
 from __future__ import annotations
 
 import ast
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,9 +12,9 @@ import pytest
 import torch
 
 from data_utils.task_def import EncoderModelType, TaskType
-from module.noise_injection import UnsupportedLevelError
 from mt_dnn.loss import MseCriterion, SymKlCriterion
 from mt_dnn.perturbation import SiftPerturbation, SmartPerturbation
+from mt_dnn.perturbation.injection import UnsupportedLevelError
 from tests.encoders import LEVELS, tiny_classifier, token_batch
 from tests.search import clean_logits, regularize, seeds_of
 
@@ -130,9 +131,9 @@ sys.path[:] = [{folder!r}] + [p for p in sys.path if p and p != {root!r}]
 import torch
 from torch import nn
 from data_utils.task_def import EncoderModelType, TaskType
-from mt_dnn.perturbation import PERTURBATIONS, SiftPerturbation, SmartPerturbation
-import mt_dnn.perturbation
-assert mt_dnn.perturbation.__file__.startswith({folder!r}), mt_dnn.perturbation.__file__
+from {place} import PERTURBATIONS, SiftPerturbation, SmartPerturbation
+import {place} as found
+assert found.__file__.startswith({folder!r}), found.__file__
 
 class Embeddings(nn.Module):
     def __init__(self):
@@ -184,48 +185,56 @@ for method in PERTURBATIONS.values():
     loss, _, _ = perturbation(network, logits, ids, torch.zeros_like(ids), mask, task_loss=gold_loss)
     assert loss.item() > 0
     loss.backward()
-    regularizer = method.for_model(network, task_loss=gold_loss)
+    regularizer = method.for_model(network, task_loss=gold_loss, task_type="classes")
     batch = {{"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": mask}}
     assert regularizer(network, batch, network(**batch)).item() > 0
 print("stands alone")
 """
 
 
-def own_imports(path: Path) -> set[Path]:
-    """Files of this project that a file imports, itself and their imports included."""
-    found, waiting = set(), [path]
-    while waiting:
-        current = waiting.pop()
-        if current in found:
-            continue
-        found.add(current)
-        for node in ast.walk(ast.parse(current.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+PACKAGE = ROOT / "mt_dnn" / "perturbation"
+# MT-DNN's own files of these names, which stay as they are.
+MTDNN_FILES = {
+    "mt_dnn/__init__.py": "",
+    "mt_dnn/loss.py": "raise ImportError('MT-DNN has a file of this name')",
+    "mt_dnn/perturbation.py": "raise ImportError('the folder takes its place')",
+    "data_utils/__init__.py": "",
+    "data_utils/task_def.py": """
+from enum import IntEnum
+
+class TaskType(IntEnum):
+    Classification = 1
+    Regression = 2
+
+class EncoderModelType(IntEnum):
+    BERT = 1
+""",
+}
+
+
+def test_the_folder_imports_torch_and_itself_alone() -> None:
+    allowed = sys.stdlib_module_names | {"torch"}
+    for file in PACKAGE.glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 1 or str(node.module).partition(".")[0] in allowed, (file.name, node.module)
             elif isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            else:
-                continue
-            places = [ROOT / name.replace(".", "/") for name in names]
-            files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
-            waiting.extend(file for file in files if file.is_file())
-    return found
+                assert {alias.name.partition(".")[0] for alias in node.names} <= allowed, file.name
 
 
-def test_the_file_with_what_it_imports_stands_alone(tmp_path: Path) -> None:
-    files = own_imports(ROOT / "mt_dnn" / "perturbation" / "__init__.py")
-    assert len(files) > 1
-    for file in files:
-        copy = tmp_path / file.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
-        init = file.parent / "__init__.py"
-        (copy.parent / "__init__.py").write_text(init.read_text(encoding="utf-8"), encoding="utf-8")
+@pytest.mark.parametrize("place", ["mt_dnn.perturbation", "research.noise_methods"])
+def test_the_folder_alone_is_the_whole_drop_in(place: str, tmp_path: Path) -> None:
+    """In an MT-DNN checkout, whose files stay as they are, and under another name in another repository."""
+    for name, text in MTDNN_FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    shutil.copytree(PACKAGE, tmp_path / place.replace(".", "/"), ignore=shutil.ignore_patterns("__pycache__"))
     refused = (
         *("transformers", "tokenizers", "safetensors", "huggingface_hub", "accelerate", "datasets", "pydantic", "yaml"),
         *("sklearn", "scipy", "pandas", "tqdm", "tensorboard", "matplotlib", "embedded_minilm"),
     )
-    code = STAND_ALONE.format(refused=refused, folder=str(tmp_path), root=str(ROOT))
+    code = STAND_ALONE.format(refused=refused, folder=str(tmp_path), root=str(ROOT), place=place)
     run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "stands alone"
+    assert all((tmp_path / name).read_text(encoding="utf-8") == text for name, text in MTDNN_FILES.items())

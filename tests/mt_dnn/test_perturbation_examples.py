@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from data_utils.task_def import TaskType
-from module.noise_injection import NoiseInjection
-from mt_dnn.loss import RankCeCriterion, grouped
+from mt_dnn.loss import RankCeCriterion
 from mt_dnn.perturbation import AdversarialTraining, FreeLbPerturbation, SmartPerturbation
+from mt_dnn.perturbation.divergences import grouped
+from mt_dnn.perturbation.injection import NoiseInjection
 from tests.encoders import (
     FAMILIES,
     LEVELS,

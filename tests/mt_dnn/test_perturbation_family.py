@@ -9,8 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from module.noise import standard_noise
-from module.noise_injection import NoiseInjection
 from mt_dnn.loss import JSCriterion
 from mt_dnn.perturbation import (
     PERTURBATIONS,
@@ -22,6 +20,8 @@ from mt_dnn.perturbation import (
     SmartPerturbation,
     VatPerturbation,
 )
+from mt_dnn.perturbation.injection import NoiseInjection
+from mt_dnn.perturbation.noise import standard_noise
 from tests.encoders import LEVELS, Classifier, TokenBatch, tiny_classifier, token_batch
 from tests.search import Trace, clean_logits, regularize, seeds_of
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import mt_dnn.perturbation.search
 from data_utils.task_def import TaskType
-from module.noise_injection import NoiseInjection
 from mt_dnn.perturbation import SiftPerturbation, SmartPerturbation
+from mt_dnn.perturbation.injection import NoiseInjection
 from tests.encoders import LinearModel, TokenBatch
 from tests.search import Trace, mean_output
 

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from module.noise import default_generator
-from module.noise_injection import NoiseInjection
 from mt_dnn.loss import KlCriterion
 from mt_dnn.perturbation import PERTURBATIONS
+from mt_dnn.perturbation.injection import NoiseInjection
+from mt_dnn.perturbation.noise import default_generator
 from tests.encoders import FAMILIES, LEVELS, hook_count, tiny_classifier, token_batch
 from tests.search import Trace, clean_logits, regularize, seeds_of, smart
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from module.noise import standard_noise
-from module.noise_injection import NoiseInjection
 from mt_dnn.loss import KlCriterion, MseCriterion, SymKlCriterion
 from mt_dnn.perturbation import SmartPerturbation
+from mt_dnn.perturbation.injection import NoiseInjection
+from mt_dnn.perturbation.noise import standard_noise
 from tests.encoders import (
     FAMILIES,
     LEVELS,

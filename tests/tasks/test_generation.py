@@ -17,11 +17,11 @@ from data_utils.errors import DataError, FlagError, TaskDefError, UserError
 from data_utils.metrics import Metric
 from data_utils.readers import read_score_file
 from experiments.exp_def import TaskDefs
-from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch, Collater, SingleTaskDataset
 from mt_dnn.config import parse_args
 from mt_dnn.loss import SeqCeCriterion
 from mt_dnn.model import MTDNNModel
+from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.perturbation.outputs import Comparison
 from mt_dnn.run_data import RunData, check_fits_encoder
 from tasks.generation import metrics_of_numbers

@@ -14,11 +14,11 @@ import torch
 from data_utils.errors import FlagError, TaskDefError, UserError
 from data_utils.readers import read_score_file
 from experiments.exp_def import TaskDefs
-from module.noise_injection import NoiseInjection
 from mt_dnn.batcher import Batch, Collater, SingleTaskDataset
 from mt_dnn.config import parse_args
 from mt_dnn.loss import MlmCriterion
 from mt_dnn.model import MTDNNModel
+from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.perturbation.outputs import Comparison
 from tasks import get_task
 from tasks.mask_lm import MaskLMTask, packed, part_of

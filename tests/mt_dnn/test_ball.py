@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from module.ball import ascent_direction, embedding_size, project, scope_norm
+from mt_dnn.perturbation.ball import ascent_direction, embedding_size, project, scope_norm
 
 NORMS = ("inf", "l2", "l1")
 SCOPES = ("token", "sentence")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from module.noise import default_generator, dropout_seed, example_seeds, forked_dropout, standard_noise
+from mt_dnn.perturbation.noise import default_generator, dropout_seed, example_seeds, forked_dropout, standard_noise
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -37,7 +37,7 @@ def test_seeds_do_not_collide() -> None:
 
 def test_a_seed_is_the_same_in_another_process() -> None:
     """Python's own hash of a text differs from process to process."""
-    code = "from module.noise import example_seeds; print(example_seeds(2018, 7, ['tweet-1', 'ü']))"
+    code = "from mt_dnn.perturbation.noise import example_seeds; print(example_seeds(2018, 7, ['tweet-1', 'ü']))"
     printed = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": "77"}
     )

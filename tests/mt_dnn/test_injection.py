@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import module.noise_injection
-from module.noise_injection import NoiseInjection, UnsupportedLevelError, available_levels, find_encoder
+import mt_dnn.perturbation.injection
+from mt_dnn.perturbation.injection import NoiseInjection, UnsupportedLevelError, available_levels, find_encoder
 from tests.encoders import (
     ALL_FAMILIES,
     LEVELS,
@@ -80,7 +80,7 @@ def test_the_clean_pass_at_deberta_differs_from_the_plain_encoder_by_the_effect_
     torch.testing.assert_close(with_ln0, plain, rtol=1e-3, atol=1e-3)
     remove_norm_eps(model)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module.noise_injection, "LN0_EPS", 1e-30)
+        patch.setattr(mt_dnn.perturbation.injection, "LN0_EPS", 1e-30)
         with NoiseInjection(model.bert, "deberta").clean():
             with_ln0 = model(*batch)
     torch.testing.assert_close(with_ln0, model(*batch), rtol=1e-10, atol=1e-10)
@@ -144,7 +144,7 @@ def test_nothing_is_embedded_twice(family: str, level: str) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_scale_invariance(monkeypatch: pytest.MonkeyPatch, family: str, level: str) -> None:
     """Tables times c: the same clean logits; a fixed δ acts as before behind a LayerNorm, as δ/c before it."""
-    monkeypatch.setattr(module.noise_injection, "LN0_EPS", 1e-30)
+    monkeypatch.setattr(mt_dnn.perturbation.injection, "LN0_EPS", 1e-30)
     factor = 7.0
     model = tiny_classifier(family)
     remove_norm_eps(model)
