@@ -117,7 +117,7 @@ def test_a_batch_in_which_no_token_counts_has_a_regularizer_of_zero() -> None:
 
 
 def test_a_task_type_without_a_view_is_refused_with_the_accepted_ones() -> None:
-    with pytest.raises(ValueError, match=r"ClozeChoice; accepted: Classification, Regression, Ranking, Span"):
+    with pytest.raises(ValueError, match=r"ClozeChoice; accepted: classes, labels, numbers, groups, spans, tokens"):
         compare(*two(2, 3), TaskType.ClozeChoice)
 
 
