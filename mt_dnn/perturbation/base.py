@@ -75,6 +75,7 @@ class AdversarialPerturbation(nn.Module):
     Attributes:
         name: the method's name, as `--adv_opt` has it.
         needs_clean: whether R is computed from f(h); without it callers may leave the clean pass out.
+        learns_from_clean: whether R's gradient flows into f(h) too.
         needs_labels: whether R is computed from the gold labels, by `task_loss`.
         replaces_task_loss: whether R stands in the place of the task loss instead of being added to it.
         shares_tokens: whether a search that measures its gain tells the size of its δ token by token, too.
@@ -88,6 +89,7 @@ class AdversarialPerturbation(nn.Module):
     default_noise = "normal"
     default_start_ratio = 0.0
     needs_clean = True
+    learns_from_clean = True
     needs_labels = False
     replaces_task_loss = False
     shares_tokens = False
@@ -169,6 +171,19 @@ class AdversarialPerturbation(nn.Module):
         return ModelRegularizer(
             perturbation, model, task_type=task_type, pairwise=pairwise, forward=forward, task_loss=task_loss
         )
+
+    def set_radius(self, radius: float) -> None:
+        """Another radius; step size and initial noise are scaled with it, as in `with_defaults`.
+
+        Raises:
+            ValueError: the method has no radius, or this is none.
+        """
+        if self.radius is None or not radius > 0:
+            raise ValueError(
+                f"radius {radius} of {self.name}, whose radius is {self.radius}; accepted: a number above 0"
+            )
+        factor = radius / self.radius
+        self.radius, self.step_size, self.noise_var = radius, self.step_size * factor, self.noise_var * factor
 
     @property
     def measured_alpha(self) -> float:
@@ -265,6 +280,7 @@ class AdversarialPerturbation(nn.Module):
         base: Tensor | None = None,
         kept: Kept | None = None,
         measure_gain: bool = False,
+        verify: bool = False,
     ) -> Regularization:
         """Search δ for one batch and compute R (SMART, Algorithm 1, lines 4 to 9).
 
@@ -286,6 +302,7 @@ class AdversarialPerturbation(nn.Module):
             kept: δ of these examples from the epoch before. One pass then serves for R and for the one ascent step,
                 whose gradient the backward of R gives [Shafahi et al. 2019]; for methods whose ascent climbs R.
             measure_gain: measure the two rises of the ascent gain too, at the cost of three forwards.
+            verify: see that every pass has the same h, which a model that draws noise before it has not.
         """
         batch = Comparison(
             logits if self.needs_clean else None,
@@ -297,7 +314,9 @@ class AdversarialPerturbation(nn.Module):
             counted=counted,
         )
         injection = encoder if isinstance(encoder, NoiseInjection) else NoiseInjection(encoder, self.level)
-        search = Search(self, evaluate, injection, mask, noise_seeds, dropout_state, base, kept)
+        search = Search(
+            self, evaluate, injection, mask, noise_seeds, dropout_state, base, kept, verify and base is None
+        )
         loss = self.search(search, batch) if kept is None else self._free_search(search, batch)
         rise, chance = self._rises(search, batch) if measure_gain and self.ascent_steps else (None, None)
         shares = search.token_shares() if measure_gain and self.shares_tokens else None

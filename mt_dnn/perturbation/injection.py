@@ -21,6 +21,8 @@ LN0_EPS = 1e-7
 TIME_FIRST = ("xlnet",)  # families that embed (tokens, batch)
 LENGTHENING = ("big_bird", "longformer")  # families that pad a batch at its end, to whole windows or blocks
 
+NO_NORM = "; no LayerNorm follows its words; SmartPerturbation.with_defaults() does not depend on their scale"
+
 Noise = Tensor | Callable[[Tensor], Tensor]
 
 
@@ -38,7 +40,7 @@ class NoiseInjection:
             without affine parameters (LN0, eps 1e-7) and the embedding block's LayerNorm, as in DeBERTa's release.
 
     Raises:
-        UnsupportedLevelError: names the encoder and the levels that it has; an encoder-decoder has none.
+        UnsupportedLevelError: names the encoder and the levels that it has.
 
     Examples:
         >>> injection = NoiseInjection(model.bert, "post_ln")
@@ -50,7 +52,8 @@ class NoiseInjection:
         modules = find_modules(encoder)
         if level not in modules:
             name = type(encoder).__name__
-            raise UnsupportedLevelError(f"{name} has no injection point {level!r}; it has: {', '.join(modules)}")
+            hint = "" if len(modules) > 1 else NO_NORM
+            raise UnsupportedLevelError(f"{name} has no injection point {level!r}; it has: {', '.join(modules)}{hint}")
         self.encoder = encoder
         self.level = level
         self.module = modules[level]
@@ -86,8 +89,8 @@ class NoiseInjection:
             yield
         if passes == 0:
             raise RuntimeError(
-                f"the encoder's forward did not pass its injection point {self.level!r}; a model that torch.compile "
-                "wraps has to run every clean pass within `with regularizer.clean(model):`"
+                f"the forward did not pass the injection point {self.level!r} of {type(self.encoder).__name__}; "
+                "accepted: batches with input_ids, and code of torch.compile that was made with a hook there"
             )
 
     def fitted(self, x: Tensor, h: Tensor) -> Tensor:
@@ -169,6 +172,19 @@ def available_levels(encoder: nn.Module) -> tuple[str, ...]:
 
 
 def find_encoder(model: nn.Module) -> nn.Module:
+    """The module that reads the input: of an encoder-decoder its encoder, else the `outermost_encoder`.
+
+    Raises:
+        UnsupportedLevelError: there is none, or several are trained.
+    """
+    encoder: Any = outermost_encoder(model)
+    if len(_innermost_stacks(encoder)) > 1 and getattr(getattr(encoder, "config", None), "is_encoder_decoder", False):
+        inner: nn.Module = encoder.get_encoder()
+        return inner
+    return encoder
+
+
+def outermost_encoder(model: nn.Module) -> nn.Module:
     """The outermost module with word embeddings: `model` itself, or the encoder inside a network or a wrapper.
 
     Of several side by side it is the one that is trained, as where a frozen teacher stands beside.
@@ -226,15 +242,19 @@ def _innermost_stack(encoder: nn.Module) -> nn.Module:
     Its forward is the one that looks words up: T5EncoderModel names a table that only shares its weight with the table
     in use, which the T5Stack inside names.
     """
-    # Asked by class: a module's own failing getattr is slow, and a wrapper that only passes it on is never innermost.
-    stacks = [m for m in encoder.modules() if hasattr(type(m), "get_input_embeddings")]
-    innermost = [stack for stack in stacks if sum(m in stacks for m in stack.modules()) == 1]
+    innermost = _innermost_stacks(encoder)
     if len(innermost) != 1:
         raise UnsupportedLevelError(
             f"{type(encoder).__name__} embeds words in {len(innermost)} stacks of layers; accepted: a model with one, "
-            "such as the get_encoder() of an encoder-decoder"
+            "and encoder-decoders, whose encoder is taken"
         )
     return innermost[0]
+
+
+def _innermost_stacks(encoder: nn.Module) -> list[nn.Module]:
+    # Asked by class: a module's own failing getattr is slow, and a wrapper that only passes it on is never innermost.
+    stacks = [m for m in encoder.modules() if hasattr(type(m), "get_input_embeddings")]
+    return [stack for stack in stacks if sum(m in stacks for m in stack.modules()) == 1]
 
 
 def _is_layer_norm(module: nn.Module) -> bool:

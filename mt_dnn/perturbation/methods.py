@@ -86,6 +86,7 @@ class AdversarialTraining(AdversarialPerturbation):
 
     name = "at"
     needs_clean = False
+    learns_from_clean = False
     needs_labels = True
 
     def ascent_loss(self, output: Any, batch: Comparison) -> Tensor:
@@ -103,6 +104,7 @@ class VatPerturbation(AdversarialPerturbation):
     """
 
     name = "vat"
+    learns_from_clean = False
 
     def distance(self, perturbed: Tensor, clean: Tensor, batch: Comparison) -> Tensor:
         criterion = MseCriterion() if batch.view == "numbers" else KlCriterion()

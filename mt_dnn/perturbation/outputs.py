@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -54,16 +54,23 @@ class LabeledOutput(NamedTuple):
 
 
 def logits_of(output: Any) -> tuple[Tensor, ...]:
-    """The logits in what a forward returns: a tensor, a tuple of tensors (start, end), or a transformers output."""
+    """The logits in what a forward returns: a tensor, a tuple of tensors (start, end), a dictionary, or an output of
+    transformers.
+
+    Raises:
+        ValueError: there are none in it.
+    """
     if isinstance(output, LabeledOutput):
         return logits_of(output.output)
     if isinstance(output, Tensor):
         return (output,)
     if isinstance(output, (tuple, list)):
         return tuple(output)
-    if hasattr(output, "start_logits"):
-        return (output.start_logits, output.end_logits)
-    return (output.logits,)
+    values = output if isinstance(output, Mapping) else vars(output)
+    for names in (("start_logits", "end_logits"), ("logits",)):
+        if all(values.get(name) is not None for name in names):
+            return tuple(values[name] for name in names)
+    raise ValueError(f"{type(output).__name__} holds no logits; it has: {', '.join(values)}")
 
 
 class Comparison:
@@ -124,7 +131,9 @@ class Comparison:
         logits = logits_of(output)
         if self.view in TOKENS:
             return tuple(self._by_token(part) for part in logits)
-        return logits[:2] if self.view == "spans" else logits
+        if self.view == "spans":
+            return logits[:2]
+        return tuple(part.unsqueeze(-1) if part.dim() == 1 and self.view != "groups" else part for part in logits)
 
     def _by_token(self, part: Tensor) -> Tensor:
         """Logits as (batch, tokens, classes), as which flat ones of all tokens count too, or of the counted ones alone.

@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .injection import NoiseInjection, find_encoder
 from .noise import default_generator, example_seeds
-from .outputs import TaskLoss, logits_of, view_of
+from .outputs import TOKENS, TaskLoss, logits_of, view_of
+from .reading import counted_tokens, token_mask, view_of_labels, view_of_output
+from .wrappers import as_wrapped, check_wrappers, is_compiled, unwrapped
 
 if TYPE_CHECKING:
     from .base import AdversarialPerturbation, Regularization
 
-IGNORED_LABEL = -100  # transformers' mark of tokens without a label
-# In the class names of models whose logits are for the token that comes next.
-NEXT_TOKEN_MODELS = ("CausalLM", "LMHead", "ConditionalGeneration")
-
 Forward = Callable[[nn.Module, Mapping[str, Any]], Any]
+
+
+class CleanPass(NamedTuple):
+    """What the perturbed passes take over from a clean one.
+
+    dropout_state: the generator's state before it; words: h, the tensor at the injection point, of every forward with
+    gradients, (batch, tokens, hidden).
+    """
+
+    dropout_state: Tensor
+    words: list[Tensor]
 
 
 class ModelRegularizer:
     """R of a batch in any training loop; made by `AdversarialPerturbation.for_model`.
 
     Noise and dropout of the perturbed passes come from seeds of their own: the generator of the clean passes is not
-    moved, so that a plain run and a regularized one of the same seed see the same dropout there.
+    moved, so that a plain run and a regularized one of the same seed see the same dropout there. Wrappers of the model
+    (DistributedDataParallel, torch.compile, Fabric) and adapters are seen through; of a compiled model the perturbed
+    passes run uncompiled.
 
     Args:
         perturbation: the method.
         model: a model of transformers, or any module that holds an encoder with `get_input_embeddings()`.
-        task_type: how logits are viewed as distributions; None: as the model's class and configuration say.
+        task_type: how logits are viewed as distributions, a name in `outputs.VIEWS` or a `TaskType` of MT-DNN's; None:
+            as the model's class, its configuration and the labels of a batch say.
         pairwise: rows a group, for ranking.
         forward: runs the model on a batch and returns logits or an output of transformers; None: `model(**batch)`.
         task_loss: ℓ of what `forward` returns, for methods that need labels; None: its `.loss`.
@@ -41,10 +53,11 @@ class ModelRegularizer:
         alpha: the measured weight of R for this method and level.
         calls: how many batches have taken their noise from the regularizer's own seeds; set it to go on with a run.
         last: what the last call found.
+        read: how the last call's logits were read, as `view` gives it.
 
     Raises:
         UnsupportedLevelError: the encoder has no injection point of the method's level.
-        ValueError: the model gives each example several labels, which are no distribution.
+        ValueError: perturbed passes would not give their gradients in this model (`check_wrappers`).
 
     Examples:
         >>> regularizer = SiftPerturbation.for_model(model, radius=0.03)
@@ -62,9 +75,10 @@ class ModelRegularizer:
         forward: Forward | None = None,
         task_loss: TaskLoss | None = None,
     ):
-        NoiseInjection(find_encoder(model), perturbation.level)
-        if perturbation.needs_clean and task_type is None:
-            _refuse_several_labels(_innermost(model))
+        if isinstance(perturbation, type):
+            raise ValueError(f"{perturbation.__name__} is a class; accepted: {perturbation.__name__}.with_defaults()")
+        NoiseInjection(find_encoder(unwrapped(model)), perturbation.level)
+        check_wrappers(model, several_graphs=perturbation.replaces_task_loss and perturbation.k > 1)
         self.perturbation = perturbation
         self.task_type = None if task_type is None else view_of(task_type)
         self.pairwise = pairwise
@@ -73,153 +87,154 @@ class ModelRegularizer:
         self.alpha: float = perturbation.measured_alpha
         self.calls = 0
         self.last: Regularization | None = None
+        self.read: dict[str, Any] = {}
         self._seed = torch.initial_seed()
-        self._clean_state: Tensor | None = None
+        self._clean: CleanPass | None = None
+        self._checked: nn.Module | None = None
+        self._known: str | None = None
 
     def __call__(
-        self, model: nn.Module, batch: Mapping[str, Any], logits: Any, *, noise_seeds: Sequence[int] | None = None
+        self,
+        model: nn.Module,
+        batch: Mapping[str, Any],
+        logits: Any,
+        *,
+        noise_seeds: Sequence[int] | None = None,
+        forward: Forward | None = None,
+        measure_gain: bool = False,
     ) -> Tensor:
         """R, a scalar with gradient.
 
         Args:
-            model: the model, wrapped for several processes or not; the perturbed passes run on the model inside,
-                except where they stand in the place of the clean pass (FreeLB).
+            model: the model, wrapped or not; the perturbed passes run on the model inside, except where they stand in
+                the place of the clean pass (FreeLB).
             batch: the model's arguments, `input_ids` (batch, tokens) and `attention_mask` among them.
             logits: the clean pass on this batch: logits, a tuple of them, or an output of transformers. None where
                 the method needs no clean pass.
             noise_seeds: one seed a row of the mask (`noise.example_seeds`); None: by torch's seed when the regularizer
                 was made, the number of calls, the process and the row.
+            forward: another than the regularizer's own, for this batch.
+            measure_gain: measure the ascent gain too, at the cost of three forwards.
 
         Raises:
-            ValueError: the method needs logits, or a clean pass within `clean`, and was given none; it climbs, and
-                gradients are switched off.
+            ValueError: the method needs logits with a gradient, or a clean pass within `clean`, and was given none; it
+                climbs, and gradients are switched off; it is not known how the logits are read.
         """
-        perturbation = self.perturbation
-        if perturbation.ascent_steps and not torch.is_grad_enabled():
-            raise ValueError(f"{perturbation.name} searches by gradients: call it within `with torch.enable_grad():`")
-        if perturbation.needs_clean and logits is None:
-            raise ValueError(f"{perturbation.name} compares with the clean pass: give its logits")
-        clean_state, self._clean_state = self._clean_state, None
-        if clean_state is None and self._needs_block:
-            where = "same_dropout" if perturbation.same_dropout else f"level {perturbation.level!r}"
-            raise ValueError(f"{where}: run the clean pass of each batch within `with regularizer.clean(model):`")
+        method = self.perturbation
+        self._check_model(model)
+        clean, self._clean = self._clean, None
+        self._check_clean(clean, model, logits)
         # A wrapper synchronizes gradients by its forward: where there is no clean pass, by that of the perturbed ones.
-        inner = model if perturbation.replaces_task_loss else unwrapped(model)
+        inner = model if method.replaces_task_loss else unwrapped(model)
         mask = token_mask(batch)
-        found = perturbation.regularize(
-            lambda: self.forward(inner, batch),
-            find_encoder(inner),
-            logits,
-            mask,
-            **self._view(inner, batch, logits),
-            noise_seeds=self._next_seeds(len(mask)) if noise_seeds is None else noise_seeds,
-            dropout_state=clean_state,
-            task_loss=self.task_loss,
-        )
+        if method.level == "pre_ln" and batch.get("input_ids") is None and batch.get("inputs_embeds") is not None:
+            raise ValueError(
+                "inputs_embeds skip the words, where the noise of level 'pre_ln' enters; accepted: input_ids"
+            )
+        run = forward or self.forward
+        self.read = self.view(model, batch, logits)
+        with as_wrapped(model):
+            found = method.regularize(
+                lambda: run(inner, batch),
+                find_encoder(unwrapped(model)),
+                logits,
+                mask,
+                **self.read,
+                noise_seeds=self._next_seeds(len(mask)) if noise_seeds is None else noise_seeds,
+                dropout_state=None if clean is None else clean.dropout_state,
+                base=clean.words[0] if clean is not None and len(clean.words) == 1 else None,
+                task_loss=self.task_loss,
+                measure_gain=measure_gain,
+                verify=self.last is None and method.needs_clean,
+            )
         self.last = found
         return found.loss
 
     @contextmanager
     def clean(self, model: nn.Module) -> Iterator[None]:
-        """The clean pass belongs in this block at level `deberta` and with `same_dropout`; it is optional elsewhere."""
-        self._clean_state = default_generator(next(model.parameters()).device).get_state()
-        with NoiseInjection(find_encoder(unwrapped(model)), self.perturbation.level).clean():
+        """The block for the clean pass of a batch: needed at level `deberta`, with `same_dropout`, and where the model
+        draws noise of its own at its words (NEFTune), which the perturbed passes then share; optional elsewhere."""
+        state = default_generator(next(model.parameters()).device).get_state()
+        self._clean = CleanPass(state, [])
+        compiled = is_compiled(model)
+        if compiled and not self._needs_block(model):
             yield
+            return
+        injection = NoiseInjection(find_encoder(unwrapped(model)), self.perturbation.level)
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext(), injection.clean() as words:
+            yield
+        self._clean = CleanPass(state, words)
 
-    @property
-    def _needs_block(self) -> bool:
+    def view(self, model: nn.Module, batch: Mapping[str, Any], logits: Any) -> dict[str, Any]:
+        """How the logits of a batch are compared: `task_type`, `pairwise` and `counted` of a `Comparison`.
+
+        A batch without labels, such as unlabeled data, is read as the labeled ones before it.
+
+        Raises:
+            ValueError: it is not known.
+        """
+        method, view = self.perturbation, self.task_type
+        if view is None:
+            try:
+                view = self._known = (
+                    view_of_output(model, batch, logits) if method.needs_clean else view_of_labels(model, batch)
+                )
+            except ValueError:
+                if self._known is None or batch.get("labels") is not None:
+                    raise
+                view = self._known
+        options: dict[str, Any] = {"task_type": view, "pairwise": self.pairwise}
+        # The loss of a label a token is a mean over the labels, which some real tokens lack.
+        if view in TOKENS and (view != "tokens" or method.needs_labels):
+            options["counted"] = counted_tokens(model, batch, view)
+        return options
+
+    def _check_model(self, model: nn.Module) -> None:
+        """See once that this model, wrapped or changed since the regularizer was made, gives its gradients."""
+        if self._checked is not model:
+            method = self.perturbation
+            check_wrappers(model, several_graphs=method.replaces_task_loss and method.k > 1)
+            self._checked = model
+
+    def _check_clean(self, clean: CleanPass | None, model: nn.Module, logits: Any) -> None:
         method = self.perturbation
-        return not method.replaces_task_loss and (method.level == "deberta" or method.same_dropout)
+        if method.ascent_steps and not torch.is_grad_enabled():
+            raise ValueError(f"{method.name} searches by gradients: call it within `with torch.enable_grad():`")
+        if method.needs_clean and logits is None:
+            raise ValueError(f"{method.name} compares with the clean pass: give its logits")
+        reason = self._needs_block(model)
+        if reason and clean is None:
+            raise ValueError(f"{reason}: run the clean pass of each batch within `with regularizer.clean(model):`")
+        if method.learns_from_clean and not _has_gradient(logits) and _learns(model):
+            raise ValueError(
+                f"the clean logits have no gradient, and half of {method.name}'s would be lost; accepted: those of the "
+                "forward that gives the loss, not of one under no_grad"
+            )
+
+    def _needs_block(self, model: nn.Module) -> str | None:
+        """Why the clean pass has to run within `clean`; None where it need not."""
+        method = self.perturbation
+        if method.replaces_task_loss:
+            return None
+        if method.level == "deberta":
+            return f"level {method.level!r}"
+        if method.same_dropout:
+            return "same_dropout"
+        drawn = any("neftune_noise_alpha" in vars(module) for module in model.modules())
+        return "NEFTune draws noise in every forward" if drawn and method.needs_clean else None
 
     def _next_seeds(self, rows: int) -> list[int]:
         seeds = example_seeds(self._seed, self.calls, [f"{_process()}/{row}" for row in range(rows)])
         self.calls += 1
         return seeds
 
-    def _view(self, model: nn.Module, batch: Mapping[str, Any], logits: Any) -> dict[str, Any]:
-        method, task_type = self.perturbation, self.task_type
-        if task_type is None:
-            task_type = task_type_of(model, logits) if method.needs_clean else _type_of_labels(model, batch)
-        view: dict[str, Any] = {"task_type": task_type, "pairwise": self.pairwise}
-        # The loss of a label a token is a mean over the labels, which some real tokens lack.
-        by_label = method.needs_labels and task_type == "tokens"
-        if by_label or task_type in ("next_tokens", "masked_tokens"):
-            view["counted"] = _counted(batch, shifted=task_type == "next_tokens")
-        return view
+
+def _learns(model: nn.Module) -> bool:
+    return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters())
 
 
-def task_type_of(model: nn.Module, output: Any) -> str:
-    """The task type of a model of transformers, by its output's shape, its configuration and its class.
-
-    Raises:
-        ValueError: several labels an example, which are no distribution; an output that is no logits.
-    """
-    inner = _innermost(model)
-    logits = logits_of(output)
-    if any(part.dim() < 2 for part in logits):
-        raise ValueError("a number among the logits: a forward's tuple begins with its loss, give what comes after it")
-    if len(logits) == 2:
-        return "spans"
-    if logits[0].dim() == 3:
-        return _type_over_tokens(inner)
-    _refuse_several_labels(inner)
-    problem = getattr(getattr(inner, "config", None), "problem_type", None)
-    return "numbers" if problem == "regression" or logits[0].size(-1) == 1 else "classes"
-
-
-def _type_over_tokens(inner: nn.Module) -> str:
-    names = " ".join(kind.__name__ for kind in type(inner).__mro__)
-    if any(mark in names for mark in NEXT_TOKEN_MODELS):
-        return "next_tokens"
-    return "masked_tokens" if "MaskedLM" in names else "tokens"
-
-
-def _type_of_labels(model: nn.Module, batch: Mapping[str, Any]) -> str:
-    """The task type where there is no clean pass to tell it: whether each token has a class as label."""
-    labels, ids = batch.get("labels"), batch.get("input_ids")
-    if labels is None or ids is None or labels.shape != ids.shape or labels.is_floating_point():
-        return "classes"
-    return _type_over_tokens(_innermost(model))
-
-
-def unwrapped(model: nn.Module) -> nn.Module:
-    """The model inside a wrapper for several devices or processes."""
-    wrappers = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-    return unwrapped(model.module) if isinstance(model, wrappers) else model
-
-
-def token_mask(batch: Mapping[str, Any]) -> Tensor:
-    """(rows, tokens): 1 at real tokens; the choices of an example, where it has several, are rows of their own."""
-    mask = batch.get("attention_mask")
-    mask = torch.ones_like(batch["input_ids"]) if mask is None else mask
-    return mask.reshape(-1, mask.size(-1))
-
-
-def _counted(batch: Mapping[str, Any], shifted: bool) -> Tensor:
-    """The tokens whose distribution counts: those with a label, where logits come one token earlier if `shifted`."""
-    labels = batch.get("labels")
-    real = token_mask(batch) != 0
-    counted = real if labels is None else labels != IGNORED_LABEL
-    if not shifted:
-        return counted
-    following = torch.zeros_like(counted)
-    following[:, :-1] = counted[:, 1:]
-    return following & real if labels is None else following
-
-
-def _innermost(model: nn.Module) -> nn.Module:
-    """The model of transformers inside wrappers and adapters (PEFT)."""
-    inner: Any = unwrapped(model)
-    while hasattr(inner, "get_base_model"):
-        inner = inner.get_base_model()
-    return inner
-
-
-def _refuse_several_labels(model: Any) -> None:
-    problem = getattr(getattr(model, "config", None), "problem_type", None)
-    if problem == "multi_label_classification":
-        accepted = "single_label_classification, regression"
-        raise ValueError(f"{type(model).__name__}: no divergence for {problem}; accepted: {accepted}")
+def _has_gradient(logits: Any) -> bool:
+    return any(part.requires_grad for part in logits_of(logits) if isinstance(part, Tensor))
 
 
 def _process() -> int:

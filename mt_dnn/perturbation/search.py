@@ -45,6 +45,7 @@ class Search:
             that, `repeated_output` alone uses it.
         base: h of the clean pass, with its graph; by default that of the first perturbed pass.
         kept: δ to begin with, in place of the initial noise where an example has one.
+        verify: see that later passes have the h of the first one.
 
     Attributes:
         mask: as given; once a pass has come by, as long as h, which some encoders pad.
@@ -67,6 +68,7 @@ class Search:
         dropout_state: Tensor | None = None,
         base: Tensor | None = None,
         kept: Kept | None = None,
+        verify: bool = False,
     ):
         if method.same_dropout and dropout_state is None and method.needs_clean:
             raise ValueError("same_dropout needs dropout_state, the generator's state before the clean pass")
@@ -81,6 +83,7 @@ class Search:
         self.dropout_state = dropout_state
         self.base = base
         self.kept = kept
+        self.verify = verify
         self.passes = 0
         self.started = False
 
@@ -161,7 +164,7 @@ class Search:
         """The h that all passes share; draws the initial δ when the first pass comes by with its own.
 
         Raises:
-            ValueError: it is of another batch than that of the pass before.
+            ValueError: it is of another batch than that of the pass before; or, with `verify`, another h.
         """
         if self.base is None:
             self.base = h
@@ -173,6 +176,11 @@ class Search:
         if not self.started:
             self._start(self.base.detach())
             self.started = True
+        elif self.verify and not torch.equal(h.detach(), self.base.detach()):
+            raise ValueError(
+                f"{type(self.injection.encoder).__name__} embeds one batch otherwise in each pass, as where it draws "
+                "noise of its own; run the clean pass of each batch within `with regularizer.clean(model):`"
+            )
         return self.base
 
     def _start(self, h: Tensor) -> None:

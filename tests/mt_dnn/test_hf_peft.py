@@ -119,8 +119,35 @@ def test_the_task_type_is_that_of_the_model_inside_the_adapter() -> None:
     assert value.item() > 1e-4
 
 
-def test_several_labels_are_refused_through_the_adapter(tmp_path: Path) -> None:
+def test_several_labels_are_seen_through_the_adapter() -> None:
     model = lora("classification", ["query"])
     model.base_model.model.config.problem_type = "multi_label_classification"
-    with pytest.raises(ValueError, match="BertForSequenceClassification: no divergence for multi_label_classification"):
-        trainer_of(model, "classification", tmp_path)
+    batch = collate(examples("classification")) | {"labels": torch.eye(3, dtype=torch.float64)}
+    regularizer = ModelRegularizer(search(), model)
+    assert regularizer(model, batch, model(**batch)) > 1e-4
+    assert regularizer.read["task_type"] == "labels"
+
+
+def prompts(kind: type[Any]) -> Any:
+    config = kind(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    return peft.get_peft_model(tiny_model("generation", dtype=torch.float32), config).train()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(peft.PromptTuningConfig, "prompt tuning"), (peft.PromptEncoderConfig, "p tuning")]
+)
+def test_learned_prompts_are_refused_by_their_name(kind: type[Any], name: str) -> None:
+    model = prompts(kind)
+    with pytest.raises(ValueError, match=f"^{name} puts learned vectors before the words.*such as LoRA or prefix"):
+        ModelRegularizer(search(), model)
+
+
+def test_a_learned_prefix_leaves_the_tokens_as_they_are() -> None:
+    model = prompts(peft.PrefixTuningConfig)
+    batch = collate(examples("generation"))
+    output = model(**batch)
+    assert output.logits.shape[:2] == batch["input_ids"].shape
+    value = ModelRegularizer(search(), model)(model, batch, output)
+    still = ModelRegularizer(search(radius=None, projection="none", noise_var=0.0, k=0), model)
+    assert value > 1e-4
+    assert still(model, batch, model(**batch)).item() == pytest.approx(0, abs=1e-9)

@@ -1,0 +1,110 @@
+"""Models inside wrappers: several processes, torch.compile, Fabric, adapters; and what of it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+# Where wrappers hold the model: torch.compile's and Lightning Fabric's. Those of torch.nn have it as `module`.
+PLACES = ("_orig_mod", "_original_module")
+REENTRANT = (
+    "activation checkpointing with use_reentrant=True gives no gradient of the noise; accepted: use_reentrant=False"
+)
+SHARDED = ("FullyShardedDataParallel", "DeepSpeedEngine")
+# PEFT's learned prompts, which stand among the words; a learned prefix stands in the attention.
+PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "CPT")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside its wrappers; an adapter (PEFT) is part of the model."""
+    *_, inner = _layers(model)
+    return inner
+
+
+def _layers(model: nn.Module) -> Iterator[nn.Module]:
+    """The wrappers from outside to inside, then the model."""
+    yield model
+    if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        yield from _layers(model.module)
+        return
+    for place in PLACES:
+        inner = model._modules.get(place)
+        if inner is not None:
+            yield from _layers(inner)
+            return
+
+
+def base_model(model: nn.Module) -> nn.Module:
+    """The model of transformers inside wrappers and adapters."""
+    inner: Any = unwrapped(model)
+    while hasattr(inner, "get_base_model"):
+        inner = inner.get_base_model()
+    return inner
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether torch.compile makes code of the whole model, which does not see hooks that are set later."""
+    return any("_orig_mod" in layer._modules or layer._compiled_call_impl is not None for layer in _layers(model))
+
+
+@contextmanager
+def as_wrapped(model: nn.Module) -> Iterator[None]:
+    """Within the block the model inside computes in the precision of its wrapper (Fabric), and not by compiled code."""
+    with ExitStack() as stack:
+        if is_compiled(model):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        for layer in _layers(model):
+            if "_forward_module" in layer._modules:
+                stack.enter_context(layer._strategy.precision.forward_context())  # type: ignore[union-attr]
+        yield
+
+
+def check_wrappers(model: nn.Module, several_graphs: bool) -> None:
+    """See that perturbed passes give their gradients in this model.
+
+    Args:
+        several_graphs: the method's forwards of the wrapper are more than one an update (FreeLB).
+
+    Raises:
+        ValueError: they would not; says what to do instead.
+    """
+    for layer in _layers(model):
+        if type(layer).__name__ in SHARDED:
+            raise ValueError(
+                f"no perturbed passes in {type(layer).__name__}; accepted: DistributedDataParallel, or "
+                "torch.distributed.fsdp.fully_shard"
+            )
+        if several_graphs and getattr(layer, "static_graph", False):
+            raise ValueError(
+                "DistributedDataParallel(static_graph=True) takes one forward an update, this method has several; "
+                "accepted: static_graph=False, or k=1"
+            )
+    inner: Any = unwrapped(model)
+    if any(type(module).__name__ in SHARDED for module in inner.modules()):
+        raise ValueError(
+            "no perturbed passes in parts of a model under FullyShardedDataParallel; accepted: fully_shard"
+        )
+    _refuse_prompts(inner)
+    if any(_is_reentrant(module) for module in inner.modules()):
+        raise ValueError(REENTRANT)
+
+
+def _refuse_prompts(inner: Any) -> None:
+    active = getattr(inner, "active_peft_config", None)
+    kind = getattr(getattr(active, "peft_type", None), "value", "")
+    if kind in PROMPTS:
+        raise ValueError(
+            f"{kind.lower().replace('_', ' ')} puts learned vectors before the words, so that the tokens of the model "
+            "are not those of the batch; accepted: adapters that leave the words alone, such as LoRA or prefix tuning"
+        )
+
+
+def _is_reentrant(module: nn.Module) -> bool:
+    """Whether transformers recomputes this module's layers by torch's reentrant checkpointing."""
+    function = getattr(module, "_gradient_checkpointing_func", None)
+    on = getattr(module, "gradient_checkpointing", False)
+    return bool(on) and bool(getattr(function, "keywords", {}).get("use_reentrant", False))
