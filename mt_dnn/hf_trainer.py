@@ -404,12 +404,10 @@ def _is_count(value: Any) -> bool:
 def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.detach().clone()
-    if isinstance(value, (dict, deque, list, set)):
-        new = copy.copy(value)
-        if isinstance(new, dict):
-            new.update({name: _copied(part) for name, part in value.items()})
-        elif isinstance(new, (list, deque)):
-            for place, part in enumerate(value):
-                new[place] = _copied(part)
-        return new
-    return value
+    new = copy.copy(value)
+    if isinstance(value, dict):
+        new.update({name: _copied(part) for name, part in value.items()})
+    elif isinstance(value, (list, deque)):
+        for place, part in enumerate(value):
+            new[place] = _copied(part)
+    return new

@@ -22,7 +22,8 @@ class RegularizerLog:
     """
 
     def __init__(self) -> None:
-        self._start()
+        self._sums: Any = 0.0
+        self._rises: Tensor | None = None
 
     def add(self, found: Regularization | None, count: Tensor | int) -> None:
         """A batch: what its search found, and how many distributions its R is a mean over."""
@@ -45,9 +46,5 @@ class RegularizerLog:
             rise, chance = accelerator.reduce(self._rises, reduction="sum").tolist()
             if chance > 0:
                 entry["adv_ascent_gain"] = rise / chance
-        self._start()
+        self._sums, self._rises = 0.0, None
         return entry
-
-    def _start(self) -> None:
-        self._sums: Any = 0.0
-        self._rises: Tensor | None = None

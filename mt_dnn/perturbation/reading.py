@@ -101,9 +101,9 @@ def token_mask(batch: Mapping[str, Any]) -> Tensor:
         ValueError: the batch does not say which tokens are real.
     """
     ids, mask = batch.get("input_ids"), batch.get("attention_mask")
-    if ids is None and mask is None:
-        raise ValueError(f"found a batch of {', '.join(batch) or 'nothing'}; accepted: one with input_ids")
     if mask is None:
+        if ids is None:
+            raise ValueError(f"found a batch of {', '.join(batch) or 'nothing'}; accepted: one with input_ids")
         mask = torch.ones_like(ids)
     elif (ids is not None and mask.shape != ids.shape) or mask.dim() > 3:
         found = " x ".join(map(str, mask.shape))

@@ -59,7 +59,8 @@ def as_wrapped(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         for layer in _layers(model):
             if "_forward_module" in layer._modules:
-                stack.enter_context(layer._strategy.precision.forward_context())  # type: ignore[union-attr]
+                strategy: Any = layer._strategy
+                stack.enter_context(strategy.precision.forward_context())
         yield
 
 
