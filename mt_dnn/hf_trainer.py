@@ -126,7 +126,8 @@ class AdversarialMixin:
             arguments = {**inputs, **({} if forward is None else forward.arguments)}
             adv_loss = self._regularize(model, inputs, arguments, forward, batch)
             weight = self._weight(model, inputs, arguments, forward, num_items_in_batch)
-            loss = weight * adv_loss if method.replaces_task_loss else loss + self.alpha * weight * adv_loss
+            weighted = weight * adv_loss
+            loss = weighted if method.replaces_task_loss else loss + self.alpha * weighted
             if self._unlabeled is not None:
                 loss = loss + self.alpha * self._share_of_a_mean(num_items_in_batch) * self._of_unlabeled(model, batch)
         return (loss, outputs) if return_outputs else loss
@@ -224,13 +225,27 @@ class AdversarialMixin:
         forward: ObservedForward | None,
         batch: int,
     ) -> Tensor:
-        logits, run = None, lambda inner, _: self._with_loss(inner, inputs)
-        if not self.regularizer.perturbation.needs_labels:
+        counted = forward is not None  # else the base trainer counts what is in the first perturbed pass
+
+        def with_loss(inner: nn.Module, _: Mapping[str, Any]) -> LabeledOutput:
+            nonlocal counted
+            with self._uncounted() if counted else nullcontext():
+                output = self._with_loss(inner, inputs)
+            counted = True
+            return output
+
+        def without_labels(inner: nn.Module, _: Mapping[str, Any]) -> Any:
             assert forward is not None
-            logits, run = clean_logits(model, forward), lambda inner, _: self._without_labels(inner, forward)
-        seeds = self._noise_seeds(arguments, batch)
+            return self._without_labels(inner, forward)
+
+        needs_labels = self.regularizer.perturbation.needs_labels
         adv_loss = self.regularizer(
-            model, arguments, logits, noise_seeds=seeds, forward=run, measure_gain=self._is_logged()
+            model,
+            arguments,
+            None if needs_labels or forward is None else clean_logits(model, forward),
+            noise_seeds=self._noise_seeds(arguments, batch),
+            forward=with_loss if needs_labels else without_labels,
+            measure_gain=self._is_logged(),
         )
         self._found.add(self.regularizer.last, self._counted(arguments))
         return adv_loss
@@ -245,7 +260,7 @@ class AdversarialMixin:
         """A perturbed pass with the base trainer's loss, a mean over what counts in this batch."""
         counted = "labels" in inputs and (self.model_accepts_loss_kwargs or self.compute_loss_func is not None)
         items = self._labels_in(model, inputs).clamp(min=1) if counted else None
-        with self._uncounted(), observed_forwards(model) as forwards:
+        with observed_forwards(model) as forwards:
             loss = self._base_loss(model, inputs, False, items)
         forward = self._only(forwards) if torch.is_grad_enabled() else forwards[0]
         output = without_loss(forward.output) if has_logits(forward.output) else forward.states.last_hidden_state
