@@ -2,9 +2,9 @@
 
     python -m experiments.sift.report RESULTS --output DIR
 
-RESULTS holds a folder a study, as `experiments.sift.matrix` fills it: STUDY/study.yml, STUDY/runs/*.json. DIR (default:
-RESULTS) gets report.md, its figures/*.svg, report.html, and runs.csv, a row for each measure of each run. The same runs
-give the same files byte for byte.
+RESULTS holds a folder a study, as `experiments.sift.matrix` fills it (STUDY/study.yml, STUDY/runs/*.json) or as
+`experiments.sift.archive` keeps it (*.json.gz). DIR (default: RESULTS) gets report.md, its figures/*.svg, report.html,
+and runs.csv, a row for each measure of each run. The same runs give the same files byte for byte.
 """
 
 from __future__ import annotations

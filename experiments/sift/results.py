@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, Val
 from data_utils.errors import DataError
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.text_files import read_json
+from experiments.sift.run_files import read_run_file, run_files
 from experiments.sift.runs import settings_of
 from experiments.sift.study import Study as Definition
 from experiments.sift.study import command_line
@@ -232,15 +233,15 @@ def read_studies(results: Path) -> list[Study]:
 
 
 def read_study(folder: Path) -> Study:
-    """A study's folder: `study.yml`, `runs/` and, where it was tuned, `tuned.json` and `tuning/`.
+    """A study's folder: `study.yml`, `runs/` and, where it was tuned, `tuned.json` and `tuning/`; runs may be gzipped.
 
     Raises:
         DataError: a file is damaged or of another format, its metrics are not those of its predictions, or it does not
             fit the others.
     """
     definition = read_definition(folder / STUDY_FILE)
-    found = [_read_run(path) for path in sorted((folder / "runs").glob("*.json"))]
-    tuning = [_read_run(path) for path in sorted((folder / "tuning").glob("*.json"))]
+    found = [_read_run(path) for path in run_files(folder / "runs")]
+    tuning = [_read_run(path) for path in run_files(folder / "tuning")]
     methods, settings = list(definition.methods), list(definition.settings)
 
     def listed(runs: Sequence[Run]) -> list[Run]:
@@ -278,7 +279,7 @@ def given_flags(*parts: Mapping[str, Any], beside: Collection[str] = ()) -> dict
 
 def _read_run(path: Path) -> Run:
     try:
-        file = _RunFile.model_validate(read_json(path))
+        file = _RunFile.model_validate(read_run_file(path))
     except ValidationError as error:
         raise DataError(f"no run of a study: {_first_mistake(error)}", path) from error
     evaluation = {

@@ -7,8 +7,8 @@ cut is made in the order of the SHA-256 of the texts (`hutto.in_hash_order`), wh
 not on a file's order. Texts that differ in case and white space alone count as one.
 
 - `cola`, linguistic acceptability [Warstadt et al. 2019]: `cola_train` and `cola_dev` are the in-domain training set,
-  90 : 10; `cola_in_test` and `cola_out_test` are the two public development sets. A sentence of a test set is not
-  trained on.
+  90 : 10; `cola_in_test` and `cola_out_test` are the two public development sets, `cola_all_test` is both together,
+  GLUE's. A sentence of a test set is not trained on.
 - `hate`, hateful tweets (label `negative`) and others (`positive`): of duplicates the first is kept, and none where
   their labels differ; then 70 : 10 : 20. `sentiment_hate` has the file's 7 % of hateful tweets,
   `sentiment_hatebalanced` of each part all the hateful tweets and the first others, as many. Both train sets have the
@@ -86,6 +86,7 @@ def cola(data_root: Path) -> Datasets:
     return {
         "cola_train": ordered[:count],
         "cola_dev": without(ordered[count:], ordered[:count]),
+        "cola_all_test": [example for part in parts.values() for example in part],
         "cola_in_test": parts["in_domain_dev"],
         "cola_out_test": parts["out_of_domain_dev"],
     }
