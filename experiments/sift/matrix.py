@@ -38,7 +38,7 @@ from experiments.sift.study_run import RunSpec, finished, write_spec
 
 POLL_SECONDS = 0.5
 DEV = "_dev"
-WORST = {"ACC": 0.0, "MCC": -100.0}
+WORST = {"ACC": 0.0, "MCC": -100.0, "Pearson": -100.0}
 SHARED = 0.01  # of a test set's texts, at most, may be in what is learned from
 
 
@@ -54,7 +54,7 @@ class Folders(NamedTuple):
 
 class Trial(NamedTuple):
     """A trial of a method's tuning: its flags, and over the tuning's seeds the means of the study's metric on the
-    development set, in percent, and of the cross-entropy."""
+    development set, in percent, and of the cross-entropy, of a regression the squared error."""
 
     flags: Flags
     value: float
@@ -160,13 +160,21 @@ def trials_of(specs: Mapping[tuple[str, int], Sequence[RunSpec]], study: Study) 
                 continue
             test = record["evaluation"][TRAINED][spec.tests[0]]
             values.append(test["metrics"][study.metric])
-            losses.append(cross_entropy(np.array(test["probabilities"]), np.array(test["golds"])))
+            losses.append(_loss(test))
         found.setdefault(method, []).append(Trial(study.tuning.grid[method][number], mean(values), mean(losses)))
     return found
 
 
+def _loss(test: Mapping[str, Any]) -> float:
+    """The mean loss of a result's test set."""
+    golds = np.array(test["golds"])
+    if "scores" in test:
+        return float(((np.array(test["scores"]) - golds) ** 2).mean())
+    return cross_entropy(np.array(test["probabilities"]), golds)
+
+
 def chosen(trials: Sequence[Trial]) -> Flags:
-    """The flags of the best trial: the highest metric; of equal ones the lowest cross-entropy."""
+    """The flags of the best trial: the highest metric; of equal ones the lowest loss."""
     return max(trials, key=lambda trial: (round(trial.value, 6), -trial.loss)).flags
 
 
@@ -303,7 +311,7 @@ def run_study(study: Study, folders: Folders, jobs: Jobs) -> None:
     tuned = {method: chosen(found) for method, found in trials.items()}
     for method, found in trials.items():
         if all_alike(found):
-            jobs.tell(f"{method}: all trials have {study.metric} {found[0].value:.1f}; the cross-entropy chose")
+            jobs.tell(f"{method}: all trials have {study.metric} {found[0].value:.1f}; the loss chose")
     content = {
         method: {"chosen": tuned[method], "trials": [trial._asdict() for trial in found]}
         for method, found in trials.items()

@@ -69,7 +69,7 @@ def _study(study: Study, named: Sequence[Block]) -> list[Block]:
             *sections.sources_and_targets(study), sections.target_figure(study), *sections.share_figure(study),
         ]),
         ("Other measures", [sections.other_measures(study, setting) for setting in settings]),
-        ("Calibration", [sections.calibration(study, setting) for setting in settings]),
+        ("Calibration", [block for setting in settings for block in sections.calibration(study, setting)]),
         ("Sensitivity to the seed", [sections.seed_sensitivity(study, setting) for setting in settings]),
         ("Robustness", robust),
         ("Learning curves", sections.learning_curves(study)),
