@@ -37,6 +37,8 @@ from experiments.sift.study_data import prepare
 from experiments.sift.study_run import RunSpec, finished, write_spec
 
 POLL_SECONDS = 0.5
+FULL, TF32, BF16 = "full", "tf32", "bf16"
+TF32_VARIABLE = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"  # torch's own; the matrix products of every run then
 DEV = "_dev"
 WORST = {"ACC": 0.0, "MCC": -100.0, "Pearson": -100.0}
 SHARED = 0.01  # of a test set's texts, at most, may be in what is learned from
@@ -73,10 +75,10 @@ def check_metric(study: Study) -> None:
         raise UserError(f"{study.study}: metric: found {study.metric}, accepted: {', '.join(measured)} ({where})")
 
 
-def lay_out(study: Study, data_root: Path, canonical_root: Path, results: Path) -> Folders:
-    """Make the data, and the folders that training reads."""
+def lay_out(study: Study, data_root: Path, canonical_root: Path, results: Path, precision: str = FULL) -> Folders:
+    """Make the data, and the folders that training reads; each precision has a folder of results of its own."""
     tests = prepare(study.data, data_root, canonical_root, study.encoder, Path(study.task_def))
-    folder = results / study.folder
+    folder = results / (study.folder if precision == FULL else f"{study.folder}-{precision}")
     folders = Folders(tests, folder / "data" / "trials", folder / "data" / "trained", folder)
     for setting in study.settings.values():
         development_data(tests, folders.trained, setting.train)
@@ -329,6 +331,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", default="study_results", help="folder of results (default: %(default)s)")
     parser.add_argument("--encoder", help="another encoder than the study's, by its recipe where it has one")
     parser.add_argument("--methods", help="some of the study's methods, split by commas (default: all)")
+    parser.add_argument(
+        "--precision",
+        choices=(FULL, TF32, BF16),
+        default=FULL,
+        help="of matrix products; tf32: on GPUs that have it; bf16: torch's mixed precision (default: %(default)s)",
+    )
     parser.add_argument("--jobs", type=at_least(1), default=1, help="runs side by side (default: %(default)s)")
     parser.add_argument("--threads", type=at_least(1), default=1, help="threads of a run (default: %(default)s)")
     return parser.parse_args(argv)
@@ -341,10 +349,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         study = study.with_encoder(arguments.encoder)
     if arguments.methods is not None:
         study = study.with_methods([name.strip() for name in arguments.methods.split(",")])
+    if arguments.precision == BF16:
+        study = study.model_copy(update={"flags": study.flags | {"bf16": True}})
+    if arguments.precision == TF32:
+        os.environ[TF32_VARIABLE] = "1"
     check_metric(study)
     results = writable_folder(arguments.results)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the runs are ended too
-    folders = lay_out(study, Path(arguments.data_root), Path(arguments.canonical_root), results)
+    folders = lay_out(study, Path(arguments.data_root), Path(arguments.canonical_root), results, arguments.precision)
     check_apart(study, folders)
     jobs = Jobs(arguments.jobs, arguments.threads, study.metric)
     run_study(study, folders, jobs)

@@ -9,11 +9,23 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data_utils import mpnet
 from data_utils.errors import DataError
-from data_utils.mpnet import MEMBERS, PACKAGES, PUBLISHED, Hashes, cache_folder, find_pieces, mpnet_folder, unpack
+from data_utils.mpnet import (
+    MEMBERS,
+    PACKAGES,
+    PUBLISHED,
+    Hashes,
+    cache_folder,
+    find_pieces,
+    mpnet_folder,
+    pieces_in,
+    split,
+    unpack,
+)
 from data_utils.pretrained import resolve_pretrained
 from tests.docs.pages import ROOT
 
@@ -115,6 +127,29 @@ def test_a_zip_without_a_file_is_refused(site: Path):
     install(site, content)
     with pytest.raises(DataError, match="holds no all-mpnet-base-v2/vocab.txt"):
         unpack(find_pieces(), hashes_of(content, files))
+
+
+def test_a_machine_without_an_index_gets_it_in_small_files(site: Path, cache: Path, tmp_path: Path):
+    files = FILES | {"model.safetensors": np.random.default_rng(0).bytes(2 << 20)}
+    content = packed(files)
+    hashes = hashes_of(content, files)
+    install(site, content)
+    unpack(find_pieces(), hashes)
+    pieces = split(tmp_path / "pieces", 1, hashes)
+    assert [path.name for path in pieces] == [f"embedded-mpnet.zip.00{n}" for n in (1, 2, 3)]
+    assert max(path.stat().st_size for path in pieces) == 1 << 20
+    assert pieces == pieces_in(tmp_path / "pieces") == sorted((tmp_path / "pieces").iterdir())
+    (cache_folder() / "vocab.txt").unlink()
+    folder = unpack(pieces_in(tmp_path / "pieces"), hashes._replace(zip=None))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+    with pytest.raises(DataError, match="no whole zip"):
+        unpack(pieces[:2], hashes._replace(zip=None))
+    pieces[1].unlink()
+    with pytest.raises(DataError, match="zip.003: found no piece 2 before this one"):
+        pieces_in(tmp_path / "pieces")
+    with pytest.raises(DataError, match="found no pieces"):
+        pieces_in(tmp_path)
 
 
 def test_files_damaged_later_are_found(site: Path):
