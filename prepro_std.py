@@ -36,7 +36,9 @@ GLUE = Path("experiments/glue/glue_task_def.yml")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags; names and defaults are MT-DNN's."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="bert-base-uncased", help="encoder: hub name, local folder, embedded-minilm")
+    parser.add_argument(
+        "--model", default="bert-base-uncased", help="encoder: hub name, folder, embedded-minilm or -mpnet"
+    )
     parser.add_argument("--do_padding", action="store_true", help="pad every example to --max_seq_len")
     parser.add_argument("--root_dir", type=Path, default=Path("data/canonical_data"), help="folder of the TSVs")
     parser.add_argument(

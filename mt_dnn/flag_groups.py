@@ -62,7 +62,7 @@ class ModelConfig:
     """The encoder, its heads, and how tasks share it."""
 
     init_checkpoint: str | None = flag(
-        None, "encoder: hub name, local folder, embedded-minilm or MT-DNN checkpoint", shown="--bert_model_type"
+        None, "encoder: hub name, local folder, embedded-minilm or -mpnet, MT-DNN checkpoint", shown="--bert_model_type"
     )
     bert_model_type: str = flag("bert-base-uncased", "encoder where --init_checkpoint is left out")
     encoder_type: int = flag(

@@ -20,7 +20,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from data_utils.errors import in_one_line
-from data_utils.pretrained import EMBEDDED_HUB_NAME, EMBEDDED_NAME
+from data_utils.pretrained import HUB_NAMES
 from data_utils.task_def import DataFormat
 from experiments.exp_def import TaskDef
 from mt_dnn.adversarial_config import AdversarialConfig, adversarial_without_effect
@@ -156,8 +156,8 @@ def command_lines(words: Sequence[str]) -> str:
 
 def base_model(config: Config) -> str | None:
     """The Hub's name of the encoder; None where it is a folder or a checkpoint."""
-    if config.encoder == EMBEDDED_NAME:
-        return EMBEDDED_HUB_NAME
+    if config.encoder in HUB_NAMES:
+        return HUB_NAMES[config.encoder]
     if config.encoder.endswith(".pt") or Path(config.encoder).exists():
         return None
     try:

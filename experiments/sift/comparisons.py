@@ -15,7 +15,15 @@ from experiments.sift.results import Run, Study
 from experiments.sift.statistics import SIGNIFICANT, Difference, Sample, compare, holm, sample
 
 MARKS = "†‡§¶"
-METRIC_NAMES = {"ACC": "accuracy", "F1MAC": "macro-F1", "MCC": "Matthews correlation", "ECE": "ECE", "Brier": "Brier"}
+METRIC_NAMES = {
+    "ACC": "accuracy",
+    "F1MAC": "macro-F1",
+    "MCC": "Matthews correlation",
+    "Pearson": "Pearson correlation",
+    "Spearman": "Spearman correlation",
+    "ECE": "ECE",
+    "Brier": "Brier",
+}
 BY_METHOD = Mapping[str, Sample]
 
 
@@ -58,7 +66,7 @@ def baselines(study: Study) -> list[str]:
 def study_sample(study: Study, runs: Sequence[Run], stage: str, test: str) -> Sample:
     """The study's metric on a test set after a stage."""
     found = [run.evaluation[stage][test] for run in runs]
-    predictions = np.array([one.classes for one in found])
+    predictions = np.array([one.predicted for one in found])
     return sample(Metric[study.definition.metric], [run.seed for run in runs], found[0].golds, predictions)
 
 

@@ -27,9 +27,9 @@ import sys
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 from data_utils.errors import DataError, OneLineParser, run_command_line
 from data_utils.text_files import decoded, write_lines
@@ -157,6 +157,16 @@ def normal_form(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+class HasText(Protocol):
+    """An example of any task."""
+
+    @property
+    def text(self) -> str: ...
+
+
+AnyExample = TypeVar("AnyExample", bound=HasText)
+
+
 def _drop_seen(examples: Sequence[Example], seen: set[str]) -> list[Example]:
     """The examples whose text is not in `seen`; theirs are added to it."""
     kept = []
@@ -168,7 +178,7 @@ def _drop_seen(examples: Sequence[Example], seen: set[str]) -> list[Example]:
     return kept
 
 
-def in_hash_order(examples: Sequence[Example]) -> list[Example]:
+def in_hash_order(examples: Sequence[AnyExample]) -> list[AnyExample]:
     """The examples in the order of the SHA-256 of their texts, which depends on no generator and no file's order."""
     return sorted(examples, key=lambda example: hashlib.sha256(normal_form(example.text).encode()).digest())
 
@@ -186,7 +196,13 @@ def datasets(domains: dict[str, list[Example]]) -> dict[str, list[Example]]:
     return {f"{domain}_{name}": part for domain, splits in parts.items() for name, part in splits.items()}
 
 
-def write_canonical(path: Path, examples: Sequence[Example]) -> None:
+def without(examples: Iterable[AnyExample], others: Iterable[AnyExample]) -> list[AnyExample]:
+    """The examples whose text is not in `others`."""
+    forms = {normal_form(example.text) for example in others}
+    return [example for example in examples if normal_form(example.text) not in forms]
+
+
+def write_canonical(path: Path, examples: Iterable[tuple[str, ...]]) -> None:
     """Write a canonical TSV."""
     # a tab or a line break in an id or a text would be one of the format's own
     write_lines(path, ("\t".join(part.translate(SEPARATORS) for part in example) for example in examples))

@@ -26,7 +26,7 @@ class Counterpart(_Entry):
     """What a study has in the place of a column: the mean of a measure over test sets after a stage."""
 
     tests: list[str]
-    measure: Literal["ACC", "F1MAC", "MCC"]
+    measure: Literal["ACC", "F1MAC", "MCC", "Pearson", "Spearman"]
     stage: str
 
 

@@ -2,9 +2,9 @@
 
     python -m experiments.sift.report RESULTS --output DIR
 
-RESULTS holds a folder a study, as `experiments.sift.matrix` fills it: STUDY/study.yml, STUDY/runs/*.json. DIR (default:
-RESULTS) gets report.md, its figures/*.svg, report.html, and runs.csv, a row for each measure of each run. The same runs
-give the same files byte for byte.
+RESULTS holds a folder a study, as `experiments.sift.matrix` fills it (STUDY/study.yml, STUDY/runs/*.json) or as
+`experiments.sift.archive` keeps it (*.json.gz). DIR (default: RESULTS) gets report.md, its figures/*.svg, report.html,
+and runs.csv, a row for each measure of each run. The same runs give the same files byte for byte.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _study(study: Study, named: Sequence[Block]) -> list[Block]:
             *sections.sources_and_targets(study), sections.target_figure(study), *sections.share_figure(study),
         ]),
         ("Other measures", [sections.other_measures(study, setting) for setting in settings]),
-        ("Calibration", [sections.calibration(study, setting) for setting in settings]),
+        ("Calibration", [block for setting in settings for block in sections.calibration(study, setting)]),
         ("Sensitivity to the seed", [sections.seed_sensitivity(study, setting) for setting in settings]),
         ("Robustness", robust),
         ("Learning curves", sections.learning_curves(study)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,20 +11,20 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
 from data_utils.errors import DataError
-from data_utils.metrics import Metric, calc_metrics
 from data_utils.text_files import read_json
+from experiments.sift.predictions import PredictedNumbers, Predictions
+from experiments.sift.run_files import read_run_file, run_files
 from experiments.sift.runs import settings_of
 from experiments.sift.study import Study as Definition
 from experiments.sift.study import command_line
 from experiments.sift.study import read_study as read_definition
 from mt_dnn.config import parse_args
 
-CLASSIFIED = (Metric.ACC, Metric.F1MAC, Metric.MCC)
 TOLERANCE = 1e-4  # percentage points between a stored metric and the recomputed one
-BINS = 15
 STUDY_FILE = "study.yml"
 TUNED_FILE = "tuned.json"
 
+Tested = Predictions | PredictedNumbers
 Flags = Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(min_length=1)]
 
 
@@ -39,8 +38,11 @@ Probability = Annotated[float, Field(ge=0, le=1 + 1e-6, allow_inf_nan=False)]  #
 
 
 class _Stored(_Schema):
-    golds: list[int] = Field(min_length=1)
-    probabilities: list[list[Probability]]
+    """A test set: probabilities of a classification, or scores of a regression."""
+
+    golds: list[int] | list[FiniteFloat] = Field(min_length=1)
+    probabilities: list[list[Probability]] = []
+    scores: list[FiniteFloat] = []
     metrics: dict[str, FiniteFloat]
 
 
@@ -104,28 +106,6 @@ class _RunFile(_Schema):
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What a run says of a test set: golds (examples,), class numbers; probabilities (examples, classes)."""
-
-    golds: np.ndarray
-    probabilities: np.ndarray
-
-    @cached_property
-    def classes(self) -> np.ndarray:
-        """The likeliest class of each example, (examples,)."""
-        return self.probabilities.argmax(axis=1)
-
-    @cached_property
-    def measures(self) -> dict[str, float]:
-        """ACC, F1MAC, MCC and ECE in percent, and Brier, from 0 to 1."""
-        return {
-            **calc_metrics(CLASSIFIED, self.golds, self.classes, self.probabilities),
-            "ECE": 100 * calibration_error(self.golds, self.probabilities),
-            "Brier": brier_score(self.golds, self.probabilities),
-        }
-
-
-@dataclass(frozen=True)
 class Run:
     """A run's file: evaluation by stage and test, the rest as the file has it.
 
@@ -140,7 +120,7 @@ class Run:
     environment: Mapping[str, Any]
     history: Sequence[Epoch]
     updates: Sequence[Mapping[str, Any]]
-    evaluation: Mapping[str, Mapping[str, Predictions]]
+    evaluation: Mapping[str, Mapping[str, Tested]]
     robustness: Robustness
     diverged: str | None
 
@@ -197,28 +177,6 @@ class Study:
         return lines
 
 
-def calibration_error(golds: np.ndarray, probabilities: np.ndarray) -> float:
-    """Expected calibration error [Guo et al. 2017, equation 3], from 0 to 1.
-
-    Bins of equal width, open below and closed above, by the probability of the likeliest class; the gap between
-    accuracy and mean probability of each, weighted by its share of the examples.
-
-    Args: golds (examples,), probabilities (examples, classes).
-    """
-    top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == golds
-    bins = np.clip(np.ceil(top * BINS).astype(int) - 1, 0, BINS - 1)
-    return float(np.abs(np.bincount(bins, weights=right - top, minlength=BINS)).sum() / len(golds))
-
-
-def brier_score(golds: np.ndarray, probabilities: np.ndarray) -> float:
-    """Half the squared distance to the gold distribution, mean over examples [Brier 1950]; from 0 to 1.
-
-    The half makes it (p₁ - y)² for two classes. Args: golds (examples,), probabilities (examples, classes).
-    """
-    gold = np.eye(probabilities.shape[1])[golds]
-    return float(0.5 * ((probabilities - gold) ** 2).sum(axis=1).mean())
-
-
 def read_studies(results: Path) -> list[Study]:
     """All studies of a folder of results, by name.
 
@@ -232,15 +190,15 @@ def read_studies(results: Path) -> list[Study]:
 
 
 def read_study(folder: Path) -> Study:
-    """A study's folder: `study.yml`, `runs/` and, where it was tuned, `tuned.json` and `tuning/`.
+    """A study's folder: `study.yml`, `runs/` and, where it was tuned, `tuned.json` and `tuning/`; runs may be gzipped.
 
     Raises:
         DataError: a file is damaged or of another format, its metrics are not those of its predictions, or it does not
             fit the others.
     """
     definition = read_definition(folder / STUDY_FILE)
-    found = [_read_run(path) for path in sorted((folder / "runs").glob("*.json"))]
-    tuning = [_read_run(path) for path in sorted((folder / "tuning").glob("*.json"))]
+    found = [_read_run(path) for path in run_files(folder / "runs")]
+    tuning = [_read_run(path) for path in run_files(folder / "tuning")]
     methods, settings = list(definition.methods), list(definition.settings)
 
     def listed(runs: Sequence[Run]) -> list[Run]:
@@ -278,7 +236,7 @@ def given_flags(*parts: Mapping[str, Any], beside: Collection[str] = ()) -> dict
 
 def _read_run(path: Path) -> Run:
     try:
-        file = _RunFile.model_validate(read_json(path))
+        file = _RunFile.model_validate(read_run_file(path))
     except ValidationError as error:
         raise DataError(f"no run of a study: {_first_mistake(error)}", path) from error
     evaluation = {
@@ -289,21 +247,35 @@ def _read_run(path: Path) -> Run:
     return Run(path=path, evaluation=evaluation, **rest)
 
 
-def _checked(stored: _Stored, where: str, path: Path) -> Predictions:
+def _checked(stored: _Stored, where: str, path: Path) -> Tested:
+    found = _predicted_numbers(stored, where, path) if stored.scores else _predictions(stored, where, path)
+    for name, value in found.measures.items():
+        given = stored.metrics.get(name, value)
+        if abs(given - value) > TOLERANCE:
+            raise DataError(f"{where}: {name} is {given:.2f} in the file, {value:.2f} by its predictions", path)
+    return found
+
+
+def _predictions(stored: _Stored, where: str, path: Path) -> Predictions:
     golds, widths = np.array(stored.golds), {len(row) for row in stored.probabilities}
-    if len(stored.probabilities) != len(golds) or len(widths) != 1 or not 0 <= golds.min() <= golds.max() < max(widths):
+    whole = golds.dtype.kind == "i" and len(stored.probabilities) == len(golds) and len(widths) == 1
+    if not whole or not 0 <= golds.min() <= golds.max() < max(widths):
         raise DataError(
             f"{where}: found {len(golds)} golds up to {golds.max()} and {len(stored.probabilities)} rows of "
             f"probabilities with {sorted(widths)} classes; accepted: a row an example, a number a class",
             path,
         )
-    found = Predictions(golds, np.array(stored.probabilities))
-    metrics = [metric for metric in CLASSIFIED if metric.name in stored.metrics]
-    for name, value in calc_metrics(metrics, golds, found.classes, found.probabilities).items():
-        if abs(stored.metrics[name] - value) > TOLERANCE:
-            given = stored.metrics[name]
-            raise DataError(f"{where}: {name} is {given:.2f} in the file, {value:.2f} by its predictions", path)
-    return found
+    return Predictions(golds, np.array(stored.probabilities))
+
+
+def _predicted_numbers(stored: _Stored, where: str, path: Path) -> PredictedNumbers:
+    if len(stored.scores) != len(stored.golds) or stored.probabilities:
+        raise DataError(
+            f"{where}: found {len(stored.golds)} golds, {len(stored.scores)} scores and {len(stored.probabilities)} "
+            "rows of probabilities; accepted: a score an example, and no probabilities",
+            path,
+        )
+    return PredictedNumbers(np.array(stored.golds, dtype=float), np.array(stored.scores))
 
 
 def _check_runs(definition: Definition, runs: Sequence[Run]) -> None:

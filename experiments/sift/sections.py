@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from data_utils.metrics import Metric
 from experiments.sift.comparisons import (
     METRIC_NAMES,
     accuracy_sample,
@@ -17,6 +18,7 @@ from experiments.sift.comparisons import (
 )
 from experiments.sift.document import Block, Figure, Items, Paragraph, Table
 from experiments.sift.figures import Series, panel
+from experiments.sift.predictions import CLASSIFIED, CORRELATED
 from experiments.sift.results import Run, Study, given_flags
 from experiments.sift.robustness import parse_spec
 from experiments.sift.statistics import Sample
@@ -134,21 +136,24 @@ def _rows(study: Study, setting: str) -> Iterable[tuple[str, str, list[Run]]]:
 
 
 def other_measures(study: Study, setting: str) -> Table:
-    """Accuracy, macro-F1 and Matthews correlation, but for the one that the comparisons use."""
-    measures = [name for name in ("ACC", "F1MAC", "MCC") if name != study.definition.metric]
+    """Accuracy, macro-F1 and Matthews correlation, or a regression's correlations, but for what the comparisons use."""
+    known = CORRELATED if Metric[study.definition.metric] in CORRELATED else CLASSIFIED
+    measures = [metric.name for metric in known if metric.name != study.definition.metric]
     caption = f"Other measures, {setting}, percent: mean ± standard error over seeds"
     return _measure_table(study, setting, caption, measures, {})
 
 
-def calibration(study: Study, setting: str) -> Table:
-    """ECE and Brier score on every test, in and out of domain."""
+def calibration(study: Study, setting: str) -> list[Block]:
+    """ECE and Brier score on every test, in and out of domain; nothing of a regression."""
+    if Metric[study.definition.metric] in CORRELATED:
+        return []
     caption = (
         f"Calibration, {setting}: expected calibration error (15 bins of equal width, percent) and Brier score "
         "(0 to 1), lower is better; mean ± standard error over seeds"
     )
     details = study.definition.settings[setting]
     domains = {test: "in domain" if details.is_in_domain(test) else "out of domain" for test in details.all_tests}
-    return _measure_table(study, setting, caption, ["ECE", "Brier"], domains)
+    return [_measure_table(study, setting, caption, ["ECE", "Brier"], domains)]
 
 
 def _measure_table(

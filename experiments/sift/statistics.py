@@ -73,13 +73,16 @@ class Difference(NamedTuple):
 def sample(
     metric: Metric, seeds: Sequence[int], golds: np.ndarray, predictions: np.ndarray, resamples: int = RESAMPLES
 ) -> Sample:
-    """ACC or MCC of every seed, on the examples and on bootstrap resamples of them.
+    """ACC, MCC or Pearson of every seed, on the examples and on bootstrap resamples of them.
 
     Args:
-        golds: (examples,), class numbers.
-        predictions: (seeds, examples), class numbers.
+        golds: (examples,), class numbers; numbers where the metric is Pearson.
+        predictions: (seeds, examples), likewise.
         resamples: how many. They depend on the number of examples alone, so that methods are paired.
     """
+    if metric == Metric.Pearson:
+        values = 100 * _pearson(_counts(len(golds), resamples).astype(np.float64), golds, predictions)
+        return Sample(tuple(seeds), values[0], values[1:])
     classes = int(max(golds.max(), predictions.max())) + 1
     cells = np.eye(classes**2, dtype=np.float32)[golds * classes + predictions]  # (seeds, examples, cells)
     flat = cells.transpose(1, 0, 2).reshape(len(golds), -1)
@@ -97,6 +100,21 @@ def _counts(examples: int, resamples: int) -> np.ndarray:
     for row in counts[1:]:
         row[:] = np.bincount(generator.integers(examples, size=examples), minlength=examples)
     return counts
+
+
+def _pearson(counts: np.ndarray, golds: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Pearson's correlation (0 where it has no value), (draws, seeds).
+
+    Args: counts (draws, examples), how often each counts; golds (examples,); predictions (seeds, examples).
+    """
+    ours, theirs = predictions - predictions.mean(axis=1, keepdims=True), golds - golds.mean()  # for precision
+    total = counts.sum(axis=1, keepdims=True)
+    our_mean, their_mean = counts @ ours.T / total, counts @ theirs[:, None] / total
+    covariance = counts @ (ours * theirs).T / total - our_mean * their_mean
+    our_variance = counts @ (ours**2).T / total - our_mean**2
+    their_variance = counts @ (theirs**2)[:, None] / total - their_mean**2
+    spreads = np.maximum(our_variance, 0) * np.maximum(their_variance, 0)
+    return np.divide(covariance, np.sqrt(spreads), out=np.zeros_like(covariance), where=spreads > 0)
 
 
 def _of_confusion(metric: Metric, confusion: np.ndarray) -> np.ndarray:

@@ -141,7 +141,7 @@ class Study(_Part):
     encoder: str = EMBEDDED_NAME
     task_def: str
     task: Name
-    metric: Literal["ACC", "MCC"]
+    metric: Literal["ACC", "MCC", "Pearson"]
     data: list[Name]
     comparison: Comparison
     settings: dict[Name, Setting]

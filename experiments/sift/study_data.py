@@ -1,14 +1,15 @@
 """The study's data by name: public files to canonical TSV and token files.
 
-    python -m experiments.sift.study_data cola hate uci sentiment advglue --data_root DIR
+    python -m experiments.sift.study_data cola rte stsb hate uci sentiment advglue --data_root DIR
 
 A preparation reads DIR (`SOURCES` says what lies there and where it is to be had) and makes datasets of one task. Every
 cut is made in the order of the SHA-256 of the texts (`hutto.in_hash_order`), which depends on no random generator and
 not on a file's order. Texts that differ in case and white space alone count as one.
 
 - `cola`, linguistic acceptability [Warstadt et al. 2019]: `cola_train` and `cola_dev` are the in-domain training set,
-  90 : 10; `cola_in_test` and `cola_out_test` are the two public development sets. A sentence of a test set is not
-  trained on.
+  90 : 10; `cola_in_test` and `cola_out_test` are the two public development sets, `cola_all_test` is both together,
+  GLUE's. A sentence of a test set is not trained on.
+- `rte` and `stsb`, entailment and similarity of two sentences in GLUE's splits: `glue_pairs.py`.
 - `hate`, hateful tweets (label `negative`) and others (`positive`): of duplicates the first is kept, and none where
   their labels differ; then 70 : 10 : 20. `sentiment_hate` has the file's 7 % of hateful tweets,
   `sentiment_hatebalanced` of each part all the hateful tweets and the first others, as many. Both train sets have the
@@ -20,7 +21,8 @@ not on a file's order. Texts that differ in case and white space alone count as 
 - `sentiment`, the four domains of `hutto.py`: its datasets, and for training on another domain than the tweets
   `sentiment_from{amazon,movies,editorials}`, 70 : 10 : 20, the train set cut to the tweets' at most. Their texts are in
   `sentiment_{amazon,movies,editorials}_test` too, which is a test for models trained elsewhere.
-- `advglue`, `sentiment_advglue_test`: SST-2 in the development set of AdvGLUE [Wang et al. 2021].
+- `advglue` and `advglue_rte`: `sentiment_advglue_test` and `rte_advglue_test` are SST-2 and RTE in the development set
+  of AdvGLUE [Wang et al. 2021].
 """
 
 from __future__ import annotations
@@ -29,7 +31,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import prepro_std
@@ -39,9 +42,11 @@ from data_utils.pretrained import folder_name
 from data_utils.readers import split_columns
 from data_utils.text_files import read_json, read_lines, read_text
 from experiments.sift import hutto
-from experiments.sift.hutto import Example, in_hash_order, normal_form, split, write_canonical
+from experiments.sift.glue_pairs import FOLDER as GLUE_FOLDER
+from experiments.sift.glue_pairs import Pair, pairs
+from experiments.sift.hutto import Example, in_hash_order, normal_form, split, without, write_canonical
 
-Datasets = dict[str, list[Example]]  # by file name without its ending
+Datasets = Mapping[str, Sequence[Example | Pair]]  # by file name without its ending
 
 # folder of --data_root -> where its files are to be had
 SOURCES = {
@@ -49,6 +54,7 @@ SOURCES = {
     "twitter_hate": "the training file of Analytics Vidhya's practice problem Twitter Sentiment Analysis, "
     "https://www.kaggle.com/datasets/arkhoshghalb/twitter-sentiment-analysis-hatred-speech",
     "uci_sentiment": "in Sentiment Labelled Sentences of the UCI repository, https://archive.ics.uci.edu/dataset/331",
+    GLUE_FOLDER: "part of GLUE, https://gluebenchmark.com/tasks",
     "advglue": "AdvGLUE's development set, https://adversarialglue.github.io",
 }
 COLA_COLUMNS = ("source", "label", "mark", "sentence")
@@ -57,6 +63,7 @@ UCI_SITES = {"amazon": "amazon_cells_labelled.txt", "imdb": "imdb_labelled.txt",
 UCI_POOLS = {"uci10": 100, "uci1": 10}  # training sentences of each site
 SENTIMENTS = {"0": "negative", "1": "positive"}
 HATE = {"0": "positive", "1": "negative"}  # hateful ~ negative
+ENTAILMENTS = {"0": "entailment", "1": "not_entailment"}
 FLIPPED = {"negative": "positive", "positive": "negative"}
 STAMP = ".study_data.json"
 
@@ -86,6 +93,7 @@ def cola(data_root: Path) -> Datasets:
     return {
         "cola_train": ordered[:count],
         "cola_dev": without(ordered[count:], ordered[:count]),
+        "cola_all_test": [example for part in parts.values() for example in part],
         "cola_in_test": parts["in_domain_dev"],
         "cola_out_test": parts["out_of_domain_dev"],
     }
@@ -98,6 +106,11 @@ def _read_cola(path: Path) -> list[Example]:
         label = _label(fields["label"], {"0": "0", "1": "1"}, path, number)
         examples.append(Example(f"{path.stem}-{number}", label, fields["sentence"].strip()))
     return examples
+
+
+def glue(task: str, data_root: Path) -> Datasets:
+    """A task of GLUE with pairs of sentences, a tenth of its training set held out."""
+    return pairs(task, partial(source, data_root, GLUE_FOLDER))
 
 
 def hate(data_root: Path) -> Datasets:
@@ -203,26 +216,42 @@ def sentiment(data_root: Path) -> Datasets:
 
 def advglue(data_root: Path) -> Datasets:
     """The sentences of SST-2 that AdvGLUE's authors changed until models failed."""
+    rows = _read_advglue(data_root, "sst2", ("sentence",), SENTIMENTS)
+    return {"sentiment_advglue_test": [Example(*row) for row in rows]}
+
+
+def advglue_rte(data_root: Path) -> Datasets:
+    """The pairs of RTE that AdvGLUE's authors changed until models failed."""
+    rows = _read_advglue(data_root, "rte", ("sentence1", "sentence2"), ENTAILMENTS)
+    return {"rte_advglue_test": [Pair(*row) for row in rows]}
+
+
+def _read_advglue(data_root: Path, task: str, texts: Sequence[str], labels: dict[str, str]) -> list[tuple[str, ...]]:
+    """Id, label and texts of a task's examples."""
     path = source(data_root, "advglue", "dev.json")
     try:
-        rows = read_json(path)["sst2"]
-        examples = [
-            Example(
-                f"advglue-{row['idx']}", _label(str(row["label"]), SENTIMENTS, path), " ".join(row["sentence"].split())
+        return [
+            (
+                f"advglue-{row['idx']}",
+                _label(str(row["label"]), labels, path),
+                *(" ".join(row[name].split()) for name in texts),
             )
-            for row in rows
+            for row in read_json(path)[task]
         ]
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError("expected JSON, a list `sst2` of objects with idx, sentence and label", path) from error
-    return {"sentiment_advglue_test": examples}
+        expected = f"expected JSON, a list `{task}` of objects with idx, {', '.join(texts)} and label"
+        raise DataError(expected, path) from error
 
 
 PREPARATIONS: dict[str, Callable[[Path], Datasets]] = {
     "cola": cola,
+    "rte": partial(glue, "rte"),
+    "stsb": partial(glue, "stsb"),
     "hate": hate,
     "uci": uci,
     "sentiment": sentiment,
     "advglue": advglue,
+    "advglue_rte": advglue_rte,
 }
 
 
@@ -232,20 +261,14 @@ def _label(text: str, names: dict[str, str], path: Path, line: int | None = None
     return names[text]
 
 
-def without(examples: Iterable[Example], others: Iterable[Example]) -> list[Example]:
-    """The examples whose text is not in `others`."""
-    forms = {normal_form(example.text) for example in others}
-    return [example for example in examples if normal_form(example.text) not in forms]
-
-
-def write(names: Iterable[str], data_root: Path, root: Path) -> dict[Path, list[Example]]:
+def write(names: Iterable[str], data_root: Path, root: Path) -> dict[Path, Sequence[Example | Pair]]:
     """Run preparations; writes `ROOT/DATASET.tsv` and returns the examples by file.
 
     Raises:
         FlagError: no preparation of that name.
         DataError: a file is missing, malformed or cannot be written.
     """
-    written = {}
+    written: dict[Path, Sequence[Example | Pair]] = {}
     for name in names:
         if name not in PREPARATIONS:
             accepted = ", ".join(PREPARATIONS)
@@ -298,7 +321,7 @@ def _known(stamp: Path) -> dict[str, str]:
     return found if isinstance(found, dict) else {}
 
 
-def shared_texts(datasets: dict[str, list[Example]]) -> dict[tuple[str, str], int]:
+def shared_texts(datasets: Datasets) -> dict[tuple[str, str], int]:
     """How many texts of a train or dev set are in a test set; pairs that share none are left out."""
     tested = {name: part for name, part in datasets.items() if name.endswith("_test")}
     pairs = {

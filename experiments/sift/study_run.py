@@ -238,16 +238,19 @@ def _course(spec: RunSpec, stage: str, folder: Path) -> dict[str, Any]:
 
 
 def _test(spec: RunSpec, stage: str, checkpoint: Path) -> dict[str, Any]:
-    """Golds, probabilities and metrics of a stage's tests."""
+    """Golds, probabilities or scores, and metrics of a stage's tests."""
     found = {}
     for test in spec.tests_of(stage):
         scored = score(checkpoint, spec.path(test), Path(spec.task_def), spec.task)
-        found[test] = {
-            "golds": scored.golds.tolist(),
-            "probabilities": rounded(scored.probabilities).tolist(),
-            "metrics": scored.metrics,
-        }
+        found[test] = {"golds": scored.golds.tolist(), **_outputs(scored.probabilities), "metrics": scored.metrics}
     return found
+
+
+def _outputs(scores: np.ndarray) -> dict[str, Any]:
+    """A model's outputs: probabilities (examples, classes) with few digits, or a regression's numbers (examples, 1)."""
+    if scores.shape[1] == 1:
+        return {"scores": [float(f"{score:.9g}") for score in scores[:, 0]]}  # single precision, whole
+    return {"probabilities": rounded(scores).tolist()}
 
 
 def rounded(probabilities: np.ndarray) -> np.ndarray:
@@ -276,6 +279,7 @@ def environment() -> dict[str, Any]:
         "processor": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
+        "matmul": torch.get_float32_matmul_precision(),
     }
 
 

@@ -108,6 +108,7 @@ def test_the_metadata_are_the_hubs() -> None:
     [
         ("microsoft/deberta-v3-base", "microsoft/deberta-v3-base"),
         ("embedded-minilm", "sentence-transformers/all-MiniLM-L6-v2"),
+        ("embedded-mpnet", "sentence-transformers/all-mpnet-base-v2"),
         (str(RUN / "tiny"), None),
         ("checkpoint/model_2.pt", None),
         ("a/b/c", None),
