@@ -204,7 +204,7 @@ class TrainingConfig:
     bf16: bool = flag(False, "torch's mixed precision with bfloat16")
     cpu_linear: str = flag(
         "auto",
-        "library of linear layers on the CPU; auto: onednn on AMD's processors, else mkl",
+        "library of linear layers on the CPU; auto: onednn on AMD processors with AVX-512, else mkl",
         choices=("auto", "mkl", "onednn"),
     )
     grad_checkpointing: bool = flag(
