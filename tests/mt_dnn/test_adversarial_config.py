@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from data_utils.errors import FlagError
-from mt_dnn import measured_defaults
+from mt_dnn.perturbation import measured_defaults
 from mt_dnn.adversarial_config import LEVELS, PRESETS, AdversarialConfig
 from mt_dnn.config import parse_args
 
