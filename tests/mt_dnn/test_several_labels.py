@@ -263,7 +263,8 @@ def test_the_loss_is_the_mean_over_rows_and_labels() -> None:
     weighted = BceCriterion(class_weights=torch.tensor(weights))(logits, targets)
     assert weighted.item() == pytest.approx(by_hand(logits, targets, weights))
     torch.testing.assert_close(
-        weighted, F.binary_cross_entropy_with_logits(logits, targets.double(), pos_weight=torch.tensor(weights).double())
+        weighted,
+        F.binary_cross_entropy_with_logits(logits, targets.double(), pos_weight=torch.tensor(weights).double()),
     )
     (gradient,) = torch.autograd.grad(BceCriterion()(logits, targets), logits)
     torch.testing.assert_close(gradient, (logits.sigmoid() - targets) / targets.numel())
