@@ -93,7 +93,7 @@ class MultiLabelTask(Task):
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
         """Of the label matrix; see `calc_label_metrics`."""
-        return calc_label_metrics(metrics, golds, np.stack(entries.predictions), np.stack(entries.scores))
+        return calc_label_metrics(metrics, golds, np.asarray(entries.predictions), np.asarray(entries.scores))
 
     def notes(self, metrics: Sequence[Metric], golds: Any) -> list[str]:
         if Metric.AUC not in metrics:
