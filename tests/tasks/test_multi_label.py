@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -23,10 +24,16 @@ from data_utils.readers import read_score_file, read_token_json
 from data_utils.task_def import TaskType
 from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
-from mt_dnn.batcher import Collater, SingleTaskDataset
+from mt_dnn.batcher import Batch, Collater, SingleTaskDataset
+from mt_dnn.bregman import BregmanTerm
 from mt_dnn.config import parse_args
+from mt_dnn.loss import BceCriterion, KlCriterion, MseCriterion, SymKlCriterion
+from mt_dnn.matcher import SANBertNetwork
+from mt_dnn.objective import TrainingObjective
+from mt_dnn.perturbation import SmartPerturbation
 from mt_dnn.trainer import train
 from tasks import Task, get_task
+from tests.encoders import tiny_encoder
 from tests.mt_dnn.runs import parameters
 from tests.tasks.learning import PROBE, SIFT, WORDS, learned, write_small_encoder, write_task
 
@@ -131,6 +138,48 @@ def test_a_teachers_scores_become_log_odds_and_labels(tmp_path: Path) -> None:
     np.testing.assert_allclose(task.soft_label(scores)[:2], [np.log(0.25), 0], atol=1e-12)
     assert np.isfinite(task.soft_label(scores)).all() and task.soft_label(scores)[2] == pytest.approx(13.8, abs=0.1)
     assert task.taught_label(scores) == [0, 1, 1]
+
+
+def bernoulli_kl(z: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """KL(σ(z) ‖ σ(w)), summed over labels, a mean over rows."""
+    p, q = z.detach().double().sigmoid(), w.detach().double().sigmoid()
+    return (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum(1).mean()
+
+
+def test_the_objective_compares_each_label(tmp_path: Path) -> None:
+    """Loss, a teacher's loss, the proximal term and R of a network, each by hand."""
+    torch.manual_seed(0)
+    task_def = toy(tmp_path).task_def
+    network = SANBertNetwork({"task_def_list": [task_def]}, tiny_encoder("bert", dtype=torch.float32)).eval()
+    for parameter in network.scoring_list.parameters():
+        torch.nn.init.normal_(parameter)  # of an untrained head the outputs are all alike
+    ids, labels, soft = torch.randint(5, 40, (2, 6)), torch.tensor([[1, 0, 0.5], [0, 1, 1]]), torch.randn(2, 3)
+    ones = torch.ones_like(ids)
+    batch = Batch(ids, ones, torch.zeros_like(ids), labels, 0, ("a", "b"), soft_labels=soft)
+    logits = network.run(batch)
+    gold = -(labels * logits.sigmoid().log() + (1 - labels) * (-logits).sigmoid().log()).mean()
+    for kd, expected in (
+        (KlCriterion(), bernoulli_kl(soft, logits)),
+        (MseCriterion(), (logits - soft).square().mean()),
+    ):
+        found = TrainingObjective(network, [BceCriterion()], kd_criteria=[kd])(batch, [])
+        torch.testing.assert_close(found.loss, (gold + expected).float())
+    bregman = BregmanTerm(network, 2.0, (0.9, 0.9), 10)
+    for parameter in bregman.teacher.parameters():
+        parameter += 0.01 * torch.randn(parameter.shape)
+    before = bregman.teacher.run(batch)
+    found = TrainingObjective(network, [BceCriterion()], bregman=bregman)(batch, [])
+    both = bernoulli_kl(logits, before) + bernoulli_kl(before, logits)
+    torch.testing.assert_close(found.bregman, (2 * both).float(), rtol=1e-4, atol=1e-6)
+    seen = []
+    smart = SmartPerturbation(radius=0.5, step_size=0.5, noise_var=0.1, loss_map=[SymKlCriterion()])
+    objective = TrainingObjective(network, [BceCriterion()], smart, alpha=1.0)
+    with patch.object(network, "run", lambda own, run=network.run: seen.append(run(own)) or seen[-1]):
+        found = objective(batch, [1, 2])
+    assert found.regularization is not None and len(seen) == 3  # clean, ascent, final
+    both = bernoulli_kl(seen[2], seen[0]) + bernoulli_kl(seen[0], seen[2])
+    assert both > 1e-3
+    torch.testing.assert_close(found.regularization.loss, both.float(), rtol=1e-4, atol=1e-6)
 
 
 # learning
