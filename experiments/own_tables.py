@@ -172,7 +172,7 @@ class OwnTask:
             write_canonical(path, Reading(iter(self.splits[split]), {"a text being empty": count} if count else {}))
         never = self._never() if self.task_type == "MultiLabel" else []
         if never:
-            print(f"{paths['train']}: no example has {', '.join(never)}; that cannot be learned from these")
+            print(f"{paths['train']}: no example has {', '.join(never)}; a label without examples cannot be learned")
         return paths
 
     def _never(self) -> list[str]:

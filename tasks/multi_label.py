@@ -102,7 +102,8 @@ class MultiLabelTask(Task):
         if not undefined:
             return []
         left_out = ", ".join(names[index] for index in undefined)
-        return [f"AUC is the mean over {len(names) - len(undefined)} labels; all or no examples have {left_out}"]
+        defined = len(names) - len(undefined)
+        return [f"AUC is the mean over {defined} of {len(names)} labels; all examples have, or none has: {left_out}"]
 
     def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
         count = self.task_def.n_class

@@ -237,4 +237,4 @@ def test_labels_without_an_area_are_named_beside_the_metrics(
     calc_metrics.main([*given.split(), str(tmp_path / "scores.json")])
     printed = capsys.readouterr()
     assert json.loads(printed.out) == {"AUC": 100.0, "ACC": 50.0}
-    assert printed.err == "AUC is the mean over 1 labels; all or no examples have loud\n"
+    assert printed.err == "AUC is the mean over 1 of 2 labels; all examples have, or none has: loud\n"

@@ -128,7 +128,9 @@ def test_labels_without_an_area_are_left_out_and_named(tmp_path: Path, caplog: p
     with caplog.at_level("INFO"):
         found = task.evaluate(dataset, (Metric.AUC,), scores, (scores > 0.5).astype(int))
     assert found.metrics == {"AUC": 100.0}
-    assert caplog.messages[-1] == "toy_dev: AUC is the mean over 1 labels; all or no examples have cold, both"
+    assert (
+        caplog.messages[-1] == "toy_dev: AUC is the mean over 1 of 3 labels; all examples have, or none has: cold, both"
+    )
     assert task.notes((Metric.ACC,), task.golds(dataset)) == []
 
 
