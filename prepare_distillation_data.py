@@ -4,9 +4,9 @@ r"""Give the examples of a token file a teacher's scores, for `train.py --mkd_op
         --score mnli_train_scores.json --std_output distilled/mnli_train.json
 
 The score file is the teacher's for the same examples, as `predict.py` writes it; where long texts are read in windows,
-as `predict.py --by_window` does. Probabilities are written as their logarithms, for criteria compare logits; a
-regression's outputs and the logits of spans as they are. Without --add_soft_label the teacher's answer takes the
-label's place.
+as `predict.py --by_window` does. Probabilities are written as their logarithms (of several labels a text as their
+log-odds), for criteria compare logits; a regression's outputs and the logits of spans as they are. Without
+--add_soft_label the teacher's answer takes the label's place.
 """
 
 from __future__ import annotations

@@ -154,7 +154,8 @@ class TrainingConfig:
     grad_accumulation_step: int = flag(1, "batches an update", at_least=1)
     no_group_by_length: bool = flag(False, "batches of mixed lengths")
     class_weights: tuple[str, ...] | None = flag(
-        None, "weights of a classification's classes in its loss: balanced, or a number each in the order of the labels"
+        None,
+        "weights of classes, or of several labels' positives, in the loss: balanced, or a number each, in their order",
     )
     optimizer: str = flag("adamax", "optimizer", choices=("adamax", "adamw", "adam", "sgd", "adadelta"))
     learning_rate: float = flag(5e-5, "peak learning rate", above=0, below=1e36)

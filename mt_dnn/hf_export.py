@@ -23,7 +23,6 @@ from transformers.utils.logging import disable_progress_bar
 from data_utils.errors import DataError, FlagError, OneLineParser, nearest, run_command_line
 from data_utils.files import atomic_folder, writable_folder
 from data_utils.pretrained import resolve_pretrained
-from data_utils.task_def import TaskType
 from data_utils.tokenizer import load_tokenizer
 from experiments.exp_def import TaskDef
 from module.encoder import positions_of, takes_types
@@ -38,9 +37,11 @@ if TYPE_CHECKING:
 
 ANY_ACTIVATION = "gelu"  # DeBERTa's own, where the class takes any
 TOLERANCE = 1e-5  # between the logits of both models, relative to the largest
+# By the name of the task type.
 PROBLEM_TYPES = {
-    TaskType.Classification: "single_label_classification",  # pipelines apply a softmax
-    TaskType.Regression: "regression",  # pipelines give the output as it is
+    "Classification": "single_label_classification",  # pipelines apply a softmax
+    "MultiLabel": "multi_label_classification",  # pipelines apply a sigmoid
+    "Regression": "regression",  # pipelines give the output as it is
 }
 TEXT_FLAGS = ("init_checkpoint", "bert_model_type", "tokenizer", "do_lower_case", "max_seq_len", "transformer_cache")
 
@@ -156,9 +157,9 @@ def sequence_classifier(network: SANBertNetwork, task_id: int, task: str) -> Pre
     family = encoder.config.model_type
     if family not in FAMILIES:
         raise FlagError(f"--save_hf: found an encoder of the family {family}, accepted: {', '.join(FAMILIES)}")
-    if task_def.enable_san or task_def.task_type not in PROBLEM_TYPES:
+    if task_def.enable_san or task_def.task_type.name not in PROBLEM_TYPES:
         found = "enable_san: true" if task_def.enable_san else f"task_type {task_def.task_type.name}"
-        accepted = ", ".join(kind.name for kind in PROBLEM_TYPES)
+        accepted = ", ".join(PROBLEM_TYPES)
         raise FlagError(f"--save_hf: task {task} has {found}; accepted: {accepted} without enable_san")
     layout = FAMILIES[family]
     model = AutoModelForSequenceClassification.from_config(_config(encoder, task_def), dtype=torch.float32)
@@ -187,7 +188,7 @@ def _config(encoder: PreTrainedModel, task_def: TaskDef) -> PretrainedConfig:
     config = copy.deepcopy(encoder.config)
     labels = dict(enumerate(task_def.class_names("LABEL_")))
     ids = {name: index for index, name in labels.items()}
-    config.update({"id2label": labels, "label2id": ids, "problem_type": PROBLEM_TYPES[task_def.task_type]})
+    config.update({"id2label": labels, "label2id": ids, "problem_type": PROBLEM_TYPES[task_def.task_type.name]})
     if FAMILIES[config.model_type].activation is None:
         config.pooler_hidden_act = task_def.actf or "linear"
     return config

@@ -219,16 +219,17 @@ def _use(model: TrainedModel) -> list[str]:
     place = json.dumps(model.place)
     for task, task_def in model.tasks.items():
         one = task_def.data_type == DataFormat.PremiseOnly
+        more = ", top_k=None" if task_def.task_type.name == "MultiLabel" else ""  # else the likeliest label alone
         given = '"A text."' if one else '{"text": "A text.", "text_pair": "Another one."}'
         if several:
             folder = json.dumps(task)
             lines += [
                 f"tokenizer = AutoTokenizer.from_pretrained({place}, subfolder={folder})",
                 f"model = AutoModelForSequenceClassification.from_pretrained({place}, subfolder={folder})",
-                f'classify = pipeline("{PIPELINE}", model, tokenizer=tokenizer, truncation=True)',
+                f'classify = pipeline("{PIPELINE}", model, tokenizer=tokenizer, truncation=True{more})',
             ]
         else:
-            lines.append(f'classify = pipeline("{PIPELINE}", {place}, truncation=True)')
+            lines.append(f'classify = pipeline("{PIPELINE}", {place}, truncation=True{more})')
         lines.append(f"print(classify({given}))")
     return _fenced("python", "\n".join(lines))
 

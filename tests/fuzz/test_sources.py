@@ -248,7 +248,7 @@ def test_tables_of_ones_own(tmp_path: Path, drawn: bytes) -> None:
     else:
         content = choices.text([COMMAS if suffix == "csv" else b"id\ttext\tlabel\n1\ta\t0.5\n2\tb\t1\n3\tc\t2\n"])
     path.write_bytes(content)
-    columns = Columns(("text",), "label", choices.of((None, "id")))
+    columns = Columns(("text",), ("label",), choices.of((None, "id")))
 
     def convert() -> OwnTask:
         with contextlib.redirect_stdout(io.StringIO()):
