@@ -8,7 +8,7 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -20,6 +20,7 @@ from data_utils.errors import DataError, TaskDefError, UserError, first_line
 from experiments.exp_def import TaskDef, checkpoint_globals
 
 REQUIRED_KEYS = ("state", "config")
+PROJECTION = re.compile(r"^(?P<head>(?:module\.)?scoring_list\.\d+\.)(?P<behind>1\.)?(?P<kind>weight|bias)$")
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -146,6 +147,26 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path | str
     network.load_state_dict(_fitting(network, state, path, encoder_only), strict=not encoder_only)
 
 
+def named_as_in(expected: Collection[str], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameters under the names that a network has for them.
+
+    A head's projection is `I.1.*` after dropout and `I.*` where there is none. In older files of this project some
+    heads are `I.*` with dropout too.
+
+    Args:
+        expected: the network's names.
+        state: parameters by the file's names.
+    """
+    found = {}
+    for name, tensor in state.items():
+        head = PROJECTION.search(name)
+        if head is not None and name not in expected:
+            other = f"{head['head']}{'' if head['behind'] else '1.'}{head['kind']}"
+            name = other if other in expected else name
+        found[name] = tensor
+    return found
+
+
 def _fitting(
     network: nn.Module, state: Mapping[str, Tensor], path: Path | str, encoder_only: bool
 ) -> dict[str, Tensor]:
@@ -153,8 +174,8 @@ def _fitting(
     # Buffers that transformers keeps out of its own files (position ids) may stand in older checkpoints, and a constant
     # in MT-DNN's answer networks.
     unused = ("position_ids", ".alpha")
-    state = {name: tensor for name, tensor in state.items() if not name.endswith(unused)}
     expected = network.state_dict()
+    state = named_as_in(expected, {name: tensor for name, tensor in state.items() if not name.endswith(unused)})
     if encoder_only:
         state = {name: tensor for name, tensor in state.items() if name.startswith("bert.")}
         expected = {name: tensor for name, tensor in expected.items() if name.startswith("bert.")}

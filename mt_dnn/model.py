@@ -17,7 +17,7 @@ from module.encoder import compile_layers
 from module.linear import choose_linears
 from mt_dnn.batcher import Batch
 from mt_dnn.build import build_network, build_objective
-from mt_dnn.checkpoint import load_checkpoint, load_state, save_checkpoint
+from mt_dnn.checkpoint import load_checkpoint, load_state, named_as_in, save_checkpoint
 from mt_dnn.config import Config
 from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.matcher import SANBertNetwork
@@ -349,7 +349,7 @@ class MTDNNModel:
         if self.bregman is not None:
             self.bregman.start(self.network)
             if "bregman" in content:
-                self.bregman.load_state_dict(content["bregman"])
+                self.bregman.load_state_dict(named_as_in(self.bregman.state_dict(), content["bregman"]))
         return progress, taken
 
 
