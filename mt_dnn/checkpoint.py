@@ -1,6 +1,8 @@
-"""Checkpoints: MT-DNN's structure `{"state", "optimizer", "config"}`, with `progress` beside it for a resume.
+"""Checkpoints: MT-DNN's structure `{"state", "optimizer", "config"}`, and what this project adds to it.
 
-Nothing is unpickled but through torch's weights-only loader and the classes that a task definition is made of.
+`config` is as MT-DNN reads it (`mtdnn_config.py`). `settings` holds the same with this project's flags and values,
+`progress` what a resume needs. Nothing is unpickled but through torch's weights-only loader and the classes that a task
+definition is made of.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from torch import Tensor, nn
 from data_utils.checksum import checked_write, has_right_checksum, remove_checked
 from data_utils.errors import DataError, TaskDefError, UserError, first_line
 from experiments.exp_def import TaskDef, checkpoint_globals
+from mt_dnn.mtdnn_config import from_mtdnn
 
 REQUIRED_KEYS = ("state", "config")
+# of a head itself, or of the one in the teacher of the Bregman term
 PROJECTION = re.compile(r"^(?P<head>(?:module\.)?scoring_list\.\d+\.)(?P<behind>1\.)?(?P<kind>weight|bias)$")
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -55,7 +59,10 @@ def deltas_of(checkpoint: Path) -> Path:
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Read a checkpoint of this project or of MT-DNN, tensors on the CPU; its `task_def_list` holds `TaskDef`s.
+    """Read a checkpoint of this project or of MT-DNN, tensors on the CPU.
+
+    Its `config` is flat, and the same for both: this project's flags, the encoder's configuration over them, and
+    `task_def_list`, a list of `TaskDef`. `settings` has gone into it.
 
     Raises:
         DataError: missing, damaged (by its checksum, where it has one), not a checkpoint, or with objects that are not
@@ -80,16 +87,40 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         raise DataError(f"is damaged or no checkpoint ({first_line(error)})", path) from error
     if not isinstance(content, dict) or any(not isinstance(content.get(key), Mapping) for key in REQUIRED_KEYS):
         raise DataError(f"is no checkpoint; expected a dictionary with the keys {', '.join(REQUIRED_KEYS)}", path)
-    state, config = content["state"], dict(content["config"])
+    state, config = content["state"], content["config"]
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
         raise DataError("is no checkpoint; state has to hold tensors by name", path)
     if not isinstance(config.get("task_def_list", []), list):
         raise DataError("is no checkpoint; task_def_list has to be a list", path)
     try:
-        config["task_def_list"] = [TaskDef.from_attributes(task_def) for task_def in config.get("task_def_list", [])]
+        task_defs = [TaskDef.from_attributes(task_def) for task_def in config.get("task_def_list", [])]
     except TaskDefError as error:
         raise DataError(str(error), path) from error
-    return {**content, "config": config}
+    # before `settings` this project's values stood in `config`
+    flat = from_mtdnn(config, state) if is_mtdnns(content) else content.pop("settings", config)
+    if not isinstance(flat, Mapping):
+        raise DataError("is no checkpoint; settings has to be a dictionary", path)
+    return {**content, "config": {**flat, "task_def_list": task_defs}}
+
+
+def is_mtdnns(content: Mapping[str, Any]) -> bool:
+    """Whether MT-DNN wrote a checkpoint: it writes three keys, and this project `progress` too.
+
+    What stands in `config` does not tell, for MT-DNN writes the keys of a file that it began with on.
+    """
+    return "progress" not in content
+
+
+def trained_definitions(content: Mapping[str, Any]) -> list[TaskDef]:
+    """A checkpoint's definitions, with the activations (`actf`) that its heads were trained with.
+
+    Those of MT-DNN have none: its lookup of an activation fails, and gives the identity.
+
+    Args:
+        content: of `load_checkpoint`.
+    """
+    listed: list[TaskDef] = content["config"]["task_def_list"]
+    return [task_def.replaced(actf=None) for task_def in listed] if is_mtdnns(content) else listed
 
 
 def _refuse_compressed(path: Path) -> None:

@@ -155,6 +155,12 @@ def accepted(group: type, name: str) -> str:
     return ", ".join([TYPE_NAMES[kind_of(group, name)[0]], *bounds])
 
 
+def is_accepted(group: type, name: str, value: object) -> bool:
+    """Whether a flag of the dataclass `group` may have a value: its type, finiteness, bounds and choices."""
+    kind, optional = kind_of(group, name)
+    return (value is None and optional) or (_has_kind(value, kind) and _within(value, flags_of(group)[name]))
+
+
 def check_flags(group: Any) -> None:
     """Check all flags of a dataclass instance; FlagError at the first mistake."""
     for name in flags_of(type(group)):
@@ -165,10 +171,7 @@ def check_flag(group: Any, name: str) -> None:
     """Check type, finiteness, bounds and choices of one flag of a dataclass instance."""
     declared: type = type(group)
     value, spec = getattr(group, name), flags_of(declared)[name]
-    kind, optional = kind_of(declared, name)
-    if value is None and optional:
-        return
-    if not _has_kind(value, kind) or not _within(value, spec):
+    if not is_accepted(declared, name, value):
         hint = nearest(value, map(str, spec.choices)) if isinstance(value, str) else ""
         raise FlagError(f"--{name}: found {plain_text(value)!r}, accepted: {accepted(declared, name)}{hint}")
 

@@ -21,6 +21,7 @@ from mt_dnn.checkpoint import load_checkpoint, load_state, named_as_in, save_che
 from mt_dnn.config import Config
 from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.matcher import SANBertNetwork
+from mt_dnn.mtdnn_config import to_mtdnn
 from mt_dnn.objective import ObjectiveValue
 from mt_dnn.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
 from mt_dnn.perturbation.noise import example_seeds
@@ -309,12 +310,11 @@ class MTDNNModel:
         Args:
             progress: what a resume needs beside parameters and optimizer.
         """
-        encoder_config = self.network.bert.config.to_dict()
-        config = {**self.config.to_flat(), **encoder_config, "task_def_list": self.task_defs}
         content = {
             "state": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "config": config,
+            "config": to_mtdnn(self.config, self.network, self.accelerator.device.type == "cuda"),
+            "settings": {**self.config.to_flat(), **self.network.bert.config.to_dict()},
             "progress": {**(progress or {}), "updates": self.updates, "skipped_steps": self.skipped_steps},
         }
         if self.accelerator.scaler is not None:

@@ -115,6 +115,17 @@ def test_parameters_have_mt_dnns_names(data: Path, encoder: Path, tmp_path: Path
     assert set(network.state_dict()) == set(parameters(output / "model_0.pt"))
 
 
+def test_mtdnn_has_it_whatever_answer_opt_says(data: Path, encoder: Path, tmp_path: Path) -> None:
+    output = small_run(data, encoder, tmp_path / "run", "--epochs", "1")
+    content = torch.load(output / "model_0.pt", weights_only=False)
+    theirs = {name: content[name] for name in ("state", "optimizer", "config")}
+    assert theirs["config"]["answer_opt"] == 1
+    theirs["config"]["answer_opt"] = 0
+    torch.save(theirs, tmp_path / "mtdnn.pt")
+    network, _ = restore_network(str(tmp_path / "mtdnn.pt"))
+    assert isinstance(network.scoring_list[0], SANClassifier)
+
+
 def network_of(definition: str, folder: Path, family: str = "bert", **opt: object) -> SANBertNetwork:
     (folder / "tasks.yml").write_text(definition)
     task_def = TaskDefs(folder / "tasks.yml").get_task_def("pair")
