@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from data_utils.task_def import EncoderModelType
 from experiments.exp_def import TaskDef
 from module.encoder import checkpoint_activations, encoder_from_config, is_checkpoint, load_encoder, without_attention
 from mt_dnn.bregman import BregmanTerm
-from mt_dnn.checkpoint import load_checkpoint, network_of
+from mt_dnn.checkpoint import load_checkpoint, network_of, trained_definitions
 from mt_dnn.config import Config
 from mt_dnn.loss import DIVERGENCES, LOSS_REGISTRY, Criterion, LossCriterion
 from mt_dnn.matcher import SANBertNetwork
@@ -21,6 +22,8 @@ from mt_dnn.objective import TrainingObjective
 from mt_dnn.perturbation import PERTURBATIONS, AdversarialPerturbation, MtdnnReleasePerturbation, SiftPerturbation
 from mt_dnn.perturbation.injection import UnsupportedLevelError
 from tasks import Task, needs_decoder
+
+logger = logging.getLogger(__name__)
 
 
 def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwork:
@@ -77,10 +80,22 @@ def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
 
 def network_in(content: Mapping[str, Any], path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
     """What `restore_network` gives, of a checkpoint that was loaded from `path`."""
-    if not content["config"]["task_def_list"]:
+    listed, trained = content["config"]["task_def_list"], trained_definitions(content)
+    if not listed:
         raise DataError("holds no task definitions (task_def_list); its heads cannot be rebuilt", path)
+    ignored = sorted({own.actf for own, found in zip(listed, trained, strict=True) if own.actf != found.actf})
+    if ignored:
+        logger.info(
+            "%s: written by MT-DNN, where `actf` (%s) has no effect: its heads are used without an activation",
+            path,
+            ", ".join(ignored),
+        )
     # Where downloads go is not for a file from elsewhere to say.
-    flat = {**content["config"], "transformer_cache": Config().training.transformer_cache}
+    flat = {
+        **content["config"],
+        "task_def_list": trained,
+        "transformer_cache": Config().training.transformer_cache,
+    }
 
     def whole() -> SANBertNetwork:
         return SANBertNetwork({**flat, "tokenizer": Config.from_flat(flat).tokenizer})

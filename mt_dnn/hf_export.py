@@ -22,6 +22,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from data_utils.errors import DataError, FlagError, OneLineParser, nearest, run_command_line
 from data_utils.files import atomic_folder, writable_folder
+from data_utils.log_wrapper import create_logger
 from data_utils.pretrained import resolve_pretrained
 from data_utils.tokenizer import load_tokenizer
 from experiments.exp_def import TaskDef
@@ -313,6 +314,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--do_lower_case", action="store_true", help="prepro_std.py was run with --do_lower")
     arguments = parser.parse_args(argv)
     disable_progress_bar()
+    create_logger(None)
     flags = {"tokenizer": arguments.tokenizer, "do_lower_case": arguments.do_lower_case}
     given = {name: value for name, value in flags.items() if value}
     words = ["python", "-m", "mt_dnn.hf_export", *(sys.argv[1:] if argv is None else argv)]

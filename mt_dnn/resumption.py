@@ -44,6 +44,7 @@ class RunCheckpoints:
         model, unlabeled, kept, result: what a checkpoint holds, and what a resume sets.
         train: the datasets that are trained on.
         folder: of the checkpoints.
+        found: of `checkpoint_to_resume`.
 
     Attributes:
         first_here: the epoch from which on the checkpoints are in this folder.
@@ -58,7 +59,9 @@ class RunCheckpoints:
         kept: KeptDeltas | None,
         result: RunResult,
         folder: Path,
+        found: tuple[Path, dict[str, Any]] | None = None,
     ):
+        self.found = found
         self.config, self.model, self.train, self.unlabeled = config, model, train, unlabeled
         self.kept, self.result, self.folder = kept, result, folder
         self.accelerator = model.accelerator
@@ -128,8 +131,9 @@ class RunCheckpoints:
 
     def resume(self) -> tuple[int, int]:
         """Take over a checkpoint; the epoch to go on with, and how many of its batches are done."""
-        named = self.config.training.model_ckpt
-        path, content = (Path(named), load_with_deltas(named)) if named else newest_checkpoint(self.folder, logger.info)
+        assert self.found is not None
+        path, content = self.found
+        self.found = None  # its parameters need memory
         with taken_over(path):
             return self._take_over(path, content)
 
@@ -171,6 +175,18 @@ class RunCheckpoints:
                 f"parameters are not finite after update {self.model.updates}; the last checkpoint in "
                 f"{self.folder} is kept. {WHAT_HELPS}"
             )
+
+
+def checkpoint_to_resume(config: Config, folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """The checkpoint that a run goes on from and its content, as `load_with_deltas` gives it; None: it starts anew.
+
+    Raises:
+        DataError: the one that was named is missing or damaged, or the folder has none that is whole.
+    """
+    named = config.training.model_ckpt
+    if not config.training.resume:
+        return None
+    return (Path(named), load_with_deltas(named)) if named else newest_checkpoint(folder, logger.info)
 
 
 def sizes_of(datasets: Sequence[SingleTaskDataset]) -> dict[str, list[int]]:

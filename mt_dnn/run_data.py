@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedModel
 
 from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.prepro import prepro_command
-from experiments.exp_def import TaskDefs
+from experiments.exp_def import TaskDef, TaskDefs
 from module.encoder import positions_of, takes_types
 from mt_dnn.batcher import SingleTaskDataset
 from mt_dnn.config import Config
 from mt_dnn.flag_groups import CANONICAL_DATA, DataConfig
+from mt_dnn.flags import plain_text
 from tasks import check_metrics, not_distilled, task_class
 
 EVALUATION_SPLITS = ("dev", "test")
@@ -81,6 +83,24 @@ class RunData:
                     where = f"{config.data.task_def}: task {task!r}, key 'metric_meta'"
                     check_metrics(found.task_def, found.task_def.metric_meta, where)
                 self.evaluation[dataset, split] = found
+
+    def keep_activations(self, trained: Sequence[TaskDef]) -> None:
+        """For a resume: let each head have the activation that it was trained with, whatever `actf` says now.
+
+        Args:
+            trained: of `trained_definitions`, in the order of the tasks' ids.
+        """
+        for task_id, (own, before) in enumerate(zip(self.task_defs, trained, strict=False)):
+            if own.actf != before.actf:
+                logger.info(
+                    "--resume: the head of task %s was trained with the activation %s and keeps it; `actf: %s` in %s "
+                    "is for new runs",
+                    self.tasks[task_id],
+                    plain_text(before.actf),
+                    plain_text(own.actf),
+                    self.config.data.task_def,
+                )
+                self.task_defs[task_id] = own.replaced(actf=before.actf)
 
     def _check_soft_labels(self) -> None:
         """See that there is something to distil, and that its tasks can be."""

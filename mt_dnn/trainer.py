@@ -26,7 +26,7 @@ from data_utils.log_wrapper import create_logger
 from data_utils.progress import progress
 from data_utils.readers import write_glue_submission, write_score_file
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
-from mt_dnn.checkpoint import load_checkpoint, load_state, write_tensors
+from mt_dnn.checkpoint import load_checkpoint, load_state, trained_definitions, write_tensors
 from mt_dnn.class_weights import class_weights
 from mt_dnn.config import Config
 from mt_dnn.hf_export import HfExport
@@ -38,7 +38,7 @@ from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.model_card import card_of_run
 from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.processes import build_accelerator
-from mt_dnn.resumption import RunCheckpoints, what_is_kept
+from mt_dnn.resumption import RunCheckpoints, checkpoint_to_resume, what_is_kept
 from mt_dnn.run_data import RunData, check_fits_encoder
 from mt_dnn.run_result import RunResult, metrics_text
 from mt_dnn.selection import Selection
@@ -87,6 +87,9 @@ class Trainer:
         for notice in config.notices:
             self.log.info(notice)
         self.data = RunData(config)
+        found = checkpoint_to_resume(config, self.output_dir)
+        if found is not None:
+            self.data.keep_activations(trained_definitions(found[1]))
         self.selection = Selection.from_flag(config.training.best_metric, self.data)
         training = config.training
         if training.early_stop and not self.selection.parts:
@@ -134,7 +137,7 @@ class Trainer:
         kept = self._keep_deltas() if config.adversarial.adv_train and config.adversarial.adv_free else None
         self.result = RunResult(str(self.output_dir))
         self.checkpoints = RunCheckpoints(
-            config, self.model, self.data.train, self.unlabeled, kept, self.result, self.output_dir
+            config, self.model, self.data.train, self.unlabeled, kept, self.result, self.output_dir, found
         )
         self.seconds: list[float] = []
         self.started = time.perf_counter()

@@ -221,7 +221,7 @@ def _train(spec: RunSpec, stage: str, folder: Path, start: Path | None) -> Path:
     else:
         bare = folder / "start.pt"
         content = load_checkpoint(start)
-        save_checkpoint(bare, {name: content[name] for name in ("state", "config")} | {"optimizer": {}})
+        save_checkpoint(bare, {name: content[name] for name in ("state", "config")} | {"optimizer": {}, "progress": {}})
         config = spec.config(stage, str(folder), resume=True, model_ckpt=bare)
     train(config)
     return folder / f"model_{config.training.epochs - 1}.pt"
