@@ -40,11 +40,13 @@ def read_encoder(name: str, cache_dir: str | None = None) -> PreTrainedModel:
 def write_checkpoint(path: Path | str, encoder: PreTrainedModel) -> None:
     """A checkpoint without heads, for `--init_checkpoint` here and in MT-DNN.
 
+    Its `config` is the encoder's alone, for MT-DNN overwrites its flags and its list of tasks by keys of the same name.
+
     Raises:
         DataError: it cannot be written.
     """
     state = {f"bert.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    save_checkpoint(path, {"state": state, "config": {**encoder.config.to_dict(), "task_def_list": []}})
+    save_checkpoint(path, {"state": state, "config": encoder.config.to_dict()})
 
 
 def write_folder(path: Path | str, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
