@@ -20,7 +20,7 @@ from data_utils.log_wrapper import create_logger
 from data_utils.prepro import Split
 from data_utils.readers import read_canonical_tsv, read_scores
 from experiments.exp_def import TaskDefs
-from mt_dnn.dataset import SingleTaskDataset
+from mt_dnn.data.dataset import SingleTaskDataset
 from tasks import Entries, Task, check_metrics, get_task
 
 OF_TSV = ("Classification", "Regression", "MultiLabel")  # one label field a line says all

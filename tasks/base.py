@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from experiments.exp_def import TaskDef
     from mt_dnn.batcher import Batch
-    from mt_dnn.dataset import SingleTaskDataset
+    from mt_dnn.data.dataset import SingleTaskDataset
     from mt_dnn.loss import Criterion
     from mt_dnn.matcher import SANBertNetwork
 

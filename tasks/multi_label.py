@@ -20,7 +20,7 @@ from tasks.values import Entries, Values
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
-    from mt_dnn.dataset import SingleTaskDataset
+    from mt_dnn.data.dataset import SingleTaskDataset
 
 THRESHOLD = 0.5  # of a probability, and of a gold label that is a fraction
 SHOWN = 60  # characters of a label in a message

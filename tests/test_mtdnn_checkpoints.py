@@ -16,10 +16,10 @@ import predict
 from data_utils.readers import read_json_lines, read_score_file
 from data_utils.text_files import write_lines
 from experiments.dump_embedding import extractor
-from mt_dnn import hf_export
-from mt_dnn.build import restore_network
-from mt_dnn.checkpoint import load_checkpoint, save_checkpoint
-from mt_dnn.trainer import Trainer
+from mt_dnn.checkpoints.build import restore_network
+from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from mt_dnn.huggingface import export as hf_export
+from mt_dnn.training.trainer import Trainer
 from tests.encoder_folder import write_encoder
 from tests.faults import command
 from tests.mt_dnn.runs import DEFAULT_RUN, RUN, TASK_DEF, assert_same, parameters, tiny_config, tiny_run

@@ -10,10 +10,10 @@ from transformers import AutoModel, AutoTokenizer
 
 import strip_model
 from data_utils.errors import UserError
-from mt_dnn.build import restore_network
-from mt_dnn.checkpoint import load_checkpoint
-from mt_dnn.encoder_files import read_encoder
-from mt_dnn.trainer import Trainer
+from mt_dnn.checkpoints.build import restore_network
+from mt_dnn.checkpoints.checkpoint import load_checkpoint
+from mt_dnn.checkpoints.encoder_files import read_encoder
+from mt_dnn.training.trainer import Trainer
 from tests import mtdnn_reader
 from tests.encoder_folder import write_encoder
 from tests.mt_dnn.runs import RUN, SIFT, assert_same, parameters, tiny_config, tiny_run

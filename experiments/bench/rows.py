@@ -12,10 +12,10 @@ from experiments.bench.others import Contest, Step
 from experiments.sift.runs import FIRST_SEED, Method, configure
 from module.linear import choose_linears
 from mt_dnn.batcher import Batch
-from mt_dnn.config import Config
-from mt_dnn.kept_deltas import KeptDeltas
+from mt_dnn.configuration.config import Config
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation.injection import NoiseInjection
+from mt_dnn.training.delta_cache import KeptDeltas
 
 # All rows train one network, by steps too small to change its weights: every step of every row sees the same ones.
 STILL = {"learning_rate": 1e-9, "scheduler_type": 2, "warmup": 0}

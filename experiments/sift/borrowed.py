@@ -24,7 +24,7 @@ from data_utils.files import atomic_write, writable_folder
 from data_utils.progress import tell
 from experiments.sift.archive import save
 from experiments.sift.matrix import BF16, FULL, TF32
-from experiments.sift.results import STUDY_FILE
+from experiments.sift.reporting.results import STUDY_FILE
 
 STUDIES = tuple(Path(__file__).with_name("studies") / f"{name}.yml" for name in ("glue", "glue-rte", "glue-stsb"))
 METHODS = "plain,smart,sift"

@@ -15,12 +15,21 @@ from pathlib import Path
 
 from data_utils.errors import OneLineParser, run_command_line
 from data_utils.files import atomic_write
-from experiments.sift import sections
-from experiments.sift.comparisons import named_comparison
-from experiments.sift.document import FIGURES_FOLDER, Block, Figure, Heading, Items, Paragraph, to_html, to_markdown
-from experiments.sift.published import published_blocks, read_published
-from experiments.sift.results import Study, read_studies
-from experiments.sift.run_table import run_table
+from experiments.sift.reporting import sections
+from experiments.sift.reporting.comparisons import named_comparison
+from experiments.sift.reporting.document import (
+    FIGURES_FOLDER,
+    Block,
+    Figure,
+    Heading,
+    Items,
+    Paragraph,
+    to_html,
+    to_markdown,
+)
+from experiments.sift.reporting.published import published_blocks, read_published
+from experiments.sift.reporting.results import Study, read_studies
+from experiments.sift.reporting.run_table import run_table
 
 TITLE = "SiFT, SMART and plain fine-tuning compared"
 HOW_TO_READ = (

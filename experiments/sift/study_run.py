@@ -27,13 +27,13 @@ import transformers
 from data_utils.errors import DataError, DivergedError, NotFiniteError, OneLineParser, run_command_line
 from data_utils.files import atomic_write
 from data_utils.text_files import read_json, read_json_lines
-from experiments.sift.robustness import measure_robustness
+from experiments.sift.attacks.robustness import measure_robustness
 from experiments.sift.runs import Record, run_key, score, settings_of
 from experiments.sift.study import TRAINED, command_line
-from mt_dnn.checkpoint import load_checkpoint, save_checkpoint
-from mt_dnn.config import Config, parse_args
-from mt_dnn.telemetry import METRICS_FILE
-from mt_dnn.trainer import train
+from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from mt_dnn.configuration.config import Config, parse_args
+from mt_dnn.training.telemetry import METRICS_FILE
+from mt_dnn.training.trainer import train
 
 DIGITS = 5  # of a probability in a result
 

@@ -10,9 +10,9 @@ import pytest
 from data_utils.errors import DataError
 from experiments.sift import archive, report
 from experiments.sift.archive import ARCHIVE, TABLE, restore, save
-from experiments.sift.results import read_studies
+from experiments.sift.reporting.results import read_studies
+from experiments.sift.reporting.run_table import run_table
 from experiments.sift.run_files import read_run_file, run_files
-from experiments.sift.run_table import run_table
 from tests.experiments.study_results import write_results
 
 

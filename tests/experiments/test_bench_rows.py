@@ -23,8 +23,8 @@ from mt_dnn.batcher import Batch
 from mt_dnn.loss import SymKlCriterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.model import MTDNNModel
-from mt_dnn.optim import DecoupledAdamax, decay_groups
 from mt_dnn.perturbation import SmartPerturbation
+from mt_dnn.training.optim import DecoupledAdamax, decay_groups
 
 EXAMPLES, WIDTH, LONGEST = 6, 12, 20
 OURS = [name for name in ROWS if name not in ("trainer", "smart-pytorch", "standin", "standin-smart")]

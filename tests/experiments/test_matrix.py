@@ -23,8 +23,8 @@ from experiments.sift.matrix import Folders, Jobs, Trial, all_alike, chosen, run
 from experiments.sift.runs import Record
 from experiments.sift.study import TRAINED, Robustness, Seeds, Study
 from experiments.sift.study_run import RunSpec, execute, finished, rounded
-from mt_dnn.config import Config
-from mt_dnn.trainer import train
+from mt_dnn.configuration.config import Config
+from mt_dnn.training.trainer import train
 from tests.terminal import Terminal, drawn_to_the_end
 
 TASK_DEF = Path("experiments/sift/sentiment_task_def.yml").resolve()

@@ -17,8 +17,8 @@ from data_utils.metrics import Metric
 from data_utils.text_files import write_lines
 from experiments.sift import matrix, report
 from experiments.sift.matrix import run_specs, trial_specs, trials_of
-from experiments.sift.results import read_study
-from experiments.sift.statistics import _counts, sample
+from experiments.sift.reporting.results import read_study
+from experiments.sift.reporting.statistics import _counts, sample
 from experiments.sift.study import Study
 from experiments.sift.study_run import execute
 

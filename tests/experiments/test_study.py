@@ -8,7 +8,7 @@ import yaml
 
 from data_utils.errors import DataError, FlagError
 from experiments.sift.study import Study, command_line, read_study
-from mt_dnn.config import parse_args
+from mt_dnn.configuration.config import parse_args
 
 STUDIES = Path("experiments/sift/studies")
 GLUE = ("glue", "glue-rte", "glue-stsb")

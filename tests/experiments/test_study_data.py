@@ -10,11 +10,11 @@ import prepro_std
 from data_utils.errors import DataError, FlagError
 from data_utils.readers import read_canonical_tsv
 from data_utils.task_def import DataFormat
-from experiments.sift import hutto, study_data
-from experiments.sift.glue_pairs import Pair
-from experiments.sift.hutto import Example, normal_form
+from experiments.sift.data import hutto, study_data
+from experiments.sift.data.glue_pairs import Pair
+from experiments.sift.data.hutto import Example, normal_form
+from experiments.sift.data.study_data import PREPARATIONS, prepare, shared_texts
 from experiments.sift.runs import TASK_DEF
-from experiments.sift.study_data import PREPARATIONS, prepare, shared_texts
 from tests.encoder_folder import write_encoder
 from tests.experiments.hutto_archive import rated_lines, write_archive
 from tests.experiments.study_files import (

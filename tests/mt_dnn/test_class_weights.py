@@ -15,10 +15,10 @@ from data_utils.errors import FlagError
 from data_utils.readers import read_token_json
 from data_utils.text_files import write_lines
 from mt_dnn.batcher import Batch, Collater
-from mt_dnn.class_weights import class_weights
+from mt_dnn.data.class_weights import class_weights
+from mt_dnn.data.run_data import RunData
 from mt_dnn.loss import CeCriterion
 from mt_dnn.model import MTDNNModel
-from mt_dnn.run_data import RunData
 from tests.mt_dnn.runs import RUN, SIFT, assert_same, parameters, tiny_config, tiny_run
 
 MNLI = ("--train_datasets", "mnli", "--test_datasets", "mnli_matched")

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
-from mt_dnn.hf_trainer import AdversarialMixin, AdversarialTrainer
+from mt_dnn.huggingface.trainer import AdversarialMixin, AdversarialTrainer
 from mt_dnn.perturbation import (
     AdversarialTraining,
     FreeLbPerturbation,
@@ -303,7 +303,7 @@ def test_unlabeled_rows_add_alpha_times_their_r(tmp_path: Path) -> None:
 
 
 def test_every_unlabeled_row_is_met_once_an_epoch_by_one_process_or_two(tmp_path: Path) -> None:
-    from mt_dnn.unlabeled_rows import UnlabeledRows
+    from mt_dnn.huggingface.unlabeled_rows import UnlabeledRows
 
     rows = [{"input_ids": [number], "label": 1} for number in range(10)]
 

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mt_dnn.bregman import proximal_divergence
-from mt_dnn.build import DIVERGENCES
+from mt_dnn.checkpoints.build import DIVERGENCES
 from mt_dnn.loss import LOSS_REGISTRY, BceCriterion, Criterion, LossCriterion, MseCriterion, SymKlCriterion
 from mt_dnn.perturbation import PERTURBATIONS, AdversarialTraining, MtdnnReleasePerturbation, VatPerturbation
 from mt_dnn.perturbation.divergences import BernoulliKlCriterion, BernoulliSymKlCriterion
 from mt_dnn.perturbation.outputs import Comparison
+from mt_dnn.training.bregman import proximal_divergence
 
 ROWS, LABELS = 3, 4
 MASK = torch.ones(ROWS, 2)

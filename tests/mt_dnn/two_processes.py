@@ -22,9 +22,9 @@ from torch import Tensor
 from data_utils.readers import read_token_json
 from data_utils.text_files import write_lines
 from mt_dnn.batcher import Batch, Collater, MultiTaskDataset, SingleTaskDataset
+from mt_dnn.data.run_data import RunData
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.perturbation import PERTURBATIONS
-from mt_dnn.run_data import RunData
 from tests.mt_dnn.runs import RUN, tiny_config, tiny_run
 
 BASE = "--train_datasets mnli --test_datasets mnli_matched --dropout_p 0 --bert_dropout_p 0 --bregman_mu 2"

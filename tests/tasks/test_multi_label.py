@@ -25,13 +25,13 @@ from data_utils.task_def import TaskType
 from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Batch, Collater, SingleTaskDataset
-from mt_dnn.bregman import BregmanTerm
-from mt_dnn.config import parse_args
+from mt_dnn.configuration.config import parse_args
 from mt_dnn.loss import BceCriterion, KlCriterion, MseCriterion, SymKlCriterion
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.objective import TrainingObjective
 from mt_dnn.perturbation import SmartPerturbation
-from mt_dnn.trainer import train
+from mt_dnn.training.bregman import BregmanTerm
+from mt_dnn.training.objective import TrainingObjective
+from mt_dnn.training.trainer import train
 from tasks import Task, get_task
 from tests.encoders import tiny_encoder
 from tests.mt_dnn.runs import parameters
