@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from data_utils.errors import FlagError
-from experiments.exp_def import TaskDef
 from module.encoder import compile_layers
 from module.linear import choose_linears
 from mt_dnn.batcher import Batch
@@ -29,6 +28,7 @@ from mt_dnn.training.optim import build_optimizer, build_schedule, clip_gradient
 from mt_dnn.training.processes import build_accelerator
 from mt_dnn.training.word_gradient import WordGradient
 from tasks import Values
+from tasks.definition import TaskDef
 
 UNLABELED = "unlabeled/"  # before the ids of unlabeled examples, whose noise is their own
 

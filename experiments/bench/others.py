@@ -16,11 +16,11 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from data_utils.errors import UserError
-from experiments.exp_def import TaskDef
 from mt_dnn.batcher import Batch
 from mt_dnn.configuration.config import Config
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.training.optim import build_optimizer, build_schedule, clip_gradients, decay_groups
+from tasks.definition import TaskDef
 
 Step = Callable[[Batch], object]
 
