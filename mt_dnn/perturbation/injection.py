@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -116,12 +117,15 @@ class NoiseInjection:
         At `deberta` LN0 stands in it, as in the perturbed passes; at the other levels it is the plain encoder.
 
         Yields:
-            h of every forward in the block, (batch, tokens, hidden), with its graph.
+            h of every forward in the block, (batch, tokens, hidden), with its graph; where it is entered with gradients
+            those under `no_grad` are left out.
         """
         seen: list[Tensor] = []
+        enabled = torch.is_grad_enabled()
 
         def keep(h: Tensor) -> Tensor:
-            seen.append(h)
+            if torch.is_grad_enabled() == enabled:
+                seen.append(h)
             return h
 
         with self._hook(keep):
