@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import runpy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ pytest.importorskip("trl")
 import trl
 from datasets import Dataset
 
+from mt_dnn.hf_trainer import AdversarialMixin
 from mt_dnn.perturbation import AdversarialTraining, FreeLbPerturbation, SmartPerturbation
+from tests.docs.pages import ROOT, blocks
 from tests.encoders import hook_count
 from tests.hf import ALPHA, assert_equal_gradients, gradient_of_update, parameters, search, tiny_model
 from tests.loops import by_hand
@@ -365,3 +368,20 @@ def test_a_forward_without_labels_does_not_say_which_tokens_count(tmp_path: Path
 def test_the_tokenizer_is_as_it_looks() -> None:
     assert tokenizer()(f"{words(TEXTS[0])}<eos>")["input_ids"] == TEXTS[0]
     assert tokenizer().eos_token_id == EOS
+
+
+def test_the_trainer_of_the_page_trains(tmp_path: Path) -> None:
+    (block,) = [block for block in blocks(ROOT / "docs" / "own_loop.md") if "SFTTrainer" in block.text]
+    script = tmp_path / "page.py"
+    script.write_text(block.text)
+    names = {
+        "AdversarialMixin": AdversarialMixin,
+        "SmartPerturbation": SmartPerturbation,
+        "model": tiny_model("generation"),
+        "args": trl.SFTConfig(str(tmp_path), use_cpu=True, bf16=False, max_steps=1, report_to=[], logging_steps=1),
+        "data": texts(),
+        "tokenizer": tokenizer(),
+    }
+    trainer = runpy.run_path(str(script), names)["trainer"]
+    trainer.train()
+    assert logged(trainer, "adv_loss")[0][0] > 0
