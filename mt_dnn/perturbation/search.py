@@ -130,18 +130,18 @@ class Search:
         return output
 
     def _evaluate(self, noise: Callable[[Tensor], Tensor], dropout_start: int | Tensor | None) -> Any:
-        """The forward with noise.
+        """The forward with noise; those without gradients that run beside it, such as a reference model's, have none.
 
         Raises:
             ValueError: it came by the injection point twice, as a model does that encodes two texts one after the
                 other, or LED to look its own padding up: δ is that of one batch of tokens.
         """
-        came_by = False
+        came_by, enabled = False, torch.is_grad_enabled()
 
         def once(h: Tensor) -> Tensor:
             nonlocal came_by
-            if came_by and not torch.is_grad_enabled():
-                return h  # a trainer's further forward, for its measures; searches have refused other models before
+            if torch.is_grad_enabled() != enabled:
+                return h
             if came_by:
                 raise ValueError(
                     f"{type(self.injection.encoder).__name__} embeds words twice in one forward; accepted: models that "
