@@ -224,7 +224,7 @@ class AdversarialMixin:
         forward: ObservedForward | None,
         batch: int,
     ) -> Tensor:
-        logits, run = None, lambda inner, _: self._with_loss(inner, inputs)
+        logits, run = None if forward is None else forward.output, lambda inner, _: self._with_loss(inner, inputs)
         if not self.regularizer.perturbation.needs_labels:
             assert forward is not None
             logits, run = clean_logits(model, forward), lambda inner, _: self._without_labels(inner, forward)
