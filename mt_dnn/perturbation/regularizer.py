@@ -223,7 +223,7 @@ class ModelRegularizer:
         if method.needs_clean and logits is None:
             raise ValueError(f"{method.name} compares with the clean pass: give its logits")
         if method.needs_clean and any(map(came_by_fabric, logits_of(logits))) and not in_fabric(model):
-            raise ValueError("the clean logits are those of Fabric's wrapper; accepted: the model that fabric.setup gave")
+            raise ValueError("the clean logits are Fabric's; accepted: the model as fabric.setup returned it")
         reason = self._needs_block(model)
         if reason and clean is None:
             raise ValueError(f"{reason}: run the clean pass of each batch within `with regularizer.clean(model):`")

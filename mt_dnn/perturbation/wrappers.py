@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 # Where wrappers hold the model: torch.compile's and Lightning Fabric's. Those of torch.nn have it as `module`.
 COMPILED, FABRIC = "_orig_mod", "_forward_module"

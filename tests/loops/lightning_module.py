@@ -54,7 +54,5 @@ class Module(lightning.LightningModule):
 
 
 def trainer(**options: Any) -> lightning.Trainer:
-    quiet: dict[str, Any] = {
-        f"enable_{name}": False for name in ("checkpointing", "progress_bar", "model_summary")
-    }
+    quiet: dict[str, Any] = {f"enable_{name}": False for name in ("checkpointing", "progress_bar", "model_summary")}
     return lightning.Trainer(accelerator="cpu", max_steps=1, logger=False, **quiet, **{"devices": 1, **options})
