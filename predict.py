@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_utils.errors import FlagError, OneLineParser, at_least, nearest, run_command_line
-from mt_dnn.flags import truth
+from mt_dnn.configuration.flags import truth
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,11 +67,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     from data_utils.readers import write_score_file
     from experiments.exp_def import TaskDefs
     from mt_dnn.batcher import Collater, SingleTaskDataset
-    from mt_dnn.build import restore_network
-    from mt_dnn.config import Config
+    from mt_dnn.checkpoints.build import restore_network
+    from mt_dnn.configuration.config import Config
+    from mt_dnn.data.run_data import check_fits_encoder
     from mt_dnn.inference import eval_model, score_examples
     from mt_dnn.model import MTDNNModel
-    from mt_dnn.run_data import check_fits_encoder
     from tasks import Evaluation, check_metrics
 
     log = create_logger(None)

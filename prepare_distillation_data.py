@@ -4,9 +4,9 @@ r"""Give the examples of a token file a teacher's scores, for `train.py --mkd_op
         --score mnli_train_scores.json --std_output distilled/mnli_train.json
 
 The score file is the teacher's for the same examples, as `predict.py` writes it; where long texts are read in windows,
-as `predict.py --by_window` does. Probabilities are written as their logarithms, for criteria compare logits; a
-regression's outputs and the logits of spans as they are. Without --add_soft_label the teacher's answer takes the
-label's place.
+as `predict.py --by_window` does. Probabilities are written as their logarithms (of several labels a text as their
+log-odds), for criteria compare logits; a regression's outputs and the logits of spans as they are. Without
+--add_soft_label the teacher's answer takes the label's place.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from data_utils.log_wrapper import create_logger
 from data_utils.readers import read_scores, read_token_json
 from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
-from mt_dnn.dataset import SingleTaskDataset
+from mt_dnn.data.dataset import SingleTaskDataset
 from tasks import get_task, not_distilled
 
 

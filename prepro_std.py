@@ -27,6 +27,7 @@ from data_utils.progress import progress
 from data_utils.readers import canonical_suffix, read_canonical_tsv
 from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
+from experiments.own_labels import SETTINGS
 from experiments.own_tables import DEFINITION, Columns, OwnTask, write_definition
 from tasks import get_task
 
@@ -36,7 +37,9 @@ GLUE = Path("experiments/glue/glue_task_def.yml")
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags; names and defaults are MT-DNN's."""
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="bert-base-uncased", help="encoder: hub name, local folder, embedded-minilm")
+    parser.add_argument(
+        "--model", default="bert-base-uncased", help="encoder: hub name, folder, embedded-minilm or -mpnet"
+    )
     parser.add_argument("--do_padding", action="store_true", help="pad every example to --max_seq_len")
     parser.add_argument("--root_dir", type=Path, default=Path("data/canonical_data"), help="folder of the TSVs")
     parser.add_argument(
@@ -59,12 +62,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "or a data set's name (NAME or NAME:CONFIGURATION); each is a task",
     )  # fmt: skip
     own.add_argument("--text", default="text", help="its column, or two columns of a pair of texts, split by a comma")
-    own.add_argument("--label", default="label", help="its column")
+    own.add_argument(
+        "--label",
+        default="label",
+        help="its column, or several split by commas: a label each, 1 in rows that have it, else 0",
+    )
     own.add_argument("--id", help="its column (default: rows are numbered)")
     own.add_argument("--task_name", help="of the task (default: the file's, folder's or data set's name)")
     own.add_argument(
-        "--task_type", choices=["Classification", "Regression"],
-        help="(default: Regression where all labels are numbers, and not all whole ones)",
+        "--task_type", choices=list(SETTINGS),
+        help="(default: MultiLabel for several label columns, Regression for numbers that are not all whole)",
     )  # fmt: skip
     own.add_argument(
         "--dev_share", type=float, default=0.1, help="held out for development where there is no such table"
@@ -87,14 +94,18 @@ def make_tasks(args: argparse.Namespace) -> list[Split]:
     Raises:
         UserError: a table that cannot be used; nothing is written before all are read.
     """
-    from mt_dnn.hf_export import head_activation  # what it imports takes seconds, and --help has not to wait
+    from mt_dnn.huggingface.export import head_activation  # what it imports takes seconds, and --help has not to wait
 
-    columns = Columns(tuple(name.strip() for name in args.text.split(",")), args.label, args.id)
-    if len(columns.text) > 2:
-        raise FlagError(f"--text: found {len(columns.text)} columns, accepted: one or two")
-    regression = None if args.task_type is None else args.task_type == "Regression"
-    cache = args.transformer_cache
-    tasks = [OwnTask(source, columns, args.task_name, regression, args.dev_share, cache) for source in args.sources]
+    text, label = (tuple(name.strip() for name in names.split(",")) for names in (args.text, args.label))
+    if len(text) > 2:
+        raise FlagError(f"--text: found {len(text)} columns, accepted: one or two")
+    twice = [name for name in label if label.count(name) > 1]
+    if twice:
+        raise FlagError(f"--label: found {twice[0]!r} {label.count(twice[0])} times, accepted: once")
+    if len(label) > 1 and args.task_type not in (None, "MultiLabel"):
+        raise FlagError(f"--task_type: found {args.task_type} for {len(label)} label columns, accepted: MultiLabel")
+    columns, cache = Columns(text, label, args.id), args.transformer_cache
+    tasks = [OwnTask(source, columns, args.task_name, args.task_type, args.dev_share, cache) for source in args.sources]
     names = [task.name for task in tasks]
     if len(set(names)) < len(names):
         raise FlagError(f"--from: found tables of one name ({', '.join(names)}), accepted: a name each, or --task_name")

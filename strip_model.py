@@ -5,7 +5,7 @@ r"""The shared encoder alone: out of a checkpoint, or out of a transformers fold
     python strip_model.py --checkpoint bert-base-uncased --fout bert_base.pt
 
 What is written with --fout is an --init_checkpoint, here and in MT-DNN; --hf writes what transformers loads. A task's
-whole classifier is written for transformers by `python -m mt_dnn.hf_export`.
+whole classifier is written for transformers by `python -m mt_dnn.huggingface.export`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from data_utils.tokenizer import load_tokenizer
-    from mt_dnn.encoder_files import read_encoder, write_checkpoint, write_folder
+    from mt_dnn.checkpoints.encoder_files import read_encoder, write_checkpoint, write_folder
 
     disable_progress_bar()
     cache = arguments.transformer_cache

@@ -37,6 +37,8 @@ class Metric(IntEnum):
 TWO_CLASS_METRICS = (Metric.F1, Metric.AUC)
 CLASS_METRICS = (Metric.ACC, Metric.MCC, Metric.F1MAC, Metric.F1MIC, Metric.CMAT, *TWO_CLASS_METRICS)
 NUMBER_METRICS = (Metric.Pearson, Metric.Spearman)
+# Of examples with several labels each.
+LABEL_METRICS = (Metric.F1MIC, Metric.F1MAC, Metric.ACC, Metric.AUC)
 BUILT_METRICS = tuple(sorted((*CLASS_METRICS, *NUMBER_METRICS)))
 
 
@@ -82,6 +84,60 @@ def calc_metrics(
         else:
             values[metric.name] = 100.0 * float(_value(metric, golds, predictions, scores))
     return values
+
+
+def calc_label_metrics(
+    metrics: Sequence[Metric], golds: np.ndarray, predictions: np.ndarray, scores: np.ndarray
+) -> dict[str, float]:
+    """Metrics of N examples that have any number of L labels.
+
+    Args:
+        metrics: some of `LABEL_METRICS`, in the order of the answer.
+        golds, predictions: 1 where an example has a label, else 0, (N, L).
+        scores: the probability of each label, (N, L).
+
+    Returns:
+        Percentages by the metric's name. F1MIC is F1 over all cells of the matrix, F1MAC the mean of the labels' F1, in
+        which a label that neither occurs nor is predicted counts 0. ACC is the share of examples with no label wrong
+        (subset accuracy). AUC is the mean of the labels' areas; labels without one (`labels_without_area`) are in no
+        mean. Without any, or with scores that are not finite, it is 0.
+
+    Raises:
+        UserError: no examples; shapes that differ; another metric.
+    """
+    if not len(golds):
+        raise UserError("metrics: found no examples; at least one is needed")
+    if not golds.shape == predictions.shape == scores.shape:
+        found = ", ".join(" x ".join(map(str, own.shape)) for own in (golds, predictions, scores))
+        raise UserError(f"metrics: found labels, predictions and scores of {found}; they must be equally many")
+    return {
+        metric.name: 100.0 * float(_label_value(metric, golds, predictions, scores.astype(np.float64)))
+        for metric in metrics
+    }
+
+
+def labels_without_area(golds: np.ndarray) -> list[int]:
+    """The labels that all examples have, or none has: no area under a curve is defined for them. `golds` as above."""
+    return np.flatnonzero(np.ptp(golds, axis=0) == 0).tolist()
+
+
+def _label_value(metric: Metric, golds: np.ndarray, predictions: np.ndarray, scores: np.ndarray) -> float:
+    # column by column, for scikit-learn takes a matrix of one column for classes 0 and 1
+    columns = range(golds.shape[1])
+    match metric:
+        case Metric.F1MIC:
+            return f1_score(golds.ravel(), predictions.ravel(), zero_division=0)
+        case Metric.F1MAC:
+            return np.mean([f1_score(golds[:, own], predictions[:, own], zero_division=0) for own in columns])
+        case Metric.ACC:
+            return (golds == predictions).all(1).mean()
+        case Metric.AUC:
+            defined = sorted(set(columns) - set(labels_without_area(golds)))
+            if not defined or not np.isfinite(scores).all():
+                return 0.0
+            return np.mean([roc_auc_score(golds[:, own], scores[:, own]) for own in defined])
+    accepted = ", ".join(built.name for built in LABEL_METRICS)
+    raise UserError(f"metric {metric.name} is not one of several labels; accepted: {accepted}")
 
 
 def _value(metric: Metric, golds: np.ndarray, predictions: np.ndarray, scores: np.ndarray) -> float:

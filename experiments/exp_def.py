@@ -11,7 +11,7 @@ import yaml
 
 from data_utils.errors import DataError, TaskDefError, UserError, nearest
 from data_utils.metrics import Metric
-from data_utils.task_def import DataFormat, TaskType
+from data_utils.task_def import DataFormat, EncoderModelType, TaskType
 from data_utils.vocab import Vocabulary
 from data_utils.yaml_file import compose_yaml, construct_yaml
 from experiments.task_def_schema import find_mistakes, parse_task
@@ -25,7 +25,7 @@ ATTRIBUTES: dict[str, Any] = {
     "task_type": TaskType,
     "metric_meta": (tuple, list),
     "split_names": (tuple, list),
-    "enable_san": bool,
+    "enable_san": (bool, int),  # MT-DNN takes the YAML's 0 and 1 too
     "dropout_p": (float, int, type(None)),
     "loss": (LossCriterion, type(None)),
     "kd_loss": (LossCriterion, type(None)),
@@ -132,11 +132,15 @@ class TaskDef(dict):
         labels = values["label_vocab"]
         if labels is not None and not {"neat", "tok2ind", "ind2tok"} <= vars(labels).keys():
             raise TaskDefError("task definition in a checkpoint: label_vocab is none")
-        return cls(**{name: values[name] for name in ATTRIBUTES})
+        return cls(**{name: values[name] for name in ATTRIBUTES} | {"enable_san": bool(values["enable_san"])})
+
+    def replaced(self, **changes: Any) -> TaskDef:
+        """A definition with other values of some attributes."""
+        return TaskDef(**{**vars(self), **changes})
 
 
 def checkpoint_globals() -> list[Any]:
-    """What torch's weights-only loader has to allow for a checkpoint's task definitions.
+    """What torch's weights-only loader has to allow for a checkpoint's task definitions, and for MT-DNN's flags.
 
     It refuses a subclass of `dict` even when allowed by name, so a `TaskDef` is read as an `OrderedDict` with the
     attributes set on it; `TaskDef.from_attributes` turns that back.
@@ -145,6 +149,7 @@ def checkpoint_globals() -> list[Any]:
         (OrderedDict, "experiments.exp_def.TaskDef"),
         OrderedDict,
         DataFormat,
+        EncoderModelType,
         TaskType,
         Metric,
         LossCriterion,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,11 @@ from data_utils.files import atomic_write
 from data_utils.tables import UNLABELED_CLASS, Table, cell, find_tables
 from experiments.canonical import NO_LABEL, SEPARATORS, Example, Reading, write_canonical
 from experiments.exp_def import TaskDefs
+from experiments.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, truths
 
 DEFINITION = "task_def.yml"  # in the folder of the TSVs
 SEED = 2018  # of the share that is held out
 SHOWN_LABELS = 10
-NOT_FINITE = ("nan", "inf", "infinity")
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,12 @@ class Columns:
 
     Attributes:
         text: one, or two of a pair of texts.
-        label: of the label.
+        label: of the label, or several, a label each, with 0 or 1 in every row.
         id: of the example's id; None numbers the rows.
     """
 
     text: tuple[str, ...]
-    label: str
+    label: tuple[str, ...]
     id: str | None = None
 
 
@@ -46,15 +47,16 @@ class OwnTask:
         source: as in `find_tables`.
         columns: which hold what, in all splits.
         name: the task's; None takes the source's, with `-` for what a task's name cannot have.
-        regression: the labels are numbers to predict. None: they are where each is a number and one is not whole.
+        task_type: Classification, Regression or MultiLabel. None: MultiLabel for several columns, Regression where each
+            label of one is a number and one is not whole, else Classification.
         dev_share: of a source without a development set, so much of the training set is held out as one.
         cache_dir: where downloads are kept.
 
     Attributes:
         name: the task's.
         splits: examples (id, label, text or texts) by split.
-        regression: whether labels are numbers.
-        labels: of a classification, in the order of the classes.
+        task_type: as above, of these labels.
+        labels: of a classification, in the order of the classes; of several labels the columns.
 
     Raises:
         UserError: no such source or column, no label in a row to train on, labels that are none.
@@ -65,25 +67,25 @@ class OwnTask:
         source: str,
         columns: Columns,
         name: str | None = None,
-        regression: bool | None = None,
+        task_type: str | None = None,
         dev_share: float = 0.1,
         cache_dir: str | None = None,
     ):
         found, tables = find_tables(source, cache_dir)
         self.columns = columns
         self.name = re.sub(r"[_/\s]+", "-", found) if name is None else name
+        several = task_type == "MultiLabel" or len(columns.label) > 1
         self._left_out = dict.fromkeys(tables, 0)
-        placed = {split: list(self._read(table, split)) for split, table in tables.items()}
+        placed = {split: list(self._read(table, split, several)) for split, table in tables.items()}
         train = [label for _, (_, label, *_) in placed["train"]]
         if not train:
             raise DataError("found no examples; at least one is needed", tables["train"].place)
-        if regression is None:
-            _check_numbers(placed["train"])
-        self.regression = _are_measures(train) if regression is None else regression
-        names = tables["train"].label_names.get(columns.label)
-        self.labels = [] if self.regression else list(names or _classes(train, tables["train"].place, columns.label))
-        for examples in placed.values():
-            self._check_labels(examples)
+        if several:
+            self.task_type, self.labels = "MultiLabel", list(columns.label)
+        else:
+            self.task_type, self.labels = self._one_label(placed["train"], tables["train"], task_type)
+            for examples in placed.values():
+                self._check_labels(examples)
         self.splits = {split: [example for _, example in examples] for split, examples in placed.items()}
         if "dev" not in self.splits:
             self.splits["train"], self.splits["dev"] = hold_out(self.splits["train"], dev_share)
@@ -92,31 +94,51 @@ class OwnTask:
                     f"--dev_share: {dev_share:g} of {len(train)} examples leaves none for a set; accepted: more rows"
                 )
 
-    def _read(self, table: Table, split: str) -> Iterator[tuple[str, Example]]:
+    def _one_label(
+        self, train: Sequence[tuple[str, Example]], table: Table, task_type: str | None
+    ) -> tuple[str, list[str]]:
+        """The task type and the classes where one column holds the label."""
+        labels, column = [label for _, (_, label, *_) in train], self.columns.label[0]
+        if task_type is None:
+            check_numbers(train)
+            task_type = "Regression" if are_measures(labels) else "Classification"
+        if task_type == "Regression":
+            return task_type, []
+        return task_type, list(table.label_names.get(column) or classes(labels, table.place, column))
+
+    def _read(self, table: Table, split: str, several: bool) -> Iterator[tuple[str, Example]]:
         """The examples of a table with their places. Those with an empty text are left out, and counted."""
-        columns, names = self.columns, table.label_names.get(self.columns.label)
+        columns = self.columns
         for index, (number, row) in enumerate(table.rows()):
             where = f"{table.place}, line {number}"
             texts = [_as_text(cell(row, column, where, "text"), where) for column in columns.text]
-            # a test set may lack the column
-            value = row.get(columns.label) if split == "test" else cell(row, columns.label, where, "label")
-            label = _as_text(value, where)
-            if names is not None and label:
-                label = NO_LABEL if int(label) == UNLABELED_CLASS else names[int(label)]
+            found = {column: self._label(row, column, table, where, split, several) for column in columns.label}
+            label = truths(found, where, split == "train") if several else found[columns.label[0]]
             if not all(texts):
                 self._left_out[split] += 1
                 continue
             if label == NO_LABEL and split == "train":
                 raise UserError(
-                    f"{where}: found no label in column {columns.label!r}, accepted: one in every row of training"
+                    f"{where}: found no label in column {columns.label[0]!r}, accepted: one in every row of training"
                 )
             uid = str(index) if columns.id is None else _as_text(cell(row, columns.id, where, "id"), where)
             yield where, (uid, label, *texts)
 
+    def _label(self, row: Mapping[str, Any], column: str, table: Table, where: str, split: str, several: bool) -> str:
+        """What a row has in a label column, as text; of a class that is stored as its index the name."""
+        # a test set may lack the column
+        text = _as_text(row.get(column) if split == "test" else cell(row, column, where, "label"), where)
+        names = table.label_names.get(column)
+        if names is None or not text:
+            return text
+        if int(text) == UNLABELED_CLASS:
+            return NO_LABEL
+        return text if several else names[int(text)]
+
     def _check_labels(self, placed: Sequence[tuple[str, Example]]) -> None:
         """See that each label is a number, or one of the training set's."""
         for where, (_, label, *_) in placed:
-            if label == NO_LABEL or (_is_number(label) if self.regression else label in self.labels):
+            if label == NO_LABEL or (is_number(label) if self.task_type == "Regression" else label in self.labels):
                 continue
             hint = nearest(label, self.labels)
             shown = ", ".join(self.labels[:SHOWN_LABELS]) + (", …" if len(self.labels) > SHOWN_LABELS else "")
@@ -131,11 +153,9 @@ class OwnTask:
         pair = len(self.columns.text) == 2
         entry: dict[str, Any] = {
             "data_format": "PremiseAndOneHypothesis" if pair else "PremiseOnly",
-            "task_type": "Regression" if self.regression else "Classification",
-            "n_class": 1 if self.regression else len(self.labels),
-            "metric_meta": ["Pearson", "Spearman"] if self.regression else ["ACC", "F1MAC"],
-            "loss": "MseCriterion" if self.regression else "CeCriterion",
-            "adv_loss": "MseCriterion" if self.regression else "SymKlCriterion",
+            "task_type": self.task_type,
+            "n_class": len(self.labels) or 1,
+            **SETTINGS[self.task_type],
             "split_names": list(self.splits),
         }
         if self.labels:
@@ -150,7 +170,15 @@ class OwnTask:
         for split, path in paths.items():
             count = self._left_out.get(split, 0)
             write_canonical(path, Reading(iter(self.splits[split]), {"a text being empty": count} if count else {}))
+        never = self._never() if self.task_type == "MultiLabel" else []
+        if never:
+            print(f"{paths['train']}: no example has {', '.join(never)}; a label without examples cannot be learned")
         return paths
+
+    def _never(self) -> list[str]:
+        """The labels, of several, that no training example has."""
+        counts = np.array([json.loads(label) for _, label, *_ in self.splits["train"]]).sum(0)
+        return [name for name, count in zip(self.labels, counts, strict=True) if not count]
 
 
 def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
@@ -181,50 +209,6 @@ def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], 
 def _passes(number: int, share: float) -> bool:
     """Whether a group is taken: of any stretch of neighbours `share`, to the nearest whole number."""
     return math.floor((number + 1) * share + 0.5) > math.floor(number * share + 0.5)
-
-
-def _classes(labels: Sequence[str], place: str, column: str) -> list[str]:
-    """The distinct labels, in order: by number where all are whole numbers.
-
-    Raises:
-        UserError: there is one alone, or so many that the column can hold no classes.
-    """
-    found = sorted(set(labels))
-    if all(re.fullmatch(r"[+-]?\d{1,100}", label) for label in found):  # Python refuses thousands of digits
-        found.sort(key=int)
-    if len(found) < 2:
-        raise UserError(f"{place}: every label in column {column!r} is {found[0]!r}; accepted: two or more")
-    if len(found) > max(2, len(labels) // 2):
-        raise UserError(
-            f"{place}: column {column!r} holds {len(found)} different labels in {len(labels)} rows, which are no "
-            "classes; --label names the column, --task_type Regression is for numbers"
-        )
-    return found
-
-
-def _check_numbers(placed: Sequence[tuple[str, Example]]) -> None:
-    """See that labels are no numbers but for some that are not finite, which would become classes.
-
-    Raises:
-        UserError: they are; names the first that is not finite.
-    """
-    finite = [_is_number(label) for _, (_, label, *_) in placed]
-    others = [(where, label) for (where, (_, label, *_)), own in zip(placed, finite, strict=True) if not own]
-    if any(finite) and others and all(label.lower().lstrip("+-") in NOT_FINITE for _, label in others):
-        where, label = others[0]
-        raise UserError(f"{where}: found the label {label!r}, accepted: a finite number, as the others are")
-
-
-def _are_measures(labels: Sequence[str]) -> bool:
-    """Whether labels are numbers to predict: all are numbers, and one is not whole."""
-    return all(map(_is_number, labels)) and not all(float(label).is_integer() for label in labels)
-
-
-def _is_number(label: str) -> bool:
-    try:
-        return math.isfinite(float(label))
-    except ValueError:
-        return False
 
 
 def _as_text(value: Any, where: str) -> str:

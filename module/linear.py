@@ -1,8 +1,9 @@
 """Linear layers on the CPU: which library multiplies the matrices of a network in training.
 
-torch gives single-precision products to MKL, which runs its fast kernels on Intel's processors alone; on AMD's it
-reaches half of what oneDNN does (docs/performance.md). torch has no switch between the two, but gives its convolutions
-to oneDNN, and a linear layer is a convolution with a window of one token.
+torch gives single-precision products to MKL, which uses AVX-512 on Intel's processors alone; on AMD's with full-width
+AVX-512 it reaches half of what oneDNN does, on AMD's with AVX2 alone it is the faster of the two (docs/performance.md).
+torch has no switch between them, but gives its convolutions to oneDNN, and a linear layer is a convolution with a
+window of one token.
 """
 
 from __future__ import annotations
@@ -14,6 +15,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from data_utils.errors import FlagError
+
+CPUINFO = Path("/proc/cpuinfo")  # Linux; elsewhere the platform module names the vendor
 
 
 class OnednnLinear(nn.Linear):
@@ -37,18 +42,34 @@ def choose_linears(network: nn.Module, engine: str) -> None:
     """Let a library compute the linear layers of a network; parameters and their names stay what they are.
 
     Args:
-        engine: `mkl` (or whatever torch was built with), `onednn`, or `auto`: `onednn` on AMD's processors. The choice
-            depends on the processor and on no measurement, so that a run gives the same numbers every time.
+        engine: `mkl` (or whatever torch was built with), `onednn`, or `auto`: `onednn` on AMD processors with AVX-512
+            if torch was built with both libraries, else `mkl`. `auto` asks which processor and which build this is and
+            measures nothing, so that a run gives the same numbers every time.
+
+    Raises:
+        FlagError: `onednn`, with a torch that was built without it.
     """
-    fast = engine == "onednn" or (engine == "auto" and _is_amd() and torch.backends.mkldnn.is_available())
+    if engine == "onednn" and not torch.backends.mkldnn.is_available():
+        raise FlagError("--cpu_linear: found 'onednn', which this build of torch lacks, accepted: auto, mkl")
+    fast = engine == "onednn" or (engine == "auto" and _onednn_is_preferred())
     for module in network.modules():
         if type(module) in (nn.Linear, OnednnLinear):
             module.__class__ = OnednnLinear if fast else nn.Linear
 
 
+def _onednn_is_preferred() -> bool:
+    """Whether MKL would leave AVX-512 unused: an AMD processor has it, and torch was built with MKL and with oneDNN.
+
+    torch reports the capability that its own kernels use: with ATEN_CPU_CAPABILITY=avx2 a processor counts as one
+    without AVX-512.
+    """
+    built_with_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
+    return built_with_both and torch.backends.cpu.get_cpu_capability() == "AVX512" and _is_amd()
+
+
 @cache
 def _is_amd() -> bool:
     try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+        return "AuthenticAMD" in CPUINFO.read_text(encoding="ascii", errors="replace")
     except OSError:
         return "AuthenticAMD" in platform.processor()

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from module.dropout_wrapper import DropoutWrapper
 
 
-class TokenHead(nn.Linear):
+def token_head(hidden_size: int, outputs: int, dropout_p: float) -> nn.Module:
     """Dropout, then a projection of every token: (rows, tokens, hidden) → (rows, tokens, outputs).
+
+    Its keys in a checkpoint are MT-DNN's: `1.weight` and `1.bias`, and with no dropout `weight` and `bias`.
 
     Args:
         hidden_size, outputs: sizes.
         dropout_p: of the encoder's output.
     """
-
-    def __init__(self, hidden_size: int, outputs: int, dropout_p: float):
-        super().__init__(hidden_size, outputs)
-        self.dropout = DropoutWrapper(dropout_p)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return super().forward(self.dropout(hidden_states))
+    projection = nn.Linear(hidden_size, outputs)
+    return nn.Sequential(DropoutWrapper(dropout_p), projection) if dropout_p > 0 else projection

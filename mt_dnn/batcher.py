@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mt_dnn.dataset import Example, MultiTaskDataset, SingleTaskDataset
-from mt_dnn.sampler import MultiTaskBatchSampler, evaluation_batches
+from mt_dnn.data.dataset import Example, MultiTaskDataset, SingleTaskDataset
+from mt_dnn.data.sampler import MultiTaskBatchSampler, evaluation_batches
 
 __all__ = [
     "Batch", "Collater", "Example", "MultiTaskBatchSampler", "MultiTaskDataset", "SingleTaskDataset",

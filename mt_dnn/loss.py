@@ -41,6 +41,7 @@ class LossCriterion(IntEnum):
     NsSymKlCriterion = 9
     JSCriterion = 10
     HLCriterion = 11
+    BceCriterion = 1000  # of this project: numbers of MT-DNN's own are below
 
 
 # What compares logits with labels that are classes, and what compares logits with logits.
@@ -61,13 +62,11 @@ DIVERGENCES = (
 )
 
 
-class CeCriterion(Criterion):
-    """Cross-entropy of logits (B, C) against class indices (B,); rows labelled `ignore_index` do not count.
+class WeightedCriterion(Criterion):
+    """Base of the losses of gold labels that `--class_weights` weighs.
 
     Args:
-        class_weights: (C,), what the rows of each class are multiplied by. The value stays a mean over rows, where
-            `F.cross_entropy(weight=…)` divides by the sum of the rows' weights: so it is that of the whole update,
-            whatever batches and processes the rows are dealt out among.
+        class_weights: (C,), one a column of the logits; None weighs all alike.
     """
 
     class_weights: Tensor | None
@@ -75,6 +74,20 @@ class CeCriterion(Criterion):
     def __init__(self, alpha: float = 1.0, name: str | None = None, class_weights: Tensor | None = None):
         super().__init__(alpha, name)
         self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def weights(self, logits: Tensor) -> Tensor | None:
+        """The weights in the logits' precision."""
+        return None if self.class_weights is None else self.class_weights.to(logits.dtype)
+
+
+class CeCriterion(WeightedCriterion):
+    """Cross-entropy of logits (B, C) against class indices (B,); rows labelled `ignore_index` do not count.
+
+    Args:
+        class_weights: (C,), what the rows of each class are multiplied by. The value stays a mean over rows, where
+            `F.cross_entropy(weight=…)` divides by the sum of the rows' weights: so it is that of the whole update,
+            whatever batches and processes the rows are dealt out among.
+    """
 
     def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -1) -> Tensor:
         rows = self.rows(input, target, ignore_index)
@@ -85,12 +98,30 @@ class CeCriterion(Criterion):
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         logits = single_precision(input)
-        weights = None if self.class_weights is None else self.class_weights.to(logits.dtype)
-        return F.cross_entropy(logits, target, weights, ignore_index=ignore_index, reduction="none")
+        return F.cross_entropy(logits, target, self.weights(logits), ignore_index=ignore_index, reduction="none")
 
 
 class RankCeCriterion(CeCriterion):
     """Cross-entropy of groups' scores (groups, candidates), as `grouped` gives them, against the golds' places."""
+
+
+class BceCriterion(WeightedCriterion):
+    """Binary cross-entropy of logits (B, L) against the labels of each row (B, L), 0, 1 or between: mean over B·L.
+
+    With p = σ(input) and the weight w of a label, a label adds −w·t·log p − (1 − t)·log(1 − p), computed from logits so
+    that nothing overflows. `ignore_index` has no use.
+
+    Args:
+        class_weights: (L,), w: what the loss of a label is multiplied by where it holds (`pos_weight` in torch). The
+            value stays a mean over B·L.
+    """
+
+    def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+        logits = single_precision(input)
+        by_label = F.binary_cross_entropy_with_logits(
+            logits, target.to(logits.dtype), reduction="none", pos_weight=self.weights(logits)
+        )
+        return by_label.mean(1)
 
 
 class SpanCeCriterion(Criterion):
@@ -137,4 +168,5 @@ LOSS_REGISTRY: dict[LossCriterion, Callable[..., Criterion]] = {
     LossCriterion.NsSymKlCriterion: NsSymKlCriterion,
     LossCriterion.JSCriterion: JSCriterion,
     LossCriterion.HLCriterion: HLCriterion,
+    LossCriterion.BceCriterion: BceCriterion,
 }

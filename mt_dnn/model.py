@@ -16,17 +16,18 @@ from experiments.exp_def import TaskDef
 from module.encoder import compile_layers
 from module.linear import choose_linears
 from mt_dnn.batcher import Batch
-from mt_dnn.build import build_network, build_objective
-from mt_dnn.checkpoint import load_checkpoint, load_state, save_checkpoint
-from mt_dnn.config import Config
-from mt_dnn.kept_deltas import KeptDeltas
+from mt_dnn.checkpoints.build import build_network, build_objective
+from mt_dnn.checkpoints.checkpoint import load_checkpoint, load_state, named_as_in, save_checkpoint
+from mt_dnn.checkpoints.mtdnn_config import to_mtdnn
+from mt_dnn.configuration.config import Config
+from mt_dnn.data.word_dropout import WordDropout
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.objective import ObjectiveValue
-from mt_dnn.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
 from mt_dnn.perturbation.noise import example_seeds
-from mt_dnn.processes import build_accelerator
-from mt_dnn.word_dropout import WordDropout
-from mt_dnn.word_gradient import WordGradient
+from mt_dnn.training.delta_cache import KeptDeltas
+from mt_dnn.training.objective import ObjectiveValue
+from mt_dnn.training.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
+from mt_dnn.training.processes import build_accelerator
+from mt_dnn.training.word_gradient import WordGradient
 from tasks import Values
 
 UNLABELED = "unlabeled/"  # before the ids of unlabeled examples, whose noise is their own
@@ -309,12 +310,11 @@ class MTDNNModel:
         Args:
             progress: what a resume needs beside parameters and optimizer.
         """
-        encoder_config = self.network.bert.config.to_dict()
-        config = {**self.config.to_flat(), **encoder_config, "task_def_list": self.task_defs}
         content = {
             "state": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "config": config,
+            "config": to_mtdnn(self.config, self.network, self.accelerator.device.type == "cuda"),
+            "settings": {**self.config.to_flat(), **self.network.bert.config.to_dict()},
             "progress": {**(progress or {}), "updates": self.updates, "skipped_steps": self.skipped_steps},
         }
         if self.accelerator.scaler is not None:
@@ -349,7 +349,7 @@ class MTDNNModel:
         if self.bregman is not None:
             self.bregman.start(self.network)
             if "bregman" in content:
-                self.bregman.load_state_dict(content["bregman"])
+                self.bregman.load_state_dict(named_as_in(self.bregman.state_dict(), content["bregman"]))
         return progress, taken
 
 

@@ -8,6 +8,7 @@ The methods stand in the order in which they are used: definition, text, token f
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
 
     from experiments.exp_def import TaskDef
     from mt_dnn.batcher import Batch
-    from mt_dnn.dataset import SingleTaskDataset
+    from mt_dnn.data.dataset import SingleTaskDataset
     from mt_dnn.loss import Criterion
     from mt_dnn.matcher import SANBertNetwork
+
+logger = logging.getLogger("mt_dnn.tasks")  # in the run's log
 
 SMALLEST = 1e-6  # a probability of 0 has no logarithm
 
@@ -301,7 +304,11 @@ class Task:
         """
         found = self.entries(dataset, scores, predictions)
         golds = self.golds(dataset) if with_label and dataset.has_labels else None
-        values = {} if golds is None else self.measure(metrics, golds, found)
+        values = {}
+        if golds is not None:
+            values = self.measure(metrics, golds, found)
+            for note in self.notes(metrics, golds):
+                logger.info("%s: %s", dataset.name, note)
         return Evaluation(values, found.predictions, found.scores, golds, found.uids)
 
     def uids(self, dataset: SingleTaskDataset) -> Sequence[str]:
@@ -319,6 +326,10 @@ class Task:
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
         """Metrics of entries by name, in percent."""
         return calc_metrics(metrics, golds, entries.predictions, entries.scores)
+
+    def notes(self, metrics: Sequence[Metric], golds: Any) -> list[str]:
+        """What a reader of these metrics has to know, such as what is in no mean, a line each."""
+        return []
 
     def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
         """Of each entry's scores, which a score file holds without their shapes.

@@ -25,10 +25,7 @@ class ClassificationTask(Task):
 
     @classmethod
     def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
-        labels, n_class = entry.get("labels"), entry.get("n_class")
-        if isinstance(labels, list) and type(n_class) is int and len(labels) != n_class:
-            return [f"key 'labels': found {len(labels)} labels, accepted: as many as n_class ({n_class})"]
-        return []
+        return count_mistakes(entry)
 
     @classmethod
     def metrics_of(cls, n_class: int, named: bool) -> tuple[Metric, ...]:
@@ -37,3 +34,11 @@ class ClassificationTask(Task):
     def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
         scores = logits.float().softmax(-1).cpu().numpy()
         return scores, scores.argmax(-1)
+
+
+def count_mistakes(entry: Mapping[Any, Any]) -> list[str]:
+    """Whether the YAML's mapping names another number of labels than `n_class`; as `Task.mistakes`."""
+    labels, n_class = entry.get("labels"), entry.get("n_class")
+    if isinstance(labels, list) and type(n_class) is int and len(labels) != n_class:
+        return [f"key 'labels': found {len(labels)} labels, accepted: as many as n_class ({n_class})"]
+    return []

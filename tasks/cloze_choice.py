@@ -15,7 +15,7 @@ from tasks.registry import register_task
 from tasks.values import Entries, Values, check_texts
 
 if TYPE_CHECKING:
-    from mt_dnn.dataset import SingleTaskDataset
+    from mt_dnn.data.dataset import SingleTaskDataset
 
 
 @register_task("ClozeChoice")

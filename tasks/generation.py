@@ -21,7 +21,7 @@ from tasks.values import Entries, ModelInputs, Values, check_texts
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
-    from mt_dnn.dataset import SingleTaskDataset
+    from mt_dnn.data.dataset import SingleTaskDataset
     from mt_dnn.loss import Criterion
     from mt_dnn.matcher import SANBertNetwork
 

@@ -29,7 +29,7 @@ from tasks.values import Entries, ModelInputs, Values
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
-    from mt_dnn.dataset import SingleTaskDataset
+    from mt_dnn.data.dataset import SingleTaskDataset
     from mt_dnn.loss import Criterion
     from mt_dnn.matcher import SANBertNetwork
 

@@ -23,7 +23,7 @@ from tasks.values import Entries, Values, check_classes
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
-    from mt_dnn.dataset import SingleTaskDataset
+    from mt_dnn.data.dataset import SingleTaskDataset
     from mt_dnn.loss import Criterion
 
 

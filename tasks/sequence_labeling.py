@@ -14,7 +14,7 @@ from data_utils.errors import DataError, UserError
 from data_utils.metrics import CLASS_METRICS, ENTITY_METRICS, Metric, calc_metrics, metrics_of_classes
 from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.task_def import DataFormat
-from module.token_head import TokenHead
+from module.token_head import token_head
 from mt_dnn.loss import LossCriterion
 from tasks.base import Task, class_index
 from tasks.registry import register_task
@@ -113,9 +113,9 @@ class SequenceLabelingTask(Task):
         return torch.from_numpy(padded)
 
     def build_head(self, hidden_size: int, dropout_p: float) -> nn.Module:
-        """A projection of each token; its keys in a checkpoint are `weight` and `bias`."""
+        """A projection of each token."""
         own = self.task_def.dropout_p
-        return TokenHead(hidden_size, self.task_def.n_class, dropout_p if own is None else own)
+        return token_head(hidden_size, self.task_def.n_class, dropout_p if own is None else own)
 
     def loss(self, criterion: Criterion, logits: Tensor, batch: Batch) -> Tensor:
         """The mean over all real tokens of the batch."""

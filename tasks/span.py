@@ -24,7 +24,7 @@ from tasks.windows import NULL_ANSWER, Answers, check_room, read_golds, read_win
 
 if TYPE_CHECKING:
     from mt_dnn.batcher import Batch
-    from mt_dnn.dataset import SingleTaskDataset
+    from mt_dnn.data.dataset import SingleTaskDataset
     from mt_dnn.matcher import SANBertNetwork
 
 N_BEST = 20  # spans of a window that compete with those of the question's other windows

@@ -21,7 +21,7 @@ from tasks.values import Entries, Values
 from tasks.windows import check_room, read_window, read_windows
 
 if TYPE_CHECKING:
-    from mt_dnn.dataset import SingleTaskDataset
+    from mt_dnn.data.dataset import SingleTaskDataset
 
 OUTSIDE, BEGINS, GOES_ON = range(3)  # labels of a token
 

@@ -10,7 +10,7 @@ import transformers
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler, default_collate
 
-from mt_dnn.hf_trainer import AdversarialTrainer
+from mt_dnn.huggingface.trainer import AdversarialTrainer
 from mt_dnn.perturbation import SmartPerturbation
 
 HEADS = ("classification", "regression", "tokens", "spans", "generation")

@@ -28,10 +28,10 @@ from typing import Any
 
 import torch
 
-import mt_dnn.trainer  # noqa: F401  so that no fork has to import it
+import mt_dnn.training.trainer  # noqa: F401  so that no fork has to import it
 import train
 from data_utils.errors import run_command_line
-from mt_dnn.checkpoint import load_checkpoint
+from mt_dnn.checkpoints.checkpoint import load_checkpoint
 from tests.mt_dnn.runs import DATASETS, RUN
 
 MOST_SECONDS = 60  # that a run's other processes may outlive the one that was killed

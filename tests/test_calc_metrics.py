@@ -117,6 +117,10 @@ OF_TYPES: dict[str, tuple[str, list[dict[str, Any]]]] = {
         definition("SpanSeqenceLabeling", "CLUE_SPAN", 3, "ACC, F1MAC"),
         windows([0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0, 0]),
     ),
+    "MultiLabel": (
+        definition("MultiLabel", "PremiseOnly", 3, "F1MIC, F1MAC, ACC, AUC", "a, b, c"),
+        [{"uid": str(n), "token_id": [2], "label": own} for n, own in enumerate(([1, 0, 1], [0, 1, 1], [0, 0, 0.2]))],
+    ),
     "SeqenceGeneration": (
         definition("SeqenceGeneration", "PremiseOnly", 1, "ACC, EmF1"),
         [{"uid": str(n), "token_id": [2], "label": [0, 3, 1], "answer": f"word {n}"} for n in range(3)],
@@ -128,7 +132,7 @@ def scored(task: Task, dataset: SingleTaskDataset, draw: np.random.Generator) ->
     """Scores and predictions of each example, drawn, in the form that `predict` gives them."""
     if task.view == "next_tokens":
         return draw.normal(size=len(dataset)).tolist(), ["word 0", "word one", "2"]
-    shapes = {"groups": lambda own: (len(own),), "tokens": lambda own: (own[0], -1)}
+    shapes = {"groups": lambda own: (len(own),), "tokens": lambda own: (own[0], -1), "labels": lambda own: (1, -1)}
     shape = shapes.get(task.view, lambda own: (2, own[0]))
     counts = [
         (task.soft_count(own["lengths"]), shape(own["lengths"]))
@@ -137,6 +141,8 @@ def scored(task: Task, dataset: SingleTaskDataset, draw: np.random.Generator) ->
     scores = [draw.random(count).reshape(own) for count, own in counts]
     if task.view == "groups":
         return scores, [(own == own.max()).astype(int) for own in scores]
+    if task.view == "labels":
+        return [own[0] for own in scores], [(own[0] >= 0.5).astype(int) for own in scores]
     return scores, [own.argmax(-1) for own in scores]
 
 
@@ -170,7 +176,7 @@ def test_what_has_no_labels_or_no_such_source_is_told(tmp_path: Path) -> None:
     mask = definition("MaskLM", "MLM", 1, "ACC")
     for text, suffix, message in (
         (mask, "json", "MaskLM has no labels in a file"),
-        (OF_TYPES["Ranking"][0], "tsv", r"found .tsv for Ranking; accepted: .json \(.tsv for Classification and Reg"),
+        (OF_TYPES["Ranking"][0], "tsv", r"found .tsv for Ranking; accepted: .json \(.tsv for Classification, Reg"),
     ):
         (tmp_path / "tasks.yml").write_text(text)
         given = f"--task_def {tmp_path / 'tasks.yml'} --task toy --std_input {tmp_path}/gold.{suffix} --score x"
@@ -218,3 +224,17 @@ def test_a_metric_that_the_task_does_not_have_is_told(tmp_path: Path) -> None:
     given = f"--task_def {tmp_path / 'tasks.yml'} --task toy --std_input {tmp_path / 'gold.json'} --score "
     with pytest.raises(UserError, match="'metric_meta': found ACC, accepted: Pearson, Spearman for Regression with"):
         calc_metrics.main([*given.split(), str(tmp_path / "scores.json")])
+
+
+def test_labels_without_an_area_are_named_beside_the_metrics(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On stderr, for stdout is read by programs."""
+    (tmp_path / "tasks.yml").write_text(definition("MultiLabel", "PremiseOnly", 2, "AUC, ACC", "rude, loud"))
+    write_lines(tmp_path / "gold.tsv", ["0\t[1, 0]\ta", "1\t[0, 0]\tb"])
+    write_score_file(tmp_path / "scores.json", {}, [[1, 0], [1, 0]], ["0", "1"], [[0.9, 0.1], [0.8, 0.1]])
+    given = f"--task_def {tmp_path / 'tasks.yml'} --task toy --std_input {tmp_path / 'gold.tsv'} --score "
+    calc_metrics.main([*given.split(), str(tmp_path / "scores.json")])
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {"AUC": 100.0, "ACC": 50.0}
+    assert printed.err == "AUC is the mean over 1 of 2 labels; all examples have, or none has: loud\n"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mt_dnn.checkpoint import load_checkpoint
+from mt_dnn.checkpoints.checkpoint import load_checkpoint
 from mt_dnn.perturbation.noise import default_generator, example_seeds, forked_dropout, standard_noise
 from tests.mt_dnn.runs import SIFT, SMART, assert_same, parameters, tiny_run
 

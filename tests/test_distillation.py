@@ -20,7 +20,8 @@ from data_utils.readers import read_score_file, read_token_json
 from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Batch
-from mt_dnn.build import build_network, build_objective
+from mt_dnn.checkpoints.build import build_network, build_objective
+from mt_dnn.data.run_data import RunData
 from mt_dnn.loss import (
     Criterion,
     KlCriterion,
@@ -31,8 +32,7 @@ from mt_dnn.loss import (
     SpanCeCriterion,
 )
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.objective import TrainingObjective
-from mt_dnn.run_data import RunData
+from mt_dnn.training.objective import TrainingObjective
 from tests.encoders import tiny_encoder
 from tests.mt_dnn.runs import RUN, TASK_DEF, tiny_config
 from tests.tasks.learning import WORDS, learned, write_small_encoder, write_task

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-import mt_dnn.checkpoint
+import mt_dnn.checkpoints.checkpoint
 import mt_dnn.model
-import mt_dnn.trainer
+import mt_dnn.training.trainer as trainer_module
 import predict
 import prepare_distillation_data
 import prepro_std
@@ -24,11 +24,11 @@ from data_utils.errors import FlagError
 from data_utils.files import held_folder
 from experiments.dump_embedding import extractor
 from experiments.sift.runs import RunStore
-from mt_dnn import hf_export
-from mt_dnn.hf_export import HfExport
-from mt_dnn.kept_deltas import KeptDeltas
-from mt_dnn.telemetry import Telemetry
-from mt_dnn.trainer import Trainer
+from mt_dnn.huggingface import export as hf_export
+from mt_dnn.huggingface.export import HfExport
+from mt_dnn.training.delta_cache import KeptDeltas
+from mt_dnn.training.telemetry import Telemetry
+from mt_dnn.training.trainer import Trainer
 from tests import faults
 from tests.encoder_folder import write_encoder
 from tests.faults import Disk, Ended, command, with_disk
@@ -78,11 +78,18 @@ def left_over(folder: Path) -> list[str]:
 
 # what a run writes: at which call of what the disk is full, with which flags, which file is named, what is kept
 WRITTEN_BY_A_RUN: dict[str, tuple[Any, str, int, Sequence[str], str, str]] = {
-    "checkpoint": (mt_dnn.checkpoint, "write_tensors", 2, SIFT, r"model_1\.pt", KEPT),
+    "checkpoint": (mt_dnn.checkpoints.checkpoint, "write_tensors", 2, SIFT, r"model_1\.pt", KEPT),
     "its checksum": (checksum, "sha256", 2, SIFT, r"model_1\.pt\.sha256", KEPT.replace("_0", "_1")),
     "metrics.jsonl": (Telemetry, "flush", 2, OFTEN, r"metrics\.jsonl", NONE_KEPT),
-    "score file": (mt_dnn.trainer, "write_score_file", 2, (), r"cola_dev_scores_epoch_1\.json", KEPT),
-    "submission": (mt_dnn.trainer, "write_glue_submission", 2, ("--glue_format_on",), r"\S*epoch_1\.tsv", KEPT),
+    "score file": (trainer_module, "write_score_file", 2, (), r"cola_dev_scores_epoch_1\.json", KEPT),
+    "submission": (
+        trainer_module,
+        "write_glue_submission",
+        2,
+        ("--glue_format_on",),
+        r"\S*epoch_1\.tsv",
+        KEPT,
+    ),
     "results.json": (Trainer, "_write_result", 2, (), r"results\.json", KEPT),
     "copy of the kept noise": (KeptDeltas, "save", 2, FREE, r"model_1\.deltas", KEPT),
 }
@@ -147,7 +154,7 @@ def test_a_full_disk_under_the_log_or_tensorboard_ends_the_run_too(flag: str, fi
 def test_hidden_states_that_find_no_room_are_told(tmp_path: Path) -> None:
     def check(disk: Disk) -> None:
         given = flags(disk.folder / "run", "--encode_mode")
-        ended = command(train.main, given, at(mt_dnn.trainer, "write_tensors", 1, disk.fill))
+        ended = command(train.main, given, at(trainer_module, "write_tensors", 1, disk.fill))
         assert_told(ended, f"{disk.folder}/run/cola_encoding.pt: cannot be written: {disk.full}; {NONE_KEPT}")
 
     with_disk(tmp_path / "disk", check)
@@ -285,7 +292,7 @@ def test_where_nothing_can_be_mounted_the_faults_come_another_way(
     run = tmp_path / "full"
 
     def check(disk: Disk) -> None:
-        ended = command(train.main, flags(run), at(mt_dnn.checkpoint, "write_tensors", 2, disk.fill))
+        ended = command(train.main, flags(run), at(mt_dnn.checkpoints.checkpoint, "write_tensors", 2, disk.fill))
         assert_told(ended, f"{run}/model_1.pt: cannot be written: File too large; {KEPT}")
 
     with_disk(tmp_path / "other", check)

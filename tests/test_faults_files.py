@@ -21,9 +21,9 @@ import train
 from data_utils import checksum
 from data_utils.checksum import checksum_of
 from experiments.dump_embedding import extractor
-from mt_dnn import hf_export
-from mt_dnn.checkpoint import deltas_of, load_checkpoint
-from mt_dnn.resumption import RunCheckpoints
+from mt_dnn.checkpoints.checkpoint import deltas_of, load_checkpoint
+from mt_dnn.checkpoints.resumption import RunCheckpoints
+from mt_dnn.huggingface import export as hf_export
 from tests.encoder_folder import write_encoder
 from tests.faults import command, cut, empty, flip
 from tests.mt_dnn.runs import RUN, assert_same, parameters

@@ -21,15 +21,15 @@ import pytest
 import torch
 from torch.distributed import TCPStore
 
-import mt_dnn.checkpoint
-import mt_dnn.stop_signals
+import mt_dnn.checkpoints.checkpoint
+import mt_dnn.training.stop_signals
 import train
 from data_utils.errors import run_command_line
 from data_utils.files import TEMPORARY
+from mt_dnn.checkpoints.resumption import RunCheckpoints
 from mt_dnn.model import MTDNNModel
-from mt_dnn.objective import TrainingObjective
-from mt_dnn.resumption import RunCheckpoints
-from mt_dnn.stop_signals import StopSignals
+from mt_dnn.training.objective import TrainingObjective
+from mt_dnn.training.stop_signals import StopSignals
 from tests.faults import command, in_fork
 from tests.mt_dnn.runs import SIFT, assert_same, parameters
 from tests.test_faults_disk import KEPT, assert_told, at, flags
@@ -157,7 +157,7 @@ def fill(rank: int) -> None:
     def happen() -> None:
         raise OSError(28, "No space left on device")
 
-    at(mt_dnn.checkpoint, "write_tensors", 2, happen)()
+    at(mt_dnn.checkpoints.checkpoint, "write_tensors", 2, happen)()
 
 
 def test_a_full_disk_ends_both_with_its_own_message(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_under_torchrun_the_message_is_the_same(dead: str, tmp_path: Path) -> No
     kill = (
         "import os, sys, train\n"
         "from data_utils.errors import run_command_line\n"
-        "from mt_dnn.resumption import RunCheckpoints\n"
+        "from mt_dnn.checkpoints.resumption import RunCheckpoints\n"
         "save, count = RunCheckpoints.save, []\n"
         "def dying(*arguments):\n"
         "    count.append(1)\n"
@@ -298,7 +298,7 @@ def test_a_run_of_several_processes_ends_without_threads_that_wait_for_the_inter
 @pytest.mark.usefixtures("sigint_interrupts")
 def test_a_later_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signals = StopSignals(accelerator=None)  # type: ignore[arg-type]
-    monkeypatch.setattr(mt_dnn.stop_signals, "SAME_WISH_SECONDS", 0.05)
+    monkeypatch.setattr(mt_dnn.training.stop_signals, "SAME_WISH_SECONDS", 0.05)
     with signals:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -316,7 +316,7 @@ def test_what_a_kill_left_half_written_is_gone_when_the_run_goes_on(tmp_path: Pa
         os.kill(os.getpid(), signal.SIGKILL)
 
     run = tmp_path / "run"
-    ended = command(train.main, flags(run), at(mt_dnn.checkpoint, "write_tensors", 2, die))
+    ended = command(train.main, flags(run), at(mt_dnn.checkpoints.checkpoint, "write_tensors", 2, die))
     assert ended.code == -signal.SIGKILL
     (half,) = [path for path in run.iterdir() if path.name.endswith(TEMPORARY)]
     again = command(train.main, flags(run, "--resume"))

@@ -14,6 +14,8 @@ from tests.encoder_folder import write_encoder
 TEXTS = [("good fine", "yes"), ("bad poor", "no")] * 20
 TABLE = "review,stars\n" + "".join(f"{text} {number},{label}\n" for number, (text, label) in enumerate(TEXTS))
 FROM = "prepro_std --from reviews.csv --text review --label stars --model encoder"
+COMMENTS = "text,rude,loud\n" + "good fine,0,1\nbad poor,1.0,false\n" * 10
+SEVERAL = "prepro_std --from comments.csv --label rude,loud --model encoder --root_dir several"
 TRAIN = (
     "train --task_def data/canonical_data/task_def.yml --data_dir data/canonical_data/encoder "
     "--init_checkpoint encoder --train_datasets reviews --test_datasets reviews"
@@ -28,6 +30,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_encoder(folder / "encoder")
     (folder / "reviews.csv").write_text(TABLE)
     (folder / "other.csv").write_text(TABLE.replace("yes", "maybe"))
+    (folder / "comments.csv").write_text(COMMENTS)
+    for name, wrong in (("maybe", "good,maybe,0"), ("empty", "good,1,")):
+        (folder / f"{name}.csv").write_text(f"{COMMENTS}{wrong}\n")
     (folder / "wide.csv").write_text(TABLE + "bad,no,and more\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -40,6 +45,17 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         (FROM.replace("review ", "revew "), "found no column 'revew' (did you mean 'review'?); --text names it"),
         (FROM.replace("reviews.csv", "wide.csv"), "wide.csv, line 42: "),
+        (
+            SEVERAL.replace("comments.csv", "maybe.csv"),
+            "maybe.csv, line 22: found 'maybe' in column 'rude', accepted: 0 or 1 (or false, true) in every",
+        ),
+        (
+            SEVERAL.replace("comments.csv", "empty.csv"),
+            "empty.csv, line 22: found no value in column 'loud', accepted: 0 or 1 (or false, true) in every",
+        ),
+        (SEVERAL.replace("loud", "lout"), "found no column 'lout' (did you mean 'loud'?); --label names it; acc"),
+        (SEVERAL.replace("rude,loud", "rude,rude"), "--label: found 'rude' 2 times, accepted: once"),
+        (f"{SEVERAL} --task_type Regression", "--task_type: found Regression for 2 label columns, accepted: Mu"),
         (f"{TRAIN} --lerning_rate 1", "unknown flag --lerning_rate (did you mean '--learning_rate'?)"),
         (f"{TRAIN} --adv_norm_level post-ln", "accepted: pre_ln, post_ln, deberta (did you mean 'post_ln'?)"),
         (

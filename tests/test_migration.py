@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mt_dnn.config import GROUPS
-from mt_dnn.flags import flags_of
+from mt_dnn.configuration.config import GROUPS
+from mt_dnn.configuration.flags import flags_of
 from tests.mt_dnn.test_config import ADVERSARIAL_FLAGS, DATA_FLAGS, MODEL_FLAGS, TRAINING_FLAGS
 
 ROOT = Path(__file__).parents[1]

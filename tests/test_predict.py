@@ -9,21 +9,22 @@ import pytest
 import predict
 from data_utils.errors import UserError
 from data_utils.readers import read_score_file
-from tests.mt_dnn.runs import RUN, TASK_DEF
+from tests.mt_dnn.runs import DEFAULT_RUN, RUN, TASK_DEF
 
 
-def _flags(dataset: str, folder: Path, *flags: str) -> list[str]:
-    task, checkpoint = dataset.split("_")[0], RUN / "model_0.pt"
+def _flags(dataset: str, folder: Path, *flags: str, run: Path = RUN) -> list[str]:
+    task, checkpoint = dataset.split("_")[0], run / "model_0.pt"
     given = f"--task_def {TASK_DEF} --task {task} --checkpoint {checkpoint} --score {folder / 'scores.json'}"
     return [*given.split(), "--prep_input", str(RUN / "tinydata" / f"{dataset}.json"), *flags]
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
 @pytest.mark.parametrize("dataset", ["cola_dev", "mnli_matched_dev", "mnli_mismatched_dev", "stsb_dev"])
-def test_mtdnns_checkpoint_gives_mtdnns_score_file(dataset: str, batch_size: int, tmp_path: Path) -> None:
-    predict.main(_flags(dataset, tmp_path, "--with_label", "--batch_size_eval", str(batch_size)))
+@pytest.mark.parametrize("run", [RUN, DEFAULT_RUN], ids=["flags given", "default flags"])
+def test_mtdnns_checkpoint_gives_mtdnns_score_file(run: Path, dataset: str, batch_size: int, tmp_path: Path) -> None:
+    predict.main(_flags(dataset, tmp_path, "--with_label", "--batch_size_eval", str(batch_size), run=run))
     found = read_score_file(tmp_path / "scores.json")
-    expected = read_score_file(RUN / f"{dataset}_scores_epoch_0.json")
+    expected = read_score_file(run / f"{dataset}_scores_epoch_0.json")
     assert found["scores"] == pytest.approx(expected["scores"], abs=1e-6)
     assert found["uids"] == expected["uids"]
     assert found["predictions"] == expected["predictions"]

@@ -12,7 +12,7 @@ import pytest
 
 from data_utils.errors import DataError, FlagError, UserError
 from experiments.exp_def import TaskDefs
-from mt_dnn.config import parse_args
+from mt_dnn.configuration.config import parse_args
 from prepro_std import main
 from tests.encoder_folder import write_encoder
 from tests.terminal import Terminal, drawn_to_the_end

@@ -10,11 +10,13 @@ from transformers import AutoModel, AutoTokenizer
 
 import strip_model
 from data_utils.errors import UserError
-from mt_dnn.build import restore_network
-from mt_dnn.checkpoint import load_checkpoint
-from mt_dnn.encoder_files import read_encoder
+from mt_dnn.checkpoints.build import restore_network
+from mt_dnn.checkpoints.checkpoint import load_checkpoint
+from mt_dnn.checkpoints.encoder_files import read_encoder
+from mt_dnn.training.trainer import Trainer
+from tests import mtdnn_reader
 from tests.encoder_folder import write_encoder
-from tests.mt_dnn.runs import RUN, assert_same, parameters, tiny_run
+from tests.mt_dnn.runs import RUN, SIFT, assert_same, parameters, tiny_config, tiny_run
 
 CHECKPOINT = RUN / "model_0.pt"
 
@@ -31,8 +33,28 @@ def test_a_stripped_checkpoint_has_the_encoder_alone(tmp_path: Path) -> None:
     full = load_checkpoint(CHECKPOINT)["config"]
     for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
         assert config[key] == full[key]
-    assert config["task_def_list"] == [] and "optimizer" not in load_checkpoint(tmp_path / "stripped.pt")
+    assert config["task_def_list"] == [] and load_checkpoint(tmp_path / "stripped.pt").keys() == {"state", "config"}
     assert (tmp_path / "stripped.pt").stat().st_size < CHECKPOINT.stat().st_size / 2
+
+
+def of_run(folder: Path) -> str:
+    """A checkpoint of a run of this project, before its first update."""
+    Trainer(tiny_config(folder / "run", *SIFT)).checkpoints.save("model_0.pt", 0, 0)
+    return str(folder / "run" / "model_0.pt")
+
+
+@pytest.mark.parametrize("source", ["mtdnn", "own", "bert", "electra", "deberta"])
+def test_mtdnn_reads_a_stripped_encoder_and_keeps_its_own_flags_and_tasks(tmp_path: Path, source: str) -> None:
+    names = {"mtdnn": lambda: str(CHECKPOINT), "own": lambda: of_run(tmp_path)}
+    name = names.get(source, lambda: str(write_encoder(tmp_path / "encoder", source)))()
+    strip_model.main(["--checkpoint", name, "--fout", str(tmp_path / "stripped.pt")])
+    kind = {"electra": 7, "deberta": 6}.get(source, 1)
+    flags, content = mtdnn_reader.read(tmp_path / "stripped.pt", encoder_type=kind, learning_rate=0.5)
+    assert content["config"].keys() & mtdnn_reader.FLAGS.keys() == {"num_hidden_layers"}
+    assert flags["task_def_list"] == ["its own"] and flags["learning_rate"] == 0.5
+    assert mtdnn_reader.wrong_flags(flags) == {}
+    shapes = {name: tensor.shape for name, tensor in content["state"].items()}
+    assert shapes == mtdnn_reader.parameters_of(flags | {"task_def_list": []})
 
 
 def test_from_a_checkpoint_to_a_folder_and_back(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
     python -m experiments.bench --rows smart,sift,standin-smart --data data/canonical_data/ENCODER/cola_train.json
 
-Rows: `plain`, the unit of all ratios; the methods at their measured defaults: `smart` at `pre_ln`, `sift` (the same
+Rows: `plain`, the unit of all ratios; `plain-mkl` and `plain-onednn`, the same step with linear layers by the one or
+the other library (`--cpu_linear`); the methods at their measured defaults: `smart` at `pre_ln`, `sift` (the same
 search at `post_ln`), `smart-deberta`, the others at `post_ln`; `trainer`, a plain step of transformers' Trainer, and
 `smart-pytorch`, that package's SMARTLoss (beside it stands `smart`), both on the same batches; `standin` and
 `standin-smart`, what MT-DNN does: random batches padded to their longest sentence, Adamax parameter by parameter, the

@@ -25,9 +25,9 @@ import prepro_std
 from data_utils.errors import OneLineParser, at_least, run_command_line
 from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDefs
-from mt_dnn import sampler
 from mt_dnn.batcher import Collater, SingleTaskDataset
-from mt_dnn.config import Config
+from mt_dnn.configuration.config import Config
+from mt_dnn.data import sampler
 from mt_dnn.inference import eval_model
 
 MNLI_EXAMPLES = 392_702

@@ -24,9 +24,9 @@ from experiments.exp_def import TaskDef
 from experiments.sift.runs import FIRST_SEED
 from module.encoder import load_encoder
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset, SingleTaskDataset
-from mt_dnn.flag_groups import TrainingConfig
+from mt_dnn.configuration.flag_groups import TrainingConfig
+from mt_dnn.data.run_data import check_fits_encoder
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.run_data import check_fits_encoder
 
 Rounds = list[list[Batch]]
 

@@ -18,9 +18,9 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainingAr
 from data_utils.errors import UserError
 from experiments.exp_def import TaskDef
 from mt_dnn.batcher import Batch
-from mt_dnn.config import Config
+from mt_dnn.configuration.config import Config
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.optim import build_optimizer, build_schedule, clip_gradients, decay_groups
+from mt_dnn.training.optim import build_optimizer, build_schedule, clip_gradients, decay_groups
 
 Step = Callable[[Batch], object]
 
@@ -220,7 +220,7 @@ def _types(encoder: nn.Module, batch: Batch) -> dict[str, Tensor]:
 class PlainAdamax:
     """Adamax [Kingma & Ba 2015, section 7.1] with decoupled weight decay, one parameter after the other.
 
-    The arithmetic of `mt_dnn.optim.DecoupledAdamax`; a stand-in of its own, for that one may become faster.
+    The arithmetic of `mt_dnn.training.optim.DecoupledAdamax`; a stand-in of its own, for that one may become faster.
 
     Args:
         groups: parameter groups, each with its `params` and `weight_decay`.

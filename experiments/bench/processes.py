@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from data_utils.errors import OneLineParser, UserError, at_least, run_command_line
 from mt_dnn.batcher import Batch
-from mt_dnn.config import parse_args
+from mt_dnn.configuration.config import parse_args
 
 
 class Block(NamedTuple):
@@ -39,7 +39,7 @@ class Run:
     """Training as train.py does it, a few updates at a time."""
 
     def __init__(self, flags: Sequence[str]):
-        from mt_dnn.trainer import Trainer
+        from mt_dnn.training.trainer import Trainer
 
         self.trainer = Trainer(parse_args(flags))
         self.batches = self._endless()

@@ -11,7 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from experiments.bench.measure import Rounds
 from experiments.bench.others import Step
-from experiments.sift.tables import markdown_table
+from experiments.sift.reporting.tables import markdown_table
 
 OPTIMIZER = "optimizer, norms of the gradient"
 REST = "the rest"

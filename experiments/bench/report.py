@@ -18,7 +18,7 @@ import torch
 from data_utils.files import atomic_write
 from experiments.bench.measure import Memory
 from experiments.bench.rows import COMPARED, PLAIN
-from experiments.sift.tables import markdown_table
+from experiments.sift.reporting.tables import markdown_table
 
 RESAMPLES = 10_000
 PACKAGES = ("torch", "transformers", "accelerate", "smart-pytorch")

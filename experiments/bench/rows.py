@@ -12,10 +12,10 @@ from experiments.bench.others import Contest, Step
 from experiments.sift.runs import FIRST_SEED, Method, configure
 from module.linear import choose_linears
 from mt_dnn.batcher import Batch
-from mt_dnn.config import Config
-from mt_dnn.kept_deltas import KeptDeltas
+from mt_dnn.configuration.config import Config
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation.injection import NoiseInjection
+from mt_dnn.training.delta_cache import KeptDeltas
 
 # All rows train one network, by steps too small to change its weights: every step of every row sees the same ones.
 STILL = {"learning_rate": 1e-9, "scheduler_type": 2, "warmup": 0}
@@ -43,7 +43,7 @@ def still_config(contest: Contest, **flags: object) -> Config:
 
 def ours(name: str, forwards: float, **flags: object) -> Row:
     """A row of this project: the update of a run with these flags of `train.py`."""
-    if flags:
+    if "adv_opt" in flags:
         flags = {"adv_train": "true", **flags}
 
     def build(contest: Contest) -> Step:
@@ -85,6 +85,8 @@ ROWS = {
     row.name: row
     for row in (
         PLAIN,
+        ours("plain-mkl", 3, cpu_linear="mkl"),
+        ours("plain-onednn", 3, cpu_linear="onednn"),
         ours("smart", 8, adv_opt="smart", adv_norm_level="pre_ln"),
         ours("sift", 8, adv_opt="smart", adv_norm_level="post_ln"),
         ours("smart-deberta", 8, adv_opt="smart", adv_norm_level="deberta"),
@@ -102,8 +104,9 @@ ROWS = {
         other("standin-smart", 8, others.standin_smart_step, grouped=False),
     )
 }
-# Ours and theirs, told beside each other where both are in the run.
+# Ours and theirs, and the two libraries of linear layers: told beside each other where both are in the run.
 COMPARED = (
+    ("plain-onednn", "plain-mkl"),
     ("plain", "trainer"),
     ("smart", "smart-pytorch"),
     ("plain", "standin"),

@@ -24,7 +24,7 @@ if __name__ == "__main__":
 
 from data_utils.errors import DataError, FlagError, OneLineParser, at_least, run_command_line
 from data_utils.text_files import read_lines, write_lines
-from mt_dnn.flags import truth
+from mt_dnn.configuration.flags import truth
 
 SPLIT = "|||"
 
@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_args(argv)
     texts = read_texts(arguments.finput)
     from data_utils.prepro import Tokenization, TokenizerSpec
-    from mt_dnn.encoder_files import read_encoder
+    from mt_dnn.checkpoints.encoder_files import read_encoder
 
     cache = arguments.transformer_cache
     lower = True if arguments.do_lower_case else None

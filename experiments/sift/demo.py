@@ -22,9 +22,9 @@ from statistics import mean, stdev
 from data_utils.errors import FlagError, OneLineParser, at_least, nearest, run_command_line
 from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME
-from experiments.sift.hutto import DOMAINS
+from experiments.sift.data.hutto import DOMAINS
+from experiments.sift.reporting.tables import markdown_table, spread
 from experiments.sift.runs import FIRST_SEED, METHODS, TASK, Record, RunStore, prepare_data, run
-from experiments.sift.tables import markdown_table, spread
 
 COMPARED = ("plain", "smart", "sift")
 TITLES = {"tweets": "Tweets", "amazon": "Amazon reviews", "movies": "Movie reviews", "editorials": "Editorials"}

@@ -29,16 +29,18 @@ from data_utils.progress import progress, tell
 from data_utils.readers import read_token_json
 from data_utils.text_files import read_lines, write_lines
 from experiments.exp_def import TaskDefs
-from experiments.sift.results import STUDY_FILE, TUNED_FILE
-from experiments.sift.robustness import evenly_spread
+from experiments.sift.attacks.robustness import evenly_spread
+from experiments.sift.data.study_data import prepare
+from experiments.sift.reporting.results import STUDY_FILE, TUNED_FILE
 from experiments.sift.runs import Record, cross_entropy, development_data
 from experiments.sift.study import TRAINED, Flags, Study, read_study
-from experiments.sift.study_data import prepare
 from experiments.sift.study_run import RunSpec, finished, write_spec
 
 POLL_SECONDS = 0.5
+FULL, TF32, BF16 = "full", "tf32", "bf16"
+TF32_VARIABLE = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"  # torch's own; the matrix products of every run then
 DEV = "_dev"
-WORST = {"ACC": 0.0, "MCC": -100.0}
+WORST = {"ACC": 0.0, "MCC": -100.0, "Pearson": -100.0}
 SHARED = 0.01  # of a test set's texts, at most, may be in what is learned from
 
 
@@ -54,7 +56,7 @@ class Folders(NamedTuple):
 
 class Trial(NamedTuple):
     """A trial of a method's tuning: its flags, and over the tuning's seeds the means of the study's metric on the
-    development set, in percent, and of the cross-entropy."""
+    development set, in percent, and of the cross-entropy, of a regression the squared error."""
 
     flags: Flags
     value: float
@@ -73,10 +75,10 @@ def check_metric(study: Study) -> None:
         raise UserError(f"{study.study}: metric: found {study.metric}, accepted: {', '.join(measured)} ({where})")
 
 
-def lay_out(study: Study, data_root: Path, canonical_root: Path, results: Path) -> Folders:
-    """Make the data, and the folders that training reads."""
+def lay_out(study: Study, data_root: Path, canonical_root: Path, results: Path, precision: str = FULL) -> Folders:
+    """Make the data, and the folders that training reads; each precision has a folder of results of its own."""
     tests = prepare(study.data, data_root, canonical_root, study.encoder, Path(study.task_def))
-    folder = results / study.folder
+    folder = results / (study.folder if precision == FULL else f"{study.folder}-{precision}")
     folders = Folders(tests, folder / "data" / "trials", folder / "data" / "trained", folder)
     for setting in study.settings.values():
         development_data(tests, folders.trained, setting.train)
@@ -160,13 +162,21 @@ def trials_of(specs: Mapping[tuple[str, int], Sequence[RunSpec]], study: Study) 
                 continue
             test = record["evaluation"][TRAINED][spec.tests[0]]
             values.append(test["metrics"][study.metric])
-            losses.append(cross_entropy(np.array(test["probabilities"]), np.array(test["golds"])))
+            losses.append(_loss(test))
         found.setdefault(method, []).append(Trial(study.tuning.grid[method][number], mean(values), mean(losses)))
     return found
 
 
+def _loss(test: Mapping[str, Any]) -> float:
+    """The mean loss of a result's test set."""
+    golds = np.array(test["golds"])
+    if "scores" in test:
+        return float(((np.array(test["scores"]) - golds) ** 2).mean())
+    return cross_entropy(np.array(test["probabilities"]), golds)
+
+
 def chosen(trials: Sequence[Trial]) -> Flags:
-    """The flags of the best trial: the highest metric; of equal ones the lowest cross-entropy."""
+    """The flags of the best trial: the highest metric; of equal ones the lowest loss."""
     return max(trials, key=lambda trial: (round(trial.value, 6), -trial.loss)).flags
 
 
@@ -303,7 +313,7 @@ def run_study(study: Study, folders: Folders, jobs: Jobs) -> None:
     tuned = {method: chosen(found) for method, found in trials.items()}
     for method, found in trials.items():
         if all_alike(found):
-            jobs.tell(f"{method}: all trials have {study.metric} {found[0].value:.1f}; the cross-entropy chose")
+            jobs.tell(f"{method}: all trials have {study.metric} {found[0].value:.1f}; the loss chose")
     content = {
         method: {"chosen": tuned[method], "trials": [trial._asdict() for trial in found]}
         for method, found in trials.items()
@@ -321,6 +331,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--results", default="study_results", help="folder of results (default: %(default)s)")
     parser.add_argument("--encoder", help="another encoder than the study's, by its recipe where it has one")
     parser.add_argument("--methods", help="some of the study's methods, split by commas (default: all)")
+    parser.add_argument(
+        "--precision",
+        choices=(FULL, TF32, BF16),
+        default=FULL,
+        help="of matrix products; tf32: on GPUs that have it; bf16: torch's mixed precision (default: %(default)s)",
+    )
     parser.add_argument("--jobs", type=at_least(1), default=1, help="runs side by side (default: %(default)s)")
     parser.add_argument("--threads", type=at_least(1), default=1, help="threads of a run (default: %(default)s)")
     return parser.parse_args(argv)
@@ -333,10 +349,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         study = study.with_encoder(arguments.encoder)
     if arguments.methods is not None:
         study = study.with_methods([name.strip() for name in arguments.methods.split(",")])
+    if arguments.precision == BF16:
+        study = study.model_copy(update={"flags": study.flags | {"bf16": True}})
+    if arguments.precision == TF32:
+        os.environ[TF32_VARIABLE] = "1"
     check_metric(study)
     results = writable_folder(arguments.results)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the runs are ended too
-    folders = lay_out(study, Path(arguments.data_root), Path(arguments.canonical_root), results)
+    folders = lay_out(study, Path(arguments.data_root), Path(arguments.canonical_root), results, arguments.precision)
     check_apart(study, folders)
     jobs = Jobs(arguments.jobs, arguments.threads, study.metric)
     run_study(study, folders, jobs)

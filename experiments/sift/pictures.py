@@ -21,7 +21,7 @@ from data_utils.errors import OneLineParser, run_command_line
 from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
 from data_utils.task_def import TaskType
-from experiments.sift.figures import COLOURS, SETTINGS
+from experiments.sift.reporting.figures import COLOURS, SETTINGS
 from mt_dnn.loss import CeCriterion, KlCriterion, SymKlCriterion
 from mt_dnn.perturbation import PERTURBATIONS
 from mt_dnn.perturbation.base import AdversarialPerturbation

@@ -25,8 +25,8 @@ from matplotlib.ticker import MaxNLocator
 from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.files import atomic_write
 from data_utils.text_files import decoded, parse_json, read_json
-from experiments.sift.figures import COLOURS, SETTINGS, plain_axes
-from mt_dnn.telemetry import METRICS_FILE
+from experiments.sift.reporting.figures import COLOURS, SETTINGS, plain_axes
+from mt_dnn.training.telemetry import METRICS_FILE
 
 FORMATS = (".png", ".svg", ".pdf")
 LINES = ("-", "--", ":", "-.")  # a new one where the colours begin again

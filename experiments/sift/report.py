@@ -2,9 +2,9 @@
 
     python -m experiments.sift.report RESULTS --output DIR
 
-RESULTS holds a folder a study, as `experiments.sift.matrix` fills it: STUDY/study.yml, STUDY/runs/*.json. DIR (default:
-RESULTS) gets report.md, its figures/*.svg, report.html, and runs.csv, a row for each measure of each run. The same runs
-give the same files byte for byte.
+RESULTS holds a folder a study, as `experiments.sift.matrix` fills it (STUDY/study.yml, STUDY/runs/*.json) or as
+`experiments.sift.archive` keeps it (*.json.gz). DIR (default: RESULTS) gets report.md, its figures/*.svg, report.html,
+and runs.csv, a row for each measure of each run. The same runs give the same files byte for byte.
 """
 
 from __future__ import annotations
@@ -15,12 +15,21 @@ from pathlib import Path
 
 from data_utils.errors import OneLineParser, run_command_line
 from data_utils.files import atomic_write
-from experiments.sift import sections
-from experiments.sift.comparisons import named_comparison
-from experiments.sift.document import FIGURES_FOLDER, Block, Figure, Heading, Items, Paragraph, to_html, to_markdown
-from experiments.sift.published import published_blocks, read_published
-from experiments.sift.results import Study, read_studies
-from experiments.sift.run_table import run_table
+from experiments.sift.reporting import sections
+from experiments.sift.reporting.comparisons import named_comparison
+from experiments.sift.reporting.document import (
+    FIGURES_FOLDER,
+    Block,
+    Figure,
+    Heading,
+    Items,
+    Paragraph,
+    to_html,
+    to_markdown,
+)
+from experiments.sift.reporting.published import published_blocks, read_published
+from experiments.sift.reporting.results import Study, read_studies
+from experiments.sift.reporting.run_table import run_table
 
 TITLE = "SiFT, SMART and plain fine-tuning compared"
 HOW_TO_READ = (
@@ -69,7 +78,7 @@ def _study(study: Study, named: Sequence[Block]) -> list[Block]:
             *sections.sources_and_targets(study), sections.target_figure(study), *sections.share_figure(study),
         ]),
         ("Other measures", [sections.other_measures(study, setting) for setting in settings]),
-        ("Calibration", [sections.calibration(study, setting) for setting in settings]),
+        ("Calibration", [block for setting in settings for block in sections.calibration(study, setting)]),
         ("Sensitivity to the seed", [sections.seed_sensitivity(study, setting) for setting in settings]),
         ("Robustness", robust),
         ("Learning curves", sections.learning_curves(study)),

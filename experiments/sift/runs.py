@@ -19,10 +19,10 @@ from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
 from data_utils.readers import read_score_file, read_token_json
 from data_utils.text_files import read_json_lines, read_lines, write_lines
-from experiments.sift import hutto
-from mt_dnn.config import Config, parse_args
-from mt_dnn.telemetry import METRICS_FILE, PLACES
-from mt_dnn.trainer import train
+from experiments.sift.data import hutto
+from mt_dnn.configuration.config import Config, parse_args
+from mt_dnn.training.telemetry import METRICS_FILE, PLACES
+from mt_dnn.training.trainer import train
 
 TASK = "sentiment"
 TRAINED_DATASET = f"{TASK}_{hutto.TRAINED_DOMAIN}"

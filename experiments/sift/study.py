@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
 from data_utils.yaml_file import compose_yaml, construct_yaml
-from experiments.sift.robustness import parse_spec
+from experiments.sift.attacks.robustness import parse_spec
 
 Flags = dict[str, Any]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]  # a part of a file's name
@@ -141,7 +141,7 @@ class Study(_Part):
     encoder: str = EMBEDDED_NAME
     task_def: str
     task: Name
-    metric: Literal["ACC", "MCC"]
+    metric: Literal["ACC", "MCC", "Pearson"]
     data: list[Name]
     comparison: Comparison
     settings: dict[Name, Setting]

@@ -27,13 +27,13 @@ import transformers
 from data_utils.errors import DataError, DivergedError, NotFiniteError, OneLineParser, run_command_line
 from data_utils.files import atomic_write
 from data_utils.text_files import read_json, read_json_lines
-from experiments.sift.robustness import measure_robustness
+from experiments.sift.attacks.robustness import measure_robustness
 from experiments.sift.runs import Record, run_key, score, settings_of
 from experiments.sift.study import TRAINED, command_line
-from mt_dnn.checkpoint import load_checkpoint, save_checkpoint
-from mt_dnn.config import Config, parse_args
-from mt_dnn.telemetry import METRICS_FILE
-from mt_dnn.trainer import train
+from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from mt_dnn.configuration.config import Config, parse_args
+from mt_dnn.training.telemetry import METRICS_FILE
+from mt_dnn.training.trainer import train
 
 DIGITS = 5  # of a probability in a result
 
@@ -221,7 +221,7 @@ def _train(spec: RunSpec, stage: str, folder: Path, start: Path | None) -> Path:
     else:
         bare = folder / "start.pt"
         content = load_checkpoint(start)
-        save_checkpoint(bare, {name: content[name] for name in ("state", "config")} | {"optimizer": {}})
+        save_checkpoint(bare, {name: content[name] for name in ("state", "config")} | {"optimizer": {}, "progress": {}})
         config = spec.config(stage, str(folder), resume=True, model_ckpt=bare)
     train(config)
     return folder / f"model_{config.training.epochs - 1}.pt"
@@ -238,16 +238,19 @@ def _course(spec: RunSpec, stage: str, folder: Path) -> dict[str, Any]:
 
 
 def _test(spec: RunSpec, stage: str, checkpoint: Path) -> dict[str, Any]:
-    """Golds, probabilities and metrics of a stage's tests."""
+    """Golds, probabilities or scores, and metrics of a stage's tests."""
     found = {}
     for test in spec.tests_of(stage):
         scored = score(checkpoint, spec.path(test), Path(spec.task_def), spec.task)
-        found[test] = {
-            "golds": scored.golds.tolist(),
-            "probabilities": rounded(scored.probabilities).tolist(),
-            "metrics": scored.metrics,
-        }
+        found[test] = {"golds": scored.golds.tolist(), **_outputs(scored.probabilities), "metrics": scored.metrics}
     return found
+
+
+def _outputs(scores: np.ndarray) -> dict[str, Any]:
+    """A model's outputs: probabilities (examples, classes) with few digits, or a regression's numbers (examples, 1)."""
+    if scores.shape[1] == 1:
+        return {"scores": [float(f"{score:.9g}") for score in scores[:, 0]]}  # single precision, whole
+    return {"probabilities": rounded(scores).tolist()}
 
 
 def rounded(probabilities: np.ndarray) -> np.ndarray:
@@ -276,6 +279,7 @@ def environment() -> dict[str, Any]:
         "processor": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "threads": torch.get_num_threads(),
+        "matmul": torch.get_float32_matmul_precision(),
     }
 
 

@@ -29,6 +29,7 @@ from typing import NamedTuple
 from data_utils.errors import FlagError, OneLineParser, at_least, nearest, run_command_line
 from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME
+from experiments.sift.reporting.tables import markdown_table, spread
 from experiments.sift.runs import (
     FIRST_SEED,
     PLAIN,
@@ -40,8 +41,7 @@ from experiments.sift.runs import (
     prepare_data,
     run,
 )  # fmt: skip
-from experiments.sift.tables import markdown_table, spread
-from mt_dnn.adversarial_config import LEVELS, measured_flags
+from mt_dnn.configuration.adversarial_config import LEVELS, measured_flags
 from mt_dnn.perturbation.measured_defaults import BY_METHOD
 
 DEV = f"{TRAINED_DATASET}_dev"

@@ -25,7 +25,7 @@ from data_utils.log_wrapper import create_logger
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.readers import read_scores
 from experiments.exp_def import TaskDefs
-from mt_dnn.dataset import SingleTaskDataset
+from mt_dnn.data.dataset import SingleTaskDataset
 from tasks import get_task
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -68,7 +69,8 @@ class NoiseInjection:
 
     @contextmanager
     def add(self, noise: Noise) -> Iterator[None]:
-        """Within the block, every forward of the encoder adds `noise` at the injection point.
+        """Within the block, every forward of the encoder adds `noise` at the injection point, but for those under
+        `no_grad` in a block that is entered with gradients: a trainer's further forwards, for its measures.
 
         Args:
             noise: δ of shape (batch, tokens, hidden), zero at padding; or a function that is given h, the clean tensor
@@ -79,9 +81,12 @@ class NoiseInjection:
                 torch.compile has compiled without a hook there.
         """
         passes = 0
+        enabled = torch.is_grad_enabled()
 
         def perturb(h: Tensor) -> Tensor:
             nonlocal passes
+            if torch.is_grad_enabled() != enabled:
+                return h
             passes += 1
             return h + noise.to(h.dtype) if isinstance(noise, Tensor) else noise(h)
 
@@ -116,12 +121,15 @@ class NoiseInjection:
         At `deberta` LN0 stands in it, as in the perturbed passes; at the other levels it is the plain encoder.
 
         Yields:
-            h of every forward in the block, (batch, tokens, hidden), with its graph.
+            h of every forward in the block, (batch, tokens, hidden), with its graph; likewise but for those under
+            `no_grad`.
         """
         seen: list[Tensor] = []
+        enabled = torch.is_grad_enabled()
 
         def keep(h: Tensor) -> Tensor:
-            seen.append(h)
+            if torch.is_grad_enabled() == enabled:
+                seen.append(h)
             return h
 
         with self._hook(keep):

@@ -13,10 +13,10 @@ from .divergences import PADDING_LOGIT, MseCriterion, SymKlCriterion, grouped, o
 Divergence = Callable[..., Tensor]
 TaskLoss = Callable[[Any], Tensor]
 
-# How logits are viewed as distributions, and the names of MT-DNN's `TaskType` for it.
+# How logits are viewed as distributions, and the task types that are viewed so.
 VIEWS = {
     "classes": ("Classification",),
-    "labels": (),
+    "labels": ("MultiLabel",),
     "numbers": ("Regression",),
     "groups": ("Ranking",),
     "spans": ("SpanClassification", "SpanClassificationYN"),

@@ -140,6 +140,8 @@ class Search:
 
         def once(h: Tensor) -> Tensor:
             nonlocal came_by
+            if came_by and not torch.is_grad_enabled():
+                return h  # a trainer's further forward, for its measures; searches have refused other models before
             if came_by:
                 raise ValueError(
                     f"{type(self.injection.encoder).__name__} embeds words twice in one forward; accepted: models that "

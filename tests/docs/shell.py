@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 
 from docs_build.commands import parser_of
-from mt_dnn.config import Config
+from mt_dnn.configuration.config import Config
 from tests.docs.pages import ROOT
 
 # Programs that are not the project's own.

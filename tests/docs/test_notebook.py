@@ -12,8 +12,8 @@ import pytest
 from matplotlib import pyplot
 
 from docs_build.notebook import FIGURES, NOTEBOOK, run, script
-from experiments.sift import hutto
-from experiments.sift.hutto import DOMAINS
+from experiments.sift.data import hutto
+from experiments.sift.data.hutto import DOMAINS
 from tests.docs.pages import ROOT
 from tests.experiments.hutto_archive import rated_lines, write_archive
 

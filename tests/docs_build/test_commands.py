@@ -8,8 +8,8 @@ import pytest
 
 from docs_build.commands import called, commands, flags_page, parser_of
 from docs_build.slugs import slug
-from mt_dnn.config import GROUPS
-from mt_dnn.flags import flags_of
+from mt_dnn.configuration.config import GROUPS
+from mt_dnn.configuration.flags import flags_of
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def test_commands_are_found_where_they_lie() -> None:
         "predict",
         "experiments.sift.matrix",
         "experiments.bench",
-        "mt_dnn.hf_export",
+        "mt_dnn.huggingface.export",
     } <= found
     assert called("experiments.glue.glue_prepro") == "python experiments/glue/glue_prepro.py"
     assert called("experiments.bench") == "python -m experiments.bench"

@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from experiments.sift.hutto import ARCHIVE, DOMAINS, INNER_ARCHIVE
+from experiments.sift.data.hutto import ARCHIVE, DOMAINS, INNER_ARCHIVE
 
 
 def packed(members: Mapping[str, bytes]) -> bytes:

@@ -10,8 +10,8 @@ from typing import Any
 
 import prepro_std
 from data_utils.readers import Scores, read_score_file
-from mt_dnn.config import parse_args
-from mt_dnn.trainer import train
+from mt_dnn.configuration.config import parse_args
+from mt_dnn.training.trainer import train
 from tests.encoder_folder import write_encoder
 from tests.experiments.scripts import calls_of
 

@@ -47,10 +47,25 @@ def write_uci(root: Path, sentences: int = 150) -> None:
 
 def write_advglue(root: Path) -> None:
     rows = [{"idx": number, "sentence": f"a film {number} . ", "label": number % 2} for number in range(6)]
-    write(root / "advglue" / "dev.json", json.dumps({"sst2": rows, "rte": []}).encode())
+    pairs = [{"idx": n, "sentence1": f"a  film {n} . ", "sentence2": "it is .", "label": n % 2} for n in range(4)]
+    write(root / "advglue" / "dev.json", json.dumps({"sst2": rows, "rte": pairs}).encode())
+
+
+def write_glue(root: Path) -> None:
+    """RTE and STS-B; the first pair of each development set is in the training set too."""
+    header = "index\tsentence1\tsentence2\tlabel\n"
+    rows = [f"{n}\tA dog {n} barks.\tA dog is loud.\t{('entailment', 'not_entailment')[n % 2]}\n" for n in range(41)]
+    write(root / "glue" / "RTE" / "train.tsv", "".join([header, *rows]).encode())
+    rows = [f"{n}\tA  DOG {n} barks.\tA dog is {'loud.' if n == 0 else n}\tentailment\n" for n in range(9)]
+    write(root / "glue" / "RTE" / "dev.tsv", "".join([header, *rows]).encode())
+    header = "index\tgenre\tfilename\tyear\told_index\tsource1\tsource2\tsentence1\tsentence2\tscore\n"
+    for part, size, word in (("train", 41, "cat"), ("dev", 9, "cow")):
+        words = ["hen" if n == 0 else f"{word} {n}" for n in range(size)]
+        rows = [f"{n}\tg\tf\t2012\t0\tx\ty\tA {words[n]}.\tThe one.\t{n % 6}.250\n" for n in range(size)]
+        write(root / "glue" / "STS-B" / f"{part}.tsv", "".join([header, *rows]).encode())
 
 
 def write_all(root: Path) -> None:
     """The files of all preparations that read any."""
-    for writer in (write_cola, write_hate, write_uci, write_advglue):
+    for writer in (write_cola, write_glue, write_hate, write_uci, write_advglue):
         writer(root)

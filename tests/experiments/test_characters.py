@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from experiments.sift.characters import NEIGHBOURS, WORD, Attacked, attack_texts, edits
+from experiments.sift.attacks.characters import NEIGHBOURS, WORD, Attacked, attack_texts, edits
 
 
 class BagOfWords:

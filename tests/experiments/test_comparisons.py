@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from experiments.sift.comparisons import Compared, corrected, pairs, sentence
-from experiments.sift.document import Heading, Paragraph, Table, to_html, to_markdown
-from experiments.sift.statistics import Difference
+from experiments.sift.reporting.comparisons import Compared, corrected, pairs, sentence
+from experiments.sift.reporting.document import Heading, Paragraph, Table, to_html, to_markdown
+from experiments.sift.reporting.statistics import Difference
 
 
 def difference(estimate: float, low: float, high: float, p: float) -> Difference:

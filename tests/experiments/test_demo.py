@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from data_utils.errors import FlagError
-from experiments.sift import demo, hutto, runs
-from experiments.sift.hutto import DOMAINS
+from experiments.sift import demo, runs
+from experiments.sift.data import hutto
+from experiments.sift.data.hutto import DOMAINS
 from tests.experiments.hutto_archive import rated_lines, write_archive
 
 

@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from data_utils.errors import UserError
 from experiments.dump_embedding import extractor
-from mt_dnn.encoder_files import read_encoder, write_checkpoint
+from mt_dnn.checkpoints.encoder_files import read_encoder, write_checkpoint
 from tests.encoder_folder import write_encoder
 
 

@@ -23,8 +23,8 @@ from experiments.sift.matrix import Folders, Jobs, Trial, all_alike, chosen, run
 from experiments.sift.runs import Record
 from experiments.sift.study import TRAINED, Robustness, Seeds, Study
 from experiments.sift.study_run import RunSpec, execute, finished, rounded
-from mt_dnn.config import Config
-from mt_dnn.trainer import train
+from mt_dnn.configuration.config import Config
+from mt_dnn.training.trainer import train
 from tests.terminal import Terminal, drawn_to_the_end
 
 TASK_DEF = Path("experiments/sift/sentiment_task_def.yml").resolve()
@@ -263,8 +263,12 @@ def test_models_of_the_first_seeds_are_attacked(study: Study, folders: Folders):
     assert [len(row) for row in found["correct"]] == [7, 7, 7]
 
 
-def test_a_stage_begins_with_the_trained_model_and_learns_from_its_own_data(study: Study, folders: Folders):
-    spec = first_spec(study, folders)
+def test_a_stage_begins_with_the_trained_model_and_learns_from_its_own_data(
+    study: Study, folders: Folders, tmp_path: Path
+):
+    acting = tmp_path / "acting.yml"  # with an activation, which the stage's heads keep
+    acting.write_text(TASK_DEF.read_text().replace("n_class: 2", "n_class: 2\n  actf: relu"))
+    spec = replace(first_spec(study, folders), task_def=str(acting))
     still = {"and b": {**spec.stages["and b"], "flags": {"epochs": 1, "learning_rate": 1e-12}}}
     unmoved = execute(replace(spec, stages=still))["evaluation"]
     assert unmoved["and b"]["sentiment_b_test"] == unmoved[TRAINED]["sentiment_b_test"]

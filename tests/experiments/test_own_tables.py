@@ -9,7 +9,7 @@ from experiments.canonical import Example
 from experiments.exp_def import TaskDefs
 from experiments.own_tables import Columns, OwnTask, hold_out, write_definition
 
-COLUMNS = Columns(("text",), "label")
+COLUMNS = Columns(("text",), ("label",))
 
 
 def table(path: Path, *rows: dict[str, object]) -> str:
@@ -33,7 +33,8 @@ def rows(*labels: object) -> list[dict[str, object]]:
 )
 def test_labels_say_what_task_it_is(labels: list[object], expected: list[str], tmp_path: Path) -> None:
     task = OwnTask(table(tmp_path / "my_own.jsonl", *rows(*labels)), COLUMNS)
-    assert (task.name, task.labels, task.regression) == ("my-own", expected, not expected)
+    kind = "Classification" if expected else "Regression"
+    assert (task.name, task.labels, task.task_type) == ("my-own", expected, kind)
     write_definition(tmp_path / "task_def.yml", [task], "tanh")
     found = TaskDefs(tmp_path / "task_def.yml").get_task_def("my-own")
     assert found.n_class == max(1, len(expected)) and found.actf == "tanh"
@@ -42,11 +43,11 @@ def test_labels_say_what_task_it_is(labels: list[object], expected: list[str], t
 
 def test_whole_numbers_are_measures_where_it_is_said(tmp_path: Path) -> None:
     source = table(tmp_path / "a.jsonl", *rows(*[1, 2, 3] * 10))
-    assert OwnTask(source, COLUMNS, regression=True).definition()["task_type"] == "Regression"
+    assert OwnTask(source, COLUMNS, task_type="Regression").definition()["task_type"] == "Regression"
 
 
 def test_splits_and_their_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pairs = Columns(("text", "other"), "label", "key")
+    pairs = Columns(("text", "other"), ("label",), "key")
     row = {"text": "a\tb\nc", "other": "d", "label": "x", "key": 7}
     table(tmp_path / "in" / "train.jsonl", row, row | {"label": "y", "key": 8}, row | {"other": " "})
     table(tmp_path / "in" / "dev.jsonl", row | {"label": None})
@@ -83,11 +84,11 @@ def test_a_label_that_was_never_learned_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("labels", "regression", "said"),
+    ("labels", "kind", "said"),
     [
         (["x"] * 9, None, "every label in column 'label' is 'x'"),
         ([f"id{number}" for number in range(9)], None, "holds 9 different labels in 9 rows, which are no classes"),
-        (["1", "two"] * 9, True, "line 2: found the label 'two', accepted: a finite number"),
+        (["1", "two"] * 9, "Regression", "line 2: found the label 'two', accepted: a finite number"),
         (
             [1.5, 2.5, "nan", "-Inf"] * 9,
             None,
@@ -96,9 +97,9 @@ def test_a_label_that_was_never_learned_is_told(tmp_path: Path) -> None:
         ([1, 2, "inf"] * 9, None, "line 3: found the label 'inf', accepted: a finite number, as the others"),
     ],
 )
-def test_labels_that_are_none(labels: list[object], regression: bool | None, said: str, tmp_path: Path) -> None:
+def test_labels_that_are_none(labels: list[object], kind: str | None, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
-        OwnTask(table(tmp_path / "a.jsonl", *rows(*labels)), COLUMNS, regression=regression)
+        OwnTask(table(tmp_path / "a.jsonl", *rows(*labels)), COLUMNS, task_type=kind)
 
 
 def test_the_held_out_share_has_each_label_and_no_text_of_the_rest() -> None:
@@ -141,3 +142,76 @@ def test_a_label_is_the_same_in_the_definition(label: str, tmp_path: Path) -> No
     write_definition(tmp_path / "task_def.yml", [task])
     labels = TaskDefs(tmp_path / "task_def.yml").get_task_def("own").label_vocab
     assert labels is not None and list(labels.tok2ind) == task.labels == sorted([label, "good"])
+
+
+# several labels
+
+SEVERAL = Columns(("text",), ("rude", "loud"))
+
+
+def several(*labels: tuple[object, object]) -> list[dict[str, object]]:
+    return [{"text": f"text {number}", "rude": rude, "loud": loud} for number, (rude, loud) in enumerate(labels)]
+
+
+def test_several_label_columns_are_a_yes_or_no_each(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [(0, 1), ("1", "0.0"), (1.0, "true"), ("True", False), ("FALSE", True)] * 4
+    task = OwnTask(table(tmp_path / "own.jsonl", *several(*given)), SEVERAL)
+    assert (task.task_type, task.labels) == ("MultiLabel", ["rude", "loud"])
+    examples = sorted((example for own in task.splits.values() for example in own), key=lambda own: int(own[0]))
+    assert [label for _, label, _ in examples] == ["[0, 1]", "[1, 0]", "[1, 1]", "[1, 0]", "[0, 1]"] * 4
+    write_definition(tmp_path / "task_def.yml", [task], "tanh")
+    found = TaskDefs(tmp_path / "task_def.yml").get_task_def("own")
+    assert found.task_type.name == "MultiLabel" and found.class_names() == ["rude", "loud"]
+    assert [own.name for own in found.metric_meta] == ["F1MIC", "F1MAC", "ACC"] and found.loss.name == "BceCriterion"
+    task.write(tmp_path)
+    assert "no example has" not in capsys.readouterr().out
+
+
+def test_one_column_is_one_label_where_it_is_said(tmp_path: Path) -> None:
+    columns = Columns(("text",), ("label",))
+    task = OwnTask(table(tmp_path / "own.jsonl", *rows(*[0, 1] * 10)), columns, task_type="MultiLabel")
+    assert task.labels == ["label"] and {label for _, label, _ in task.splits["train"]} == {"[0]", "[1]"}
+    assert task.definition()["n_class"] == 1
+
+
+def test_a_label_that_never_holds_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    OwnTask(table(tmp_path / "own.jsonl", *several(*[(0, 1), (0, 0)] * 10)), SEVERAL).write(tmp_path)
+    assert "own_train.tsv: no example has rude; a label without examples cannot be learned" in capsys.readouterr().out
+
+
+def test_a_test_set_may_lack_all_labels_but_not_some(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    table(folder / "train.jsonl", *several(*[(0, 1), (1, 0)] * 9))
+    table(folder / "dev.jsonl", *several((1, 1), (None, "")))
+    table(folder / "test.jsonl", {"text": "a"})
+    task = OwnTask(str(folder), SEVERAL)
+    assert [label for _, label, _ in task.splits["dev"]] == ["[1, 1]", ""]
+    assert [label for _, label, _ in task.splits["test"]] == [""]
+    table(folder / "test.jsonl", {"text": "a", "loud": 1})
+    with pytest.raises(UserError, match=r"test.jsonl, line 1: found no value in column 'rude', accepted: 0 or 1"):
+        OwnTask(str(folder), SEVERAL)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ((2, 0), "line 19: found '2' in column 'rude', accepted: 0 or 1 (or false, true) in every label column"),
+        ((0, 0.5), "line 19: found '0.5' in column 'loud', accepted"),
+        ((-1, -1), "line 19: found '-1' in column 'rude', accepted"),
+        ((0, "yes"), "line 19: found 'yes' in column 'loud', accepted"),
+        ((0, None), "line 19: found no value in column 'loud', accepted"),
+        ((None, None), "line 19: found no value in column 'rude', accepted"),
+    ],
+)
+def test_other_values_of_labels_are_told_by_line_and_column(
+    wrong: tuple[object, object], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as found:
+        OwnTask(table(tmp_path / "own.jsonl", *several(*[(0, 1), (1, 0)] * 9, wrong)), SEVERAL)
+    assert f"own.jsonl, {said}" in str(found.value)
+
+
+def test_the_held_out_share_has_each_set_of_labels(tmp_path: Path) -> None:
+    given = [(0, 0)] * 80 + [(1, 0)] * 10 + [(1, 1)] * 10
+    task = OwnTask(table(tmp_path / "own.jsonl", *several(*given)), SEVERAL, dev_share=0.2)
+    assert Counter(label for _, label, _ in task.splits["dev"]) == {"[0, 0]": 16, "[1, 0]": 2, "[1, 1]": 2}

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from experiments.exp_def import TaskDefs
-from experiments.sift.pgd import pgd
+from experiments.sift.attacks.pgd import pgd
 from mt_dnn.batcher import Batch, Collater, Example
-from mt_dnn.dataset import example_of
+from mt_dnn.data.dataset import example_of
 from mt_dnn.perturbation.injection import UnsupportedLevelError
 from tasks import get_task
 from tests.encoders import LinearModel, remove_norm_eps, scale_tables, tiny_classifier

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from data_utils.errors import DataError, FlagError, WriteError
 from experiments.sift import plot
-from experiments.sift.figures import COLOURS
 from experiments.sift.plot import draw, kinds_of, read_run, short_names
+from experiments.sift.reporting.figures import COLOURS
 from tests.mt_dnn.runs import SIFT, tiny_run
 
 ALL = {"loss": 0.5, "R": 0.01, "delta_size": 0.1, "eff_perturb": 0.09, "ascent_gain": 40.0, "emb_val": 0.3}

@@ -15,10 +15,10 @@ import yaml
 
 from data_utils.errors import DataError
 from experiments.sift import report
-from experiments.sift.comparisons import signed
-from experiments.sift.published import read_published
-from experiments.sift.results import read_study
-from experiments.sift.run_table import COLUMNS
+from experiments.sift.reporting.comparisons import signed
+from experiments.sift.reporting.published import read_published
+from experiments.sift.reporting.results import read_study
+from experiments.sift.reporting.run_table import COLUMNS
 from tests.experiments.study_results import FIRST, UCI, definition, write_results
 
 GAINS = {"plain": -0.2, "sift": 0.5}

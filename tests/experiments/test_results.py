@@ -13,7 +13,8 @@ import yaml
 from sklearn.metrics import brier_score_loss
 
 from data_utils.errors import DataError
-from experiments.sift.results import Study, brier_score, calibration_error, read_studies, read_study
+from experiments.sift.reporting.predictions import brier_score, calibration_error
+from experiments.sift.reporting.results import Study, read_studies, read_study
 from tests.experiments.study_results import FIRST, UCI, definition, run, write_results, write_run
 
 

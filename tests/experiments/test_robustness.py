@@ -16,9 +16,9 @@ import transformers
 import prepro_std
 from data_utils.errors import UserError
 from experiments.exp_def import TaskDefs
-from experiments.sift.robustness import evenly_spread, measure_robustness, parse_spec
+from experiments.sift.attacks.robustness import evenly_spread, measure_robustness, parse_spec
 from mt_dnn.batcher import Collater, SingleTaskDataset
-from mt_dnn.config import Config
+from mt_dnn.configuration.config import Config
 from mt_dnn.model import MTDNNModel
 
 TASKS = """

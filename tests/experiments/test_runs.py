@@ -11,9 +11,9 @@ import pytest
 
 from data_utils.readers import write_score_file
 from data_utils.text_files import write_lines
+from experiments.sift.reporting.tables import markdown_table, spread
 from experiments.sift.runs import PLAIN, SIFT, SMART, TRAINED_DATASET, Method, RunStore, configure, evaluate, run_key
-from experiments.sift.tables import markdown_table, spread
-from mt_dnn.config import Config
+from mt_dnn.configuration.config import Config
 
 
 @pytest.fixture

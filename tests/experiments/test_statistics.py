@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from data_utils.metrics import Metric
-from experiments.sift.statistics import Difference, Sample, compare, holm, sample
+from experiments.sift.reporting.statistics import Difference, Sample, compare, holm, sample
 
 RESAMPLES = 200
 

@@ -10,13 +10,23 @@ import prepro_std
 from data_utils.errors import DataError, FlagError
 from data_utils.readers import read_canonical_tsv
 from data_utils.task_def import DataFormat
-from experiments.sift import hutto, study_data
-from experiments.sift.hutto import Example, normal_form
+from experiments.sift.data import hutto, study_data
+from experiments.sift.data.glue_pairs import Pair
+from experiments.sift.data.hutto import Example, normal_form
+from experiments.sift.data.study_data import PREPARATIONS, prepare, shared_texts
 from experiments.sift.runs import TASK_DEF
-from experiments.sift.study_data import PREPARATIONS, prepare, shared_texts
 from tests.encoder_folder import write_encoder
 from tests.experiments.hutto_archive import rated_lines, write_archive
-from tests.experiments.study_files import NEL, write, write_advglue, write_all, write_cola, write_hate, write_uci
+from tests.experiments.study_files import (
+    NEL,
+    write,
+    write_advglue,
+    write_all,
+    write_cola,
+    write_glue,
+    write_hate,
+    write_uci,
+)
 
 
 def forms(examples: list[Example]) -> set[str]:
@@ -35,8 +45,9 @@ def test_cola_is_held_out_in_domain_and_tested_in_and_out_of_it(tmp_path: Path, 
     write_cola(tmp_path)
     datasets = study_data.cola(tmp_path)
     assert {name: len(part) for name, part in datasets.items()} == {
-        "cola_train": 88, "cola_dev": 10, "cola_in_test": 10, "cola_out_test": 10,
+        "cola_train": 88, "cola_dev": 10, "cola_all_test": 20, "cola_in_test": 10, "cola_out_test": 10,
     }  # fmt: skip
+    assert datasets["cola_all_test"] == [*datasets["cola_in_test"], *datasets["cola_out_test"]]
     assert capsys.readouterr().out.startswith("cola: 2 sentences of the training set are in a test set")
     assert datasets["cola_in_test"][0] == Example("in_domain_dev-1", "0", "he  sleeps 0.")
     # the last in the order of the hash, whatever the order of the file
@@ -119,8 +130,22 @@ def test_every_domain_is_trained_on_and_tested_whole(tmp_path: Path, domains: No
     }  # fmt: skip
 
 
-def test_advglue_is_its_sentiment_part(tmp_path: Path):
+def test_pairs_are_held_out_and_tested_on_glues_development_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    write_glue(tmp_path)
+    for task in ("rte", "stsb"):
+        datasets = PREPARATIONS[task](tmp_path)
+        assert {name: len(part) for name, part in datasets.items()} == {
+            f"{task}_train": 36, f"{task}_dev": 4, f"{task}_test": 9,
+        }  # fmt: skip
+        assert capsys.readouterr().out == (f"{task}: 1 pairs of the training set are in the test set and left out\n")
+        assert not shared_texts(datasets)
+    assert datasets["stsb_test"][0] == Pair("dev-0", "0.250", "A hen.", "The one.")
+
+
+def test_advglue_is_its_sentiment_part_or_its_entailment(tmp_path: Path):
     write_advglue(tmp_path)
+    (pairs,) = study_data.advglue_rte(tmp_path).values()
+    assert len(pairs) == 4 and pairs[1] == Pair("advglue-1", "not_entailment", "a film 1 .", "it is .")
     (examples,) = study_data.advglue(tmp_path).values()
     assert len(examples) == 6
     assert examples[1] == Example("advglue-1", "positive", "a film 1 .")
@@ -147,6 +172,8 @@ def test_shared_texts_are_counted_whatever_their_case_and_white_space():
     ("name", "file", "words"),
     [
         ("cola", "cola/in_domain_dev.tsv", "nyu-mll.github.io/CoLA"),
+        ("rte", "glue/RTE/dev.tsv", "gluebenchmark.com"),
+        ("stsb", "glue/STS-B/train.tsv", "gluebenchmark.com"),
         ("hate", "twitter_hate/train.csv", "kaggle"),
         ("uci", "uci_sentiment/imdb_labelled.txt", "archive.ics.uci.edu"),
         ("advglue", "advglue/dev.json", "adversarialglue"),
@@ -168,6 +195,13 @@ def test_a_missing_file_is_told_with_its_source(tmp_path: Path, name: str, file:
         ("hate", "twitter_hate/train.csv", "id,label,tweet\n1,0,a\n2,0\n", "line 3: expected 3 columns"),
         ("uci", "uci_sentiment/yelp_labelled.txt", "good\t1\nbad 0\n", "line 2: expected 2 tab-separated columns"),
         ("advglue", "advglue/dev.json", '{"rte": []}', "expected JSON, a list `sst2`"),
+        (
+            "advglue_rte",
+            "advglue/dev.json",
+            '{"rte": [{"idx": 1}]}',
+            "a list `rte` of objects with idx, sentence1, sen",
+        ),
+        ("rte", "glue/RTE/train.tsv", "index\tlabel\n0\t1\n", "expected a header with sentence1, sentence2, found"),
     ],
 )
 def test_a_malformed_file_is_told(tmp_path: Path, name: str, file: str, content: str, message: str):
@@ -179,7 +213,7 @@ def test_a_malformed_file_is_told(tmp_path: Path, name: str, file: str, content:
 
 
 def test_an_unknown_name_is_told(tmp_path: Path):
-    with pytest.raises(FlagError, match=r"found 'hat' \(did you mean 'hate'\?\), accepted: cola, hate"):
+    with pytest.raises(FlagError, match=r"found 'hat' \(did you mean 'hate'\?\), accepted: cola, rte, stsb, hate"):
         prepare(["hat"], tmp_path, tmp_path, "tiny", TASK_DEF)
 
 

@@ -10,7 +10,7 @@ import pytest
 from data_utils.errors import FlagError
 from experiments.sift import sweep
 from experiments.sift.runs import TRAINED_DATASET, Method, configure, development_data, search_figures
-from mt_dnn.adversarial_config import measured_flags
+from mt_dnn.configuration.adversarial_config import measured_flags
 
 LOSS = 0.25
 SMART, VAT = sweep.Point("smart", "pre_ln", 0.1, 1), sweep.Point("vat", "post_ln", 0.1, 1)

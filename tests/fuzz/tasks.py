@@ -24,6 +24,9 @@ spans: {data_format: CLUE_SPAN, task_type: SpanSeqenceLabeling, n_class: 3, metr
 text: {data_format: CLUE_GEN, task_type: SeqenceGeneration, n_class: 1, metric_meta: [EmF1]}
 short: {data_format: PremiseOnly, task_type: SeqenceGeneration, n_class: 1, metric_meta: [ACC]}
 mlm: {data_format: MLM, task_type: MaskLM, n_class: 1, metric_meta: [ACC]}
+many:
+  {data_format: PremiseOnly, task_type: MultiLabel, n_class: 3, metric_meta: [F1MIC, F1MAC, ACC, AUC],
+   labels: [a, b, c]}
 cloze: {data_format: ClozeChoice, task_type: ClozeChoice, n_class: 1, metric_meta: [EmF1, ACC]}
 """
 
@@ -40,6 +43,7 @@ TSV = {
     "text": f'0\t["bad"]\t{SPAN}\tpoor\n1\t[]\t{SPAN}\tfine\n',
     "short": "0\tgood\tfine fine\n1\tbad\tpoor\n",
     "mlm": "good film\nbad film\n\npoor\n",
+    "many": "0\t[0, 1, 1]\tgood film\n1\t[0.5, 0, 0.0]\tbad\n",
     "cloze": "0\t['a', 'b']\t['a']\t1,0\tgood\tfine a\tfine b\n",
 }
 ONE = {"uid": "0", "token_id": [2, 4, 5, 3], "type_id": [0, 0, 0, 0], "attention_mask": [1, 1, 1, 1]}
@@ -61,6 +65,7 @@ TOKENS: dict[str, list[dict[str, Any]]] = {
     "text": [{**ONE, "label": [0, 4, 3], "answer": "good"}, {**ONE, "label": [0, 3], "answer": "no answer"}],
     "short": [{**ONE, "label": [0, 4, 3], "answer": "good"}],
     "mlm": [ONE, {**ONE, "uid": "1-0"}],
+    "many": [{**ONE, "label": [0, 1, 0.5], "softlabel": [0.25, -1, 0]}, {**ONE, "label": [1, 0, 0]}],
     "cloze": [{**MANY, "label": 0, "choice": "['a', 'b']", "answer": "['a']", "olabel": [1.0, 0.0]}],
 }
 TYPES = sorted(TSV)

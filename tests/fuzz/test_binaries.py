@@ -21,11 +21,11 @@ from data_utils.array_file import map_arrays, write_arrays
 from data_utils.checksum import checksum_of, has_right_checksum, sha256
 from experiments.exp_def import TaskDefs
 from module.encoder import load_encoder
-from mt_dnn.build import restore_network
-from mt_dnn.checkpoint import load_checkpoint, save_checkpoint
-from mt_dnn.kept_deltas import KeptDeltas
+from mt_dnn.checkpoints.build import restore_network
+from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from mt_dnn.data.token_arrays import ARRAYS, open_token_arrays, read_token_arrays
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.token_arrays import ARRAYS, open_token_arrays, read_token_arrays
+from mt_dnn.training.delta_cache import KeptDeltas
 from tasks import get_task
 from tests.encoder_folder import write_encoder
 from tests.fuzz.check import reading

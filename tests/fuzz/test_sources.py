@@ -24,7 +24,7 @@ from experiments.glue.glue_prepro import read_part
 from experiments.mlm import mlm_prepro
 from experiments.ner import prepro as ner_prepro
 from experiments.own_tables import Columns, OwnTask, write_definition
-from experiments.sift import hutto, study_data
+from experiments.sift.data import hutto, study_data
 from experiments.squad.squad_prepro import read_squad
 from experiments.superglue import superglue_prepro
 from experiments.xnli import xnli_prepro
@@ -248,7 +248,7 @@ def test_tables_of_ones_own(tmp_path: Path, drawn: bytes) -> None:
     else:
         content = choices.text([COMMAS if suffix == "csv" else b"id\ttext\tlabel\n1\ta\t0.5\n2\tb\t1\n3\tc\t2\n"])
     path.write_bytes(content)
-    columns = Columns(("text",), "label", choices.of((None, "id")))
+    columns = Columns(("text",), ("label",), choices.of((None, "id")))
 
     def convert() -> OwnTask:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -23,7 +23,7 @@ from data_utils.task_def import DataFormat
 from data_utils.text_files import MARK, read_lines, write_lines
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, SingleTaskDataset
-from mt_dnn.token_arrays import ARRAYS, read_token_arrays
+from mt_dnn.data.token_arrays import ARRAYS, read_token_arrays
 from tasks import Task
 from tasks.base import Evaluation
 from tests.encoder_folder import write_encoder

@@ -23,8 +23,8 @@ from experiments.glue.glue_layouts import LAYOUTS
 from experiments.glue.glue_prepro import read_part
 from experiments.mlm.mlm_prepro import documents
 from experiments.ner.prepro import read_sentences
-from experiments.sift import study_data
-from experiments.sift.hutto import parse_ratings
+from experiments.sift.data import study_data
+from experiments.sift.data.hutto import parse_ratings
 from experiments.squad.squad_prepro import read_squad
 from experiments.superglue.superglue_prepro import boolq
 from tests.fuzz.inputs import CHARACTERS

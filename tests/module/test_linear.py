@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import copy
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import module.linear
+from data_utils.errors import FlagError
 from module.linear import OnednnLinear, choose_linears
 from tests.encoders import tiny_encoder
 
@@ -57,17 +63,70 @@ def test_mixed_precision_is_that_of_a_linear_layer() -> None:
         assert fast(x).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    ("engine", "amd", "fast"), [("auto", True, True), ("auto", False, False), ("mkl", True, False)]
-)
-def test_the_processor_decides_unless_it_is_told(
-    monkeypatch: pytest.MonkeyPatch, engine: str, amd: bool, fast: bool
+# (vendor is AMD, what torch reports, built with MKL, built with oneDNN): whether `auto` takes oneDNN
+PROCESSORS = {
+    "AMD, AVX-512": (True, "AVX512", True, True, True),
+    "AMD, AVX2 alone": (True, "AVX2", True, True, False),
+    "AMD, older than AVX2": (True, "DEFAULT", True, True, False),
+    "Intel, AVX-512": (False, "AVX512", True, True, False),
+    "Intel, AVX2 alone": (False, "AVX2", True, True, False),
+    "ARM": (False, "SVE256", False, True, False),
+    "ARM of Apple": (False, "DEFAULT", False, False, False),
+    "AMD, torch without MKL": (True, "AVX512", False, True, False),
+    "AMD, torch without oneDNN": (True, "AVX512", True, False, False),
+}
+
+
+def pretend(
+    monkeypatch: pytest.MonkeyPatch, amd: bool = True, capability: str = "AVX512", mkl: bool = True, onednn: bool = True
 ) -> None:
+    """Another processor, another build of torch."""
     monkeypatch.setattr(module.linear, "_is_amd", lambda: amd)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
+
+
+def kinds_of_linears(network: nn.Module) -> set[type[nn.Module]]:
+    return {type(part) for part in network.modules() if isinstance(part, nn.Linear)}
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_processor_and_build_decide_unless_a_library_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    amd, capability, mkl, onednn, fast = PROCESSORS[name]
     network = tiny_encoder("bert")
     names = list(network.state_dict())
     choose_linears(network, "onednn")
-    choose_linears(network, engine)
-    kinds = {type(part) for part in network.modules() if isinstance(part, nn.Linear)}
-    assert kinds == {OnednnLinear if fast and torch.backends.mkldnn.is_available() else nn.Linear}
+    pretend(monkeypatch, amd, capability, mkl, onednn)
+    choose_linears(network, "auto")
+    assert kinds_of_linears(network) == {OnednnLinear if fast else nn.Linear}
+    choose_linears(network, "mkl")
+    assert kinds_of_linears(network) == {nn.Linear}
     assert list(network.state_dict()) == names
+
+
+def test_onednn_is_refused_by_a_torch_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pretend(monkeypatch, onednn=False)
+    with pytest.raises(FlagError, match="--cpu_linear: found 'onednn', which this build of torch lacks"):
+        choose_linears(nn.Linear(2, 2), "onednn")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names the kernels of x86-64")
+def test_torchs_own_limit_of_kernels_counts_as_the_processors() -> None:
+    code = "from module.linear import _onednn_is_preferred; print(_onednn_is_preferred())"
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
+    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "amd"), [("vendor_id\t: AuthenticAMD\n", True), ("vendor_id\t: GenuineIntel\n", False), (None, True)]
+)
+def test_the_vendor_is_read_from_linux_or_from_the_processors_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None, amd: bool
+) -> None:
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(module.linear, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(platform, "processor", lambda: "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD")
+    assert module.linear._is_amd.__wrapped__() is amd

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from data_utils.errors import FlagError
 from module.san import ATTENTIONS, CELLS, SUMS, AnswerOptions, SANClassifier, masked_softmax
-from mt_dnn.config import Config
-from mt_dnn.flag_groups import SAN_ATTENTIONS, SAN_CELLS, ModelConfig
-from mt_dnn.flags import flags_of
+from mt_dnn.configuration.config import Config
+from mt_dnn.configuration.flag_groups import SAN_ATTENTIONS, SAN_CELLS, ModelConfig
+from mt_dnn.configuration.flags import flags_of
 
 HIDDEN, CLASSES = 3, 2
 

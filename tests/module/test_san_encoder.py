@@ -11,9 +11,9 @@ from transformers import AutoModel
 
 from module.encoder import encoder_from_config, load_encoder
 from module.san_encoder import SanConfig, SanModel
-from mt_dnn.build import restore_network
-from mt_dnn.checkpoint import load_checkpoint
-from mt_dnn.config import parse_args
+from mt_dnn.checkpoints.build import restore_network
+from mt_dnn.checkpoints.checkpoint import load_checkpoint
+from mt_dnn.configuration.config import parse_args
 from mt_dnn.perturbation.injection import NoiseInjection, available_levels
 from tests.encoders import tiny_encoder
 from tests.mt_dnn.runs import SIFT, parameters, tiny_run

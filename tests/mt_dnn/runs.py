@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from data_utils.text_files import write_lines
-from mt_dnn.config import Config, parse_args
-from mt_dnn.trainer import RunResult, train
+from mt_dnn.configuration.config import Config, parse_args
+from mt_dnn.training.trainer import RunResult, train
 
 RUN = Path(__file__).parents[1] / "fixtures" / "mtdnn_run"
+DEFAULT_RUN = RUN.with_name("mtdnn_default_run")  # the same data, by MT-DNN with its default flags
 TASK_DEF = RUN / "task_def.yml"
 DATASETS = "cola,mnli_matched,mnli_mismatched,stsb"
 SIFT = ("--adv_train", "--adv_norm_level", "post_ln")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from mt_dnn.optim import (
+from mt_dnn.training.optim import (
     PIECE,
     DecoupledAdamax,
 )
@@ -119,7 +119,7 @@ def assert_same(ours: DecoupledAdamax, theirs: torch.optim.Adamax) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_adamax_in_pieces_is_torchs_bit_for_bit(monkeypatch, dtype, threads):
     torch.set_num_threads(threads)
-    monkeypatch.setattr("mt_dnn.optim.PIECE", 16)
+    monkeypatch.setattr("mt_dnn.training.optim.PIECE", 16)
     monkeypatch.delattr(DecoupledAdamax, "_step_by_torch")
     ours, theirs = adamax_pair(SHAPES, dtype, eps=1e-4, betas=(0.8, 0.99))
     for number in range(6):

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from data_utils.errors import DataError, FlagError
-from mt_dnn.checkpoint import deltas_of
-from mt_dnn.kept_deltas import KeptDeltas
+from mt_dnn.checkpoints.checkpoint import deltas_of
 from mt_dnn.perturbation import PERTURBATIONS
 from mt_dnn.perturbation.injection import NoiseInjection, available_levels
 from mt_dnn.perturbation.search import Kept
-from mt_dnn.trainer import Trainer
+from mt_dnn.training.delta_cache import KeptDeltas
+from mt_dnn.training.trainer import Trainer
 from tests.encoders import ALL_FAMILIES, LEVELS, tiny_classifier, tiny_encoder, token_batch
 from tests.mt_dnn.runs import SIFT, assert_same, parameters, tiny_config, tiny_run
 from tests.search import clean_logits, seeds_of

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from data_utils.errors import FlagError
-from mt_dnn import measured_defaults
-from mt_dnn.adversarial_config import LEVELS, PRESETS, AdversarialConfig
-from mt_dnn.config import parse_args
+from mt_dnn.configuration.adversarial_config import LEVELS, PRESETS, AdversarialConfig
+from mt_dnn.configuration.config import parse_args
+from mt_dnn.perturbation import measured_defaults
 
 
 @pytest.mark.parametrize(("number", "scope"), [("0", "token"), ("1", "sentence")])

@@ -41,7 +41,7 @@ class TestDataset:
 
     def test_training_leaves_long_examples_out_and_evaluation_keeps_them(self, dataset, caplog):
         lines = [example(uid, length=length) for uid, length in enumerate([8, 9, 3, 12])]
-        with caplog.at_level("INFO", logger="mt_dnn.dataset"):
+        with caplog.at_level("INFO", logger="mt_dnn.data.dataset"):
             assert list(dataset(lines, max_seq_len=8).uids) == ["0", "2"]
         assert len(caplog.records) == 1 and "2 examples; 2 longer than 8 tokens" in caplog.text
         assert list(dataset(lines, max_seq_len=8, is_train=False).uids) == ["0", "1", "2", "3"]

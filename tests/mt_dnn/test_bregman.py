@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.task_def import TaskType
-from mt_dnn.bregman import BregmanTerm, proximal_divergence
 from mt_dnn.perturbation.divergences import MseCriterion
+from mt_dnn.training.bregman import BregmanTerm, proximal_divergence
 from tests.mt_dnn.runs import SIFT, assert_same, parameters, tiny_config, tiny_run
 
 
@@ -187,7 +187,7 @@ def test_it_runs_alone_and_with_a_method_and_changes_the_run(tmp_path: Path) -> 
 def test_a_large_mu_keeps_the_predictions_near_where_they_began(tmp_path: Path) -> None:
     """Against the run's own start, with a teacher that never moves."""
     from mt_dnn.batcher import Collater
-    from mt_dnn.trainer import Trainer
+    from mt_dnn.training.trainer import Trainer
 
     moved = {}
     for mu in ("0", "100"):
@@ -214,7 +214,7 @@ def test_a_resumed_run_ends_as_the_unbroken_one(checkpoint: str, tmp_path: Path)
 
 
 def test_a_checkpoint_without_an_average_starts_one_at_its_parameters(tmp_path: Path) -> None:
-    from mt_dnn.trainer import Trainer
+    from mt_dnn.training.trainer import Trainer
 
     tiny_run(tmp_path / "plain", "--epochs", "1")
     trainer = Trainer(tiny_config(tmp_path / "on", "--epochs", "1", "--bregman_mu", "1"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -11,11 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from data_utils.errors import FlagError
+from data_utils.readers import read_token_json
+from data_utils.text_files import write_lines
 from mt_dnn.batcher import Batch, Collater
-from mt_dnn.class_weights import class_weights
+from mt_dnn.data.class_weights import class_weights
+from mt_dnn.data.run_data import RunData
 from mt_dnn.loss import CeCriterion
 from mt_dnn.model import MTDNNModel
-from mt_dnn.run_data import RunData
 from tests.mt_dnn.runs import RUN, SIFT, assert_same, parameters, tiny_config, tiny_run
 
 MNLI = ("--train_datasets", "mnli", "--test_datasets", "mnli_matched")
@@ -150,7 +153,7 @@ def test_a_run_takes_the_flag_and_another_weight_is_another_run(tmp_path: Path) 
         (("--class_weights", "1,2"), r"numbers for several classifications \(cola, mnli\), accepted: balanced$"),
         (
             ("--train_datasets", "stsb", "--test_datasets", "stsb", "--class_weights", "balanced"),
-            r"found stsb \(Regression\), accepted: a Classification among the trained tasks",
+            r"found stsb \(Regression\), accepted: a Classification or MultiLabel among the trained tasks",
         ),
     ],
 )
@@ -169,3 +172,64 @@ def test_a_class_without_examples_is_named_where_its_weight_would_be_balanced(tm
     with pytest.raises(FlagError, match="task mnli has no training example of neutral, accepted: examples of every"):
         found(tmp_path, *flags, "--class_weights", "balanced")
     assert found(tmp_path, *flags, *GIVEN) == {0: list(WEIGHTS)}
+
+
+# several labels a text
+
+
+def several(folder: Path, *labels: list[float]) -> tuple[str, ...]:
+    """Flags of a task whose 24 training examples have these labels in turn."""
+    samples = [sample for _, sample in read_token_json(RUN / "tinydata" / "cola_train.json")]
+    lines = [json.dumps(own | {"label": labels[place % len(labels)]}) for place, own in enumerate(samples)]
+    for split in ("train", "dev"):
+        write_lines(folder / f"toy_{split}.json", lines)
+    kind = "data_format: PremiseOnly, task_type: MultiLabel, n_class: 2, labels: [rude, loud], metric_meta: [ACC]"
+    (folder / "tasks.yml").write_text(f"toy: {{{kind}, dropout_p: 0}}\n")
+    names = ("--train_datasets", "toy", "--test_datasets", "toy", "--task_def", str(folder / "tasks.yml"))
+    return (*names, "--data_dir", str(folder), *NO_DROPOUT)
+
+
+def test_balanced_weights_of_labels_by_hand(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of four examples one is rude; one and a half of them, a half being a fraction, are loud."""
+    flags = several(tmp_path, [1, 0], [0, 1], [0, 0.5], [0, 0])
+    with caplog.at_level(logging.INFO):
+        assert found(tmp_path, *flags, "--class_weights", "balanced")[0] == pytest.approx([3, 2.5 / 1.5])
+    assert "--class_weights: toy: rude 3, loud 1.667" in caplog.messages
+    assert found(tmp_path, *flags, "--class_weights", "2,0.5") == {0: [2, 0.5]}
+
+
+def test_the_weights_of_labels_multiply_the_loss_where_the_label_holds(tmp_path: Path) -> None:
+    flags = several(tmp_path, [1, 0], [0, 1], [1, 1], [0, 0])
+    losses = {}
+    for weights in ("1,1", "3,0", "none"):
+        config = tiny_config(tmp_path, *flags, *(() if weights == "none" else ("--class_weights", weights)))
+        data = RunData(config)
+        torch.manual_seed(0)
+        own = class_weights(config, data)
+        model = MTDNNModel(config, data.task_defs, total_updates=10, class_weights=own)
+        batch = batch_of(data, 0, 1, 2, 3)
+        logits = model.network.eval().run(batch).detach()
+        losses[weights] = model.update(batch).task_loss
+    assert batch.labels is not None and torch.equal(losses["1,1"], losses["none"])
+    cells = -F.logsigmoid(logits) * batch.labels * torch.tensor([3, 0]) - F.logsigmoid(-logits) * (1 - batch.labels)
+    torch.testing.assert_close(losses["3,0"], cells.mean())
+
+
+@pytest.mark.parametrize(
+    ("labels", "weights", "told"),
+    [
+        (
+            ([1, 0], [0, 0]),
+            "balanced",
+            "task toy has no training example with loud, accepted: examples with and without",
+        ),
+        (([1, 1], [1, 0]), "balanced", "task toy has no training example without rude, accepted: examples with and"),
+        (([1, 0], [0, 1]), "1", "found '1', accepted: balanced, or 2 numbers .* for the labels of toy: rude, loud"),
+    ],
+)
+def test_weights_of_labels_that_are_none_are_told(
+    labels: tuple[list[float], ...], weights: str, told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(FlagError, match=told) as caught:
+        found(tmp_path, *several(tmp_path, *labels), "--class_weights", weights)
+    assert "\n" not in str(caught.value) and str(caught.value).startswith("--class_weights")

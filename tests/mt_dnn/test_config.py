@@ -9,9 +9,9 @@ import re
 import pytest
 
 from data_utils.errors import FlagError, run_command_line
-from mt_dnn.adversarial_config import AdversarialConfig
-from mt_dnn.config import GROUPS, Config, parse_args
-from mt_dnn.flags import flags_of, plain_text
+from mt_dnn.configuration.adversarial_config import AdversarialConfig
+from mt_dnn.configuration.config import GROUPS, Config, parse_args
+from mt_dnn.configuration.flags import flags_of, plain_text
 
 # flag of MT-DNN: (text on its command line, value here, MT-DNN's default); None as text: a switch given alone
 DATA_FLAGS = {

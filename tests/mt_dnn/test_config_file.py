@@ -9,7 +9,7 @@ import yaml
 
 import train
 from data_utils.errors import run_command_line
-from mt_dnn.config import parse_args
+from mt_dnn.configuration.config import parse_args
 from tests.mt_dnn.runs import SIFT, assert_same, parameters, tiny_config, tiny_run
 
 RESOLVED = [

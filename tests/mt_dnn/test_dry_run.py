@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import mt_dnn.dry_run
+import mt_dnn.training.dry_run
 from data_utils.errors import FlagError, UserError, WriteError
 from mt_dnn.batcher import Batch
-from mt_dnn.dry_run import dry_run
 from mt_dnn.model import MTDNNModel, UpdateReport
-from mt_dnn.trainer import train
+from mt_dnn.training.dry_run import dry_run
+from mt_dnn.training.trainer import train
 from tests.mt_dnn.runs import RUN, SIFT, TASK_DEF, exportable, tiny_config, tiny_run
 
 ROOT = Path(__file__).parents[2]
@@ -89,8 +89,8 @@ def test_the_time_is_that_of_the_updates_and_evaluations_to_come(
     tmp_path: Path, told: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = iter([99, 1, 2, 6, 4, 4, 1])  # the first for memory alone
-    monkeypatch.setattr(mt_dnn.dry_run, "_step", lambda *_: next(seconds))
-    monkeypatch.setattr(mt_dnn.dry_run, "_evaluation", lambda *_: 10)
+    monkeypatch.setattr(mt_dnn.training.dry_run, "_step", lambda *_: next(seconds))
+    monkeypatch.setattr(mt_dnn.training.dry_run, "_evaluation", lambda *_: 10)
     flags = ("--adv_train", "--adv_start_ratio", "0.25", "--epochs", "4", "--test_datasets", "cola,stsb")
     dry_run(tiny_config(tmp_path, *flags))
     # 36 updates: 9 of 3 s without, 27 of 3 s with; 4 evaluations of two sets

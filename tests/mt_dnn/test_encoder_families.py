@@ -15,11 +15,11 @@ from data_utils.readers import read_score_file
 from experiments.exp_def import TaskDefs
 from module.encoder_families import FAMILIES as ENCODERS
 from module.encoder_families import tiny_model
-from mt_dnn.checkpoint import load_checkpoint
-from mt_dnn.config import parse_args
+from mt_dnn.checkpoints.checkpoint import load_checkpoint
+from mt_dnn.configuration.config import parse_args
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.perturbation.injection import NoiseInjection
-from mt_dnn.trainer import train
+from mt_dnn.training.trainer import train
 from tests.encoder_folder import write_encoder
 from tests.mt_dnn.runs import SIFT, SMART
 

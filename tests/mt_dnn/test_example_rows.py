@@ -16,8 +16,8 @@ from torch import Tensor
 
 from data_utils.errors import DataError
 from experiments.exp_def import TaskDefs
-from mt_dnn import dataset as dataset_module
 from mt_dnn.batcher import Collater, MultiTaskBatchSampler, MultiTaskDataset, SingleTaskDataset
+from mt_dnn.data import dataset as dataset_module
 from tasks import Task
 from tests.mt_dnn.conftest import TASKS
 

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from data_utils.errors import FlagError
 from mt_dnn.batcher import Batch, Collater
+from mt_dnn.data.run_data import RunData
 from mt_dnn.model import MTDNNModel
-from mt_dnn.run_data import RunData
-from mt_dnn.trainer import Trainer
+from mt_dnn.training.trainer import Trainer
 from tests.encoders import tiny_encoder
 from tests.mt_dnn.runs import assert_same, parameters, tiny_config
 

@@ -12,11 +12,11 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from mt_dnn.batcher import Batch, Collater
+from mt_dnn.data.run_data import RunData
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation import PERTURBATIONS, ModelRegularizer
 from mt_dnn.perturbation.noise import example_seeds
-from mt_dnn.processes import build_accelerator
-from mt_dnn.run_data import RunData
+from mt_dnn.training.processes import build_accelerator
 from tests.hf import collate, examples, search, tiny_model, trainer_of
 from tests.mt_dnn.runs import SIFT, tiny_config
 from tests.search import Trace

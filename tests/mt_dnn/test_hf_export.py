@@ -20,10 +20,11 @@ import prepro_std
 from data_utils.errors import DataError, FlagError
 from data_utils.readers import read_score_file
 from experiments.exp_def import TaskDef
-from mt_dnn.config import Config, parse_args
-from mt_dnn.hf_export import FAMILIES, HeadLayout, HfExport, main, sequence_classifier
+from mt_dnn.configuration.config import Config, parse_args
+from mt_dnn.huggingface.export import FAMILIES, HeadLayout, HfExport, main, sequence_classifier
+from mt_dnn.loss import BceCriterion
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.trainer import Trainer, train
+from mt_dnn.training.trainer import Trainer, train
 from tests.encoders import tiny_encoder
 from tests.mt_dnn.runs import RUN, assert_same, parameters, tiny_config, tiny_run
 
@@ -105,6 +106,19 @@ def test_the_loaded_classifier_has_the_logits_of_the_network(family: str, tmp_pa
         found, expected = model(**batch).logits, network(**batch)
     assert float(expected[0].sub(expected[1]).abs().max()) > 1e-2  # the encoder has a part in them
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_several_labels_are_transformers_problem_of_that_name(tmp_path: Path, tokenizer: str) -> None:
+    """Its loss for the same logits and labels is the task's own."""
+    network = _network("bert", "tanh", task_type="MultiLabel", labels=["rude", "loud", "other"])
+    model = AutoModelForSequenceClassification.from_pretrained(_export(network, tmp_path / "hf", tokenizer))
+    assert model.config.problem_type == "multi_label_classification"
+    assert model.config.id2label == {0: "rude", 1: "loud", 2: "other"} and model.config.label2id["loud"] == 1
+    batch, labels = _batch(network), torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.5, 0.0]])
+    with torch.inference_mode():
+        found, expected = model(**batch, labels=labels), network(**batch)
+    torch.testing.assert_close(found.logits, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.loss, BceCriterion()(expected, labels))
 
 
 def test_debertas_class_takes_a_head_without_activation_too() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import SequentialSampler
 
 import mt_dnn.perturbation.search
-from mt_dnn.hf_trainer import AdversarialMixin, AdversarialTrainer
+from mt_dnn.huggingface.trainer import AdversarialMixin, AdversarialTrainer
 from mt_dnn.perturbation import (
     AdversarialTraining,
     AlumPerturbation,

@@ -11,10 +11,10 @@ from transformers import AutoModel
 
 from data_utils.readers import read_token_json
 from mt_dnn.batcher import Collater, SingleTaskDataset, evaluation_batches
+from mt_dnn.data.run_data import RunData
+from mt_dnn.data.sampler import EVALUATION_TOKENS
 from mt_dnn.inference import dealt_out, eval_model
 from mt_dnn.model import MTDNNModel
-from mt_dnn.run_data import RunData
-from mt_dnn.sampler import EVALUATION_TOKENS
 from tests.mt_dnn.runs import RUN, tiny_config, tiny_run
 
 

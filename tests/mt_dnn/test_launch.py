@@ -8,7 +8,7 @@ import pytest
 
 import train
 from data_utils.errors import UserError, run_command_line
-from mt_dnn.processes import build_accelerator
+from mt_dnn.training.processes import build_accelerator
 from tests.mt_dnn.runs import tiny_config
 
 

@@ -186,7 +186,7 @@ def test_cross_entropy_of_no_information() -> None:
 
 
 def test_numbers_of_the_criteria_are_those_of_mtdnn() -> None:
-    assert [(c.name, c.value) for c in LossCriterion] == [
+    assert [(c.name, c.value) for c in LossCriterion if c < 1000] == [
         ("CeCriterion", 0),
         ("MseCriterion", 1),
         ("RankCeCriterion", 2),

@@ -10,7 +10,8 @@ import torch
 
 from data_utils.errors import FlagError, TaskDefError
 from mt_dnn.batcher import Batch, Collater
-from mt_dnn.build import build_network, build_objective
+from mt_dnn.checkpoints.build import build_network, build_objective
+from mt_dnn.data.run_data import RunData
 from mt_dnn.loss import LossCriterion
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation import (
@@ -21,7 +22,6 @@ from mt_dnn.perturbation import (
     SiftPerturbation,
     SmartPerturbation,
 )
-from mt_dnn.run_data import RunData
 from tests.mt_dnn.runs import RUN, SIFT, parameters, tiny_config
 
 NO_DROPOUT = (

@@ -16,10 +16,10 @@ from markdown_it.token import Token
 
 from data_utils.text_files import write_lines
 from experiments.exp_def import TaskDef
-from mt_dnn.config import Config, parse_args
-from mt_dnn.hf_export import export
-from mt_dnn.model_card import TrainedModel, model_card, train_command
-from mt_dnn.trainer import train
+from mt_dnn.configuration.config import Config, parse_args
+from mt_dnn.huggingface.export import export
+from mt_dnn.huggingface.model_card import TrainedModel, model_card, train_command
+from mt_dnn.training.trainer import train
 from tests.mt_dnn.runs import RUN, TASK_DEF, tiny_config
 
 HOSTILE = (
@@ -108,6 +108,7 @@ def test_the_metadata_are_the_hubs() -> None:
     [
         ("microsoft/deberta-v3-base", "microsoft/deberta-v3-base"),
         ("embedded-minilm", "sentence-transformers/all-MiniLM-L6-v2"),
+        ("embedded-mpnet", "sentence-transformers/all-mpnet-base-v2"),
         (str(RUN / "tiny"), None),
         ("checkpoint/model_2.pt", None),
         ("a/b/c", None),
@@ -258,7 +259,7 @@ def test_a_run_tells_its_data_and_the_metrics_of_the_epoch_that_it_wrote(tmp_pat
 
 
 def test_a_checkpoint_that_tells_something_else_gives_a_card_without_it(tmp_path: Path) -> None:
-    from mt_dnn.hf_export import _trained
+    from mt_dnn.huggingface.export import _trained
 
     written: Any = SimpleNamespace(task_defs={"sst": task_def()})
     flat = Config().to_flat()

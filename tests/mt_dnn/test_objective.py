@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mt_dnn.batcher import Batch
-from mt_dnn.build import build_network, build_objective
-from mt_dnn.objective import TrainingObjective
+from mt_dnn.checkpoints.build import build_network, build_objective
+from mt_dnn.training.objective import TrainingObjective
 from tests.encoders import LEVELS
 from tests.mt_dnn.runs import tiny_config
 from tests.search import seeds_of
@@ -22,7 +22,7 @@ METHODS = ("random", "at", "vat", "smart", "alum", "freelb", "r3f")
 
 def objective_of(folder: Path, *flags: str) -> TrainingObjective:
     """In double precision, on the tiny run's encoder, with dropout."""
-    from mt_dnn.run_data import RunData
+    from mt_dnn.data.run_data import RunData
 
     config = tiny_config(folder, "--adv_train", *flags)
     torch.manual_seed(0)

@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 from transformers import BertConfig, BertModel, DebertaConfig, DebertaModel, T5Config, T5EncoderModel
 
-from mt_dnn.flag_groups import TrainingConfig
-from mt_dnn.optim import (
+from mt_dnn.configuration.flag_groups import TrainingConfig
+from mt_dnn.training.optim import (
     build_optimizer,
     build_schedule,
     clip_gradients,

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from mt_dnn.checkpoint import deltas_of, load_checkpoint
-from mt_dnn.trainer import Trainer
+from mt_dnn.checkpoints.checkpoint import deltas_of, load_checkpoint
+from mt_dnn.training.trainer import Trainer
 from tests.mt_dnn.runs import RUN, SIFT, tiny_config
 
 FLAGS = (*SIFT, "--adv_free", "--bregman_mu", "1", "--epochs", "3")

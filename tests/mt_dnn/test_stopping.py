@@ -21,13 +21,13 @@ import torch
 from data_utils.checksum import checksum_of
 from data_utils.errors import DataError, FlagError, Stopped, UserError
 from data_utils.files import LOCK, held_folder
-from mt_dnn import token_arrays
 from mt_dnn.batcher import Batch
-from mt_dnn.checkpoint import newest_checkpoint
-from mt_dnn.mishaps import told_in_a_line
-from mt_dnn.selection import Selection
-from mt_dnn.stop_signals import SIGNALS
-from mt_dnn.trainer import Trainer
+from mt_dnn.checkpoints.checkpoint import newest_checkpoint
+from mt_dnn.data import token_arrays
+from mt_dnn.training.failures import told_in_a_line
+from mt_dnn.training.selection import Selection
+from mt_dnn.training.stop_signals import SIGNALS
+from mt_dnn.training.trainer import Trainer
 from tests.mt_dnn.runs import RUN, SIFT, assert_same, parameters, tiny_config, tiny_run
 from tests.mt_dnn.test_token_arrays import mnli, task_defs, write  # noqa: F401
 

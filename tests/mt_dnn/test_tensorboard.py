@@ -23,10 +23,10 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from data_utils.errors import Stopped
 from mt_dnn.batcher import Batch
-from mt_dnn.curves import Curves
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation.search import Search
-from mt_dnn.trainer import Trainer
+from mt_dnn.training.curves import Curves
+from mt_dnn.training.trainer import Trainer
 from tests.mt_dnn.runs import RUN, SIFT, TASK_DEF, tiny_config, tiny_run
 from tests.mt_dnn.test_stopping import stop_at
 from tests.terminal import run_in_terminal

@@ -13,9 +13,9 @@ from torch import nn
 
 from data_utils.errors import DataError, FlagError, UserError
 from data_utils.readers import read_score_file
-from mt_dnn.checkpoint import load_checkpoint, save_checkpoint
-from mt_dnn.config import parse_args
-from mt_dnn.trainer import Trainer, train
+from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
+from mt_dnn.configuration.config import parse_args
+from mt_dnn.training.trainer import Trainer, train
 from tests.mt_dnn.runs import DATASETS, RUN, SIFT, SMART, TASK_DEF, assert_same, parameters, tiny_config, tiny_run
 from tests.mt_dnn.test_config import MTDNN_FLAGS
 
@@ -285,7 +285,7 @@ def test_a_metric_that_a_task_does_not_have_stops_the_run_before_it_starts(tmp_p
 def test_an_evaluation_that_fails_loses_nothing_of_the_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ("--epochs", "1", "--grad_accumulation_step", "2")
     with monkeypatch.context() as patch:
-        patch.setattr("mt_dnn.trainer.write_score_file", lambda *given: 1 / 0)
+        patch.setattr("mt_dnn.training.trainer.write_score_file", lambda *given: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             tiny_run(tmp_path, *flags)
     (kept,) = tmp_path.glob("model_*.pt")

@@ -11,10 +11,10 @@ import torch
 
 from data_utils.errors import DataError, FlagError
 from mt_dnn.batcher import Collater, SingleTaskDataset
+from mt_dnn.data.run_data import RunData
+from mt_dnn.data.unlabeled_batches import UnlabeledBatches
 from mt_dnn.model import MTDNNModel
-from mt_dnn.run_data import RunData
-from mt_dnn.trainer import Trainer
-from mt_dnn.unlabeled import UnlabeledBatches
+from mt_dnn.training.trainer import Trainer
 from tests.mt_dnn.runs import RUN, assert_same, parameters, tiny_config, tiny_run
 
 VAT = ("--adv_train", "--adv_opt", "vat", "--unlabeled_datasets", "mnli")

@@ -9,10 +9,10 @@ import torch
 
 from data_utils.errors import UserError
 from mt_dnn.batcher import Batch
-from mt_dnn.config import parse_args
+from mt_dnn.configuration.config import parse_args
+from mt_dnn.data.run_data import RunData
+from mt_dnn.data.word_dropout import WordDropout
 from mt_dnn.model import MTDNNModel
-from mt_dnn.run_data import RunData
-from mt_dnn.word_dropout import WordDropout
 from tests.encoder_folder import write_encoder
 from tests.mt_dnn.runs import tiny_config
 

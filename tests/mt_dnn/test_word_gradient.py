@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from mt_dnn.word_gradient import WordGradient
+from mt_dnn.training.word_gradient import WordGradient
 from tests.mt_dnn.runs import SIFT, assert_same, parameters, tiny_run
 from tests.mt_dnn.test_grad_checkpointing import model_and_batch
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from data_utils.readers import read_token_json
 from data_utils.text_files import write_lines
 from mt_dnn.batcher import Batch, Collater, MultiTaskDataset, SingleTaskDataset
+from mt_dnn.data.run_data import RunData
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.perturbation import PERTURBATIONS
-from mt_dnn.run_data import RunData
 from tests.mt_dnn.runs import RUN, tiny_config, tiny_run
 
 BASE = "--train_datasets mnli --test_datasets mnli_matched --dropout_p 0 --bert_dropout_p 0 --bregman_mu 2"
@@ -65,14 +65,14 @@ CASES["alum post_ln"] += " --adv_start_ratio 0"
 HEADS = {
     name: f"{LARGE} --adv_norm_level post_ln --task_def FOLDER/tasks.yml --data_dir FOLDER --train_datasets {name} "
     f"--test_datasets {name} --answer_dropout_p 0 --answer_mem_drop_p 0"
-    for name in ("san", "ranking", "labels")
+    for name in ("san", "ranking", "labels", "several")
 }
 CASES |= HEADS
 
 
 def write_heads(folder: Path) -> None:
-    """Pairs for the answer network, groups of two and of three of them to rank, and pairs, cut to very unequal lengths,
-    with a label a token, in `folder`/heads."""
+    """Pairs for the answer network, groups of two and of three of them to rank, pairs, cut to very unequal lengths,
+    with a label a token, and pairs with three labels each that hold or not, in `folder`/heads."""
     folder = folder / "heads"
     folder.mkdir(exist_ok=True)
     samples = [sample for _, sample in read_token_json(RUN / "tinydata" / "mnli_train.json")]
@@ -92,13 +92,15 @@ def write_heads(folder: Path) -> None:
         tokens, types = (sample[key][: 3 + 4 * (place % 5)] for key in ("token_id", "type_id"))
         label = [token % 3 for token in tokens]
         labels.append({"uid": str(place), "label": label, "token_id": tokens, "type_id": types})
-    for name, own in (("san", samples), ("ranking", ranked), ("labels", labels)):
+    several = [own | {"label": [place % 2, int(place % 3 == 0), 0.25]} for place, own in enumerate(samples)]
+    for name, own in (("san", samples), ("ranking", ranked), ("labels", labels), ("several", several)):
         for split in ("train", "dev"):
             write_lines(folder / f"{name}_{split}.json", map(json.dumps, own))
     kinds = ("PremiseAndOneHypothesis, task_type: Classification, n_class: 3, enable_san: true",)
     kinds += ("PremiseAndMultiHypothesis, task_type: Ranking, n_class: 1",)
     kinds += ("Seqence, task_type: SeqenceLabeling, n_class: 3",)
-    named = zip(("san", "ranking", "labels"), kinds, strict=True)
+    kinds += ("PremiseAndOneHypothesis, task_type: MultiLabel, n_class: 3, labels: [a, b, c]",)
+    named = zip(("san", "ranking", "labels", "several"), kinds, strict=True)
     text = "".join(f"{name}: {{data_format: {kind}, metric_meta: [ACC], dropout_p: 0}}\n" for name, kind in named)
     (folder / "tasks.yml").write_text(text)
 

@@ -11,8 +11,8 @@ import transformers
 
 import prepro_std
 from data_utils.text_files import write_lines
-from mt_dnn.config import parse_args
-from mt_dnn.trainer import train
+from mt_dnn.configuration.config import parse_args
+from mt_dnn.training.trainer import train
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = ["red", "blue", "green", "white", "one", "two", "three", "four"]

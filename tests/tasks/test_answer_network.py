@@ -15,12 +15,11 @@ from data_utils.errors import FlagError, TaskDefError
 from experiments.exp_def import TaskDefs
 from module.dropout_wrapper import DropoutWrapper
 from module.san import SANClassifier
-from module.token_head import TokenHead
 from mt_dnn.batcher import Collater, SingleTaskDataset
-from mt_dnn.build import restore_network
-from mt_dnn.config import parse_args
+from mt_dnn.checkpoints.build import restore_network
+from mt_dnn.configuration.config import parse_args
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.trainer import train
+from mt_dnn.training.trainer import train
 from tests.encoders import tiny_encoder, token_batch
 from tests.mt_dnn.runs import assert_same, parameters
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
@@ -116,6 +115,17 @@ def test_parameters_have_mt_dnns_names(data: Path, encoder: Path, tmp_path: Path
     assert set(network.state_dict()) == set(parameters(output / "model_0.pt"))
 
 
+def test_mtdnn_has_it_whatever_answer_opt_says(data: Path, encoder: Path, tmp_path: Path) -> None:
+    output = small_run(data, encoder, tmp_path / "run", "--epochs", "1")
+    content = torch.load(output / "model_0.pt", weights_only=False)
+    theirs = {name: content[name] for name in ("state", "optimizer", "config")}
+    assert theirs["config"]["answer_opt"] == 1
+    theirs["config"]["answer_opt"] = 0
+    torch.save(theirs, tmp_path / "mtdnn.pt")
+    network, _ = restore_network(str(tmp_path / "mtdnn.pt"))
+    assert isinstance(network.scoring_list[0], SANClassifier)
+
+
 def network_of(definition: str, folder: Path, family: str = "bert", **opt: object) -> SANBertNetwork:
     (folder / "tasks.yml").write_text(definition)
     task_def = TaskDefs(folder / "tasks.yml").get_task_def("pair")
@@ -164,8 +174,7 @@ def test_vb_dropout_is_of_all_heads_over_tokens(tmp_path: Path) -> None:
     labeling = "pair: {data_format: Seqence, task_type: SeqenceLabeling, n_class: 2, metric_meta: [ACC]}\n"
     for variational in (True, False):
         head = network_of(labeling, tmp_path, vb_dropout=variational).scoring_list[0]
-        assert isinstance(head, TokenHead) and isinstance(head.dropout, DropoutWrapper)
-        assert head.dropout.variational == variational
+        assert isinstance(head[0], DropoutWrapper) and head[0].variational == variational
 
 
 @pytest.mark.parametrize(

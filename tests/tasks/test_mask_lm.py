@@ -15,7 +15,7 @@ from data_utils.errors import FlagError, TaskDefError, UserError
 from data_utils.readers import read_score_file
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Batch, Collater, SingleTaskDataset
-from mt_dnn.config import parse_args
+from mt_dnn.configuration.config import parse_args
 from mt_dnn.loss import MlmCriterion
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation.injection import NoiseInjection

@@ -19,8 +19,8 @@ from tests.tasks.learning import write_small_encoder
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "task_types.md").read_text(encoding="utf-8")
-SIGNS = {"joy": ["lovely", "present"], "anger": ["never", "called"], "surprise": ["what", "suddenly"]}
-OTHERS = ["the", "train", "leaves", "at", "noon"]
+GOOD = ["battery", "screen", "camera"]
+OTHERS = ["the", "box", "came", "in", "brown"]
 
 
 def block(language: str) -> str:
@@ -47,20 +47,18 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(ROOT / name, folder / name)
-    (folder / "tasks" / "multi_label.py").write_text(block("python"))
-    (folder / "emotions.yml").write_text(block("yaml"))
+    (folder / "tasks" / "count.py").write_text(block("python"))
+    (folder / "reviews.yml").write_text(block("yaml"))
     return folder
 
 
 def lines(count: int, seed: int) -> Iterator[str]:
-    """A sentence has a label where both of its signs stand in it."""
+    """As many readers are helped as good things are named, once, twice or not at all each."""
     draw = random.Random(seed)
     for number in range(count):
-        labels = [label for label in SIGNS if draw.random() < 0.5]
-        words = [word for label in SIGNS for word in SIGNS[label][: 2 if label in labels else draw.randint(0, 1)]]
-        words += draw.choices(OTHERS, k=2)
+        words = draw.choices(GOOD, k=draw.randint(0, 4)) + draw.choices(OTHERS, k=draw.randint(1, 3))
         draw.shuffle(words)
-        yield f"{number}\t{','.join(labels) or 'none'}\t{' '.join(words)}"
+        yield f"{number}\t{sum(word in GOOD for word in words)}\t{' '.join(words)}"
 
 
 def run(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -71,47 +69,47 @@ def run(checkout: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_new_type_is_a_file_and_a_yaml(checkout: Path):
-    data = checkout / "data" / "emotions"
-    encoder = write_small_encoder(checkout / "small", [word for signs in SIGNS.values() for word in signs] + OTHERS)
-    write_lines(data / "emotion_train.tsv", lines(600, 1))
-    write_lines(data / "emotion_dev.tsv", lines(100, 2))
+    data = checkout / "data" / "reviews"
+    encoder = write_small_encoder(checkout / "small", GOOD + OTHERS)
+    write_lines(data / "helpful_train.tsv", lines(600, 1))
+    write_lines(data / "helpful_dev.tsv", lines(100, 2))
     prepared = run(
-        checkout, "prepro_std.py", "--model", str(encoder), "--task_def", "emotions.yml", "--root_dir", str(data)
+        checkout, "prepro_std.py", "--model", str(encoder), "--task_def", "reviews.yml", "--root_dir", str(data)
     )
     assert prepared.returncode == 0, prepared.stderr
-    first = json.loads((data / "small" / "emotion_train.json").read_text().split("\n")[0])
-    assert len(first["label"]) == 3 and set(first["label"]) <= {0, 1}
+    first = json.loads((data / "small" / "helpful_train.json").read_text().split("\n")[0])
+    assert type(first["label"]) is int
     flags = (
-        f"--task_def emotions.yml --data_dir {data / 'small'} --init_checkpoint {encoder} --train_datasets emotion "
-        "--test_datasets emotion --adv_train --adv_norm_level post_ln --epochs 6 --batch_size 16 --optimizer adamw "
+        f"--task_def reviews.yml --data_dir {data / 'small'} --init_checkpoint {encoder} --train_datasets helpful "
+        "--test_datasets helpful --adv_train --adv_norm_level post_ln --epochs 6 --batch_size 16 --optimizer adamw "
         "--learning_rate 3e-3 --dataloader_num_workers 0 --bert_dropout_p 0 --dropout_p 0 --output_dir out"
     )
     trained = run(checkout, "train.py", *flags.split())
     assert trained.returncode == 0, trained.stderr
     history = json.loads((checkout / "out" / "results.json").read_text())["history"]
-    assert history[-1]["metrics"]["emotion_dev"]["F1MIC"] > 95
+    assert history[-1]["metrics"]["helpful_dev"]["Pearson"] > 95
 
     scored = run(
-        checkout, "predict.py", "--task_def", "emotions.yml", "--task", "emotion", "--with_label", "--prep_input",
-        str(data / "small" / "emotion_dev.json"), "--checkpoint", "out/model_5.pt", "--score", "scores.json",
+        checkout, "predict.py", "--task_def", "reviews.yml", "--task", "helpful", "--with_label", "--prep_input",
+        str(data / "small" / "helpful_dev.json"), "--checkpoint", "out/model_5.pt", "--score", "scores.json",
     )  # fmt: skip
     assert scored.returncode == 0, scored.stderr
     found = json.loads((checkout / "scores.json").read_text())
-    assert found["metrics"] == pytest.approx(history[-1]["metrics"]["emotion_dev"], abs=1e-6)
-    assert len(found["predictions"]) == 100 and len(found["scores"]) == 300
+    assert found["metrics"] == pytest.approx(history[-1]["metrics"]["helpful_dev"], abs=1e-6)
+    assert len(found["predictions"]) == 100 and len(found["scores"]) == 100
 
     told = run(
-        checkout, "calc_metrics.py", "--task_def", "emotions.yml", "--task", "emotion", "--std_input",
-        str(data / "small" / "emotion_dev.json"), "--score", "scores.json",
+        checkout, "calc_metrics.py", "--task_def", "reviews.yml", "--task", "helpful", "--std_input",
+        str(data / "small" / "helpful_dev.json"), "--score", "scores.json",
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
     assert json.loads(told.stdout) == pytest.approx(found["metrics"])
 
-    (data / "emotion_dev.tsv").write_text("0\tjoi\twhat a present\n")
+    (data / "helpful_dev.tsv").write_text("0\t-1\tthe box\n")
     wrong = run(
-        checkout, "prepro_std.py", "--model", str(encoder), "--task_def", "emotions.yml", "--root_dir", str(data)
+        checkout, "prepro_std.py", "--model", str(encoder), "--task_def", "reviews.yml", "--root_dir", str(data)
     )
-    assert wrong.returncode == 2 and "emotion_dev.tsv, line 1: found the label 'joi'" in wrong.stderr
+    assert wrong.returncode == 2 and "helpful_dev.tsv, line 1: found the label '-1'" in wrong.stderr
 
 
 def test_a_checkpoint_of_a_type_that_is_not_there_is_told_in_a_line(checkout: Path):

@@ -16,9 +16,9 @@ from data_utils.metrics import Metric
 from data_utils.readers import read_score_file
 from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, MultiTaskDataset, SingleTaskDataset
-from mt_dnn.kept_deltas import KeptDeltas
 from mt_dnn.loss import RankCeCriterion, SymKlCriterion
 from mt_dnn.perturbation.outputs import Comparison
+from mt_dnn.training.delta_cache import KeptDeltas
 from tasks import get_task
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
 

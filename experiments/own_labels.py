@@ -1,0 +1,85 @@
+"""What the label columns of a table say: classes, numbers, or several labels with a yes or no each."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_utils.errors import UserError
+from experiments.canonical import NO_LABEL, Example
+
+NOT_FINITE = ("nan", "inf", "infinity")
+TRUTHS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+# What a definition says of a task whose labels are such.
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "Classification": {"metric_meta": ["ACC", "F1MAC"], "loss": "CeCriterion", "adv_loss": "SymKlCriterion"},
+    "Regression": {"metric_meta": ["Pearson", "Spearman"], "loss": "MseCriterion", "adv_loss": "MseCriterion"},
+    "MultiLabel": {"metric_meta": ["F1MIC", "F1MAC", "ACC"], "loss": "BceCriterion", "adv_loss": "SymKlCriterion"},
+}
+
+
+def truths(values: Mapping[str, str], where: str, needed: bool) -> str:
+    """Several labels of a row as one field, such as `[0, 1, 0]`; none where no column has a value.
+
+    Args:
+        values: text by column.
+        where: file and line, for messages.
+        needed: a row without any is a mistake.
+
+    Raises:
+        UserError: a column that is neither 0 nor 1, or the only one without a value.
+    """
+    if not needed and not any(values.values()):
+        return NO_LABEL
+    accepted = "0 or 1 (or false, true) in every label column"
+    for column, value in values.items():
+        if value.lower() not in TRUTHS:
+            found = f"found {value!r} in" if value else "found no value in"
+            raise UserError(f"{where}: {found} column {column!r}, accepted: {accepted}")
+    return str([TRUTHS[value.lower()] for value in values.values()])
+
+
+def classes(labels: Sequence[str], place: str, column: str) -> list[str]:
+    """The distinct labels, in order: by number where all are whole numbers.
+
+    Raises:
+        UserError: there is one alone, or so many that the column can hold no classes.
+    """
+    found = sorted(set(labels))
+    if all(re.fullmatch(r"[+-]?\d{1,100}", label) for label in found):  # Python refuses thousands of digits
+        found.sort(key=int)
+    if len(found) < 2:
+        raise UserError(f"{place}: every label in column {column!r} is {found[0]!r}; accepted: two or more")
+    if len(found) > max(2, len(labels) // 2):
+        raise UserError(
+            f"{place}: column {column!r} holds {len(found)} different labels in {len(labels)} rows, which are no "
+            "classes; --label names the column, --task_type Regression is for numbers"
+        )
+    return found
+
+
+def check_numbers(placed: Sequence[tuple[str, Example]]) -> None:
+    """See that labels are no numbers but for some that are not finite, which would become classes.
+
+    Raises:
+        UserError: they are; names the first that is not finite.
+    """
+    finite = [is_number(label) for _, (_, label, *_) in placed]
+    others = [(where, label) for (where, (_, label, *_)), own in zip(placed, finite, strict=True) if not own]
+    if any(finite) and others and all(label.lower().lstrip("+-") in NOT_FINITE for _, label in others):
+        where, label = others[0]
+        raise UserError(f"{where}: found the label {label!r}, accepted: a finite number, as the others are")
+
+
+def are_measures(labels: Sequence[str]) -> bool:
+    """Whether labels are numbers to predict: all are numbers, and one is not whole."""
+    return all(map(is_number, labels)) and not all(float(label).is_integer() for label in labels)
+
+
+def is_number(label: str) -> bool:
+    try:
+        return math.isfinite(float(label))
+    except ValueError:
+        return False

@@ -1,0 +1,1 @@
+"""Attacks on a trained model, and how it stands them."""

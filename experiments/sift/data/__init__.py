@@ -1,0 +1,1 @@
+"""Data of the study: sources, their preparation, splits."""

@@ -1,0 +1,1 @@
+"""Finished runs as tables, figures, tests of significance and pages."""

@@ -1,0 +1,102 @@
+"""The report's figures: small panels, each an SVG of its own, for a page to set side by side or in a column."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+from matplotlib.ticker import MaxNLocator
+
+from experiments.sift.reporting.document import Panel
+
+# Okabe & Ito 2008: told apart by colour-blind readers too.
+COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c00")
+MARKERS = "osD^vPX*"
+SIZE = (4.6, 3.7)  # inches
+# A fixed salt: names inside the SVG, and so the file, are the same each time.
+SETTINGS: dict[Any, Any] = {
+    "svg.hashsalt": "sift",
+    "svg.fonttype": "path",
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """A method's line: its name and place among all methods (colour and marker), points x with the mean and standard
+    error of y there."""
+
+    name: str
+    place: int
+    x: Sequence[float]
+    mean: Sequence[float]
+    error: Sequence[float]
+
+    @classmethod
+    def over_seeds(cls, name: str, place: int, x: Sequence[float], values: np.ndarray) -> Series:
+        """Args: values (seeds, points)."""
+        seeds = len(values)
+        error = values.std(axis=0, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.zeros(values.shape[1])
+        return cls(name, place, x, values.mean(axis=0).tolist(), error.tolist())
+
+
+def panel(
+    name: str, title: str, x_label: str, y_label: str, series: Sequence[Series], ticks: Sequence[str] | None = None,
+    joined: bool = True,
+) -> Panel:  # fmt: skip
+    """Lines with error bars, a legend below; the words that say the same are the panel's alt text.
+
+    Args:
+        ticks: names of the points x = 0, 1, …; the methods' points are then set a little apart.
+        joined: draw lines between points.
+    """
+    with matplotlib.rc_context(SETTINGS):
+        drawing = Drawing(figsize=SIZE, layout="constrained")
+        axes = drawing.add_subplot()
+        for number, line in enumerate(series):
+            shift = 0.0 if ticks is None else 0.5 * ((number + 0.5) / len(series) - 0.5)
+            colour, marker = COLOURS[line.place % len(COLOURS)], MARKERS[line.place % len(MARKERS)]
+            axes.errorbar(
+                np.asarray(line.x) + shift, line.mean, yerr=line.error, color=colour, capsize=2, label=line.name,
+                marker=marker if len(line.x) <= 12 else "", markersize=4.5, linewidth=1.3,
+                linestyle="-" if joined else "", elinewidth=1,
+            )  # fmt: skip
+        if ticks is not None:
+            broken = max(map(len, ticks)) > 12
+            axes.set_xticks(range(len(ticks)), [tick.replace("_", "_\n") if broken else tick for tick in ticks])
+            axes.set_xlim(-0.5, len(ticks) - 0.5)
+            axes.tick_params(axis="x", labelsize=8 if len(ticks) > 3 else 9)
+        elif all(float(x).is_integer() for line in series for x in line.x):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        plain_axes(axes, title, x_label, y_label)
+        drawing.legend(loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+        file = io.StringIO()
+        drawing.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    return Panel(name, _in_words(title, x_label, y_label, series, ticks), file.getvalue())
+
+
+def plain_axes(axes: Axes, title: str, x_label: str, y_label: str = "") -> None:
+    """Two sides and a light grid."""
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _in_words(title: str, x_label: str, y_label: str, series: Sequence[Series], ticks: Sequence[str] | None) -> str:
+    def at(x: float) -> str:
+        return f"{x:g}" if ticks is None else ticks[round(x)]
+
+    told = []
+    for line in series:
+        ends = range(len(line.x)) if ticks is not None else dict.fromkeys((0, len(line.x) - 1))
+        told.append(f"{line.name} " + ", ".join(f"{line.mean[end]:.3g} at {at(line.x[end])}" for end in ends))
+    by = f" by {x_label}" if x_label else ""
+    return f"{title}: {y_label}{by}. {'; '.join(told)}."

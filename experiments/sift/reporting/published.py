@@ -1,0 +1,118 @@
+"""Numbers of other papers beside a study's own, with where they stand and why they cannot be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from data_utils.errors import DataError, nearest
+from data_utils.yaml_file import compose_yaml, construct_yaml
+from experiments.sift.reporting.comparisons import mean_and_error
+from experiments.sift.reporting.document import Block, Paragraph, Table
+from experiments.sift.reporting.results import STUDY_FILE, Study
+
+PUBLISHED_FILE = Path(__file__).with_name("published_results.yml")
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Counterpart(_Entry):
+    """What a study has in the place of a column: the mean of a measure over test sets after a stage."""
+
+    tests: list[str]
+    measure: Literal["ACC", "F1MAC", "MCC", "Pearson", "Spearman"]
+    stage: str
+
+
+class PublishedTable(_Entry):
+    """A table of a paper; rows by model, a value a column, None where nothing is reported."""
+
+    table: str
+    unit: str
+    columns: list[str]
+    rows: dict[str, list[float | str | None]]
+    not_comparable: str
+    study: str | None = None
+    ours: dict[str, Counterpart] = {}
+
+    @model_validator(mode="after")
+    def _fits(self) -> PublishedTable:
+        wrong = [name for name, row in self.rows.items() if len(row) != len(self.columns)]
+        wrong += [name for name in self.ours if name not in self.columns]
+        if wrong:
+            raise ValueError(f"{wrong[0]}: does not fit the columns")
+        return self
+
+
+class Published(_Entry):
+    paper: str
+    tables: list[PublishedTable]
+
+
+def read_published(path: Path = PUBLISHED_FILE) -> dict[str, Published]:
+    """The papers by key.
+
+    Raises:
+        DataError: the file does not have its format.
+    """
+    try:
+        node = compose_yaml(path)
+        entries: Any = None if node is None else construct_yaml(node, path)
+        return {key: Published.model_validate(entry) for key, entry in entries.items()}
+    except (ValidationError, AttributeError) as error:
+        raise DataError(f"no published numbers: {' '.join(str(error).split())}", path) from error
+
+
+def published_blocks(study: Study, published: dict[str, Published]) -> list[Block]:
+    """The tables that a study names, its own rows below the paper's.
+
+    Raises:
+        DataError: it names a key that is not there.
+    """
+    blocks: list[Block] = []
+    for key in study.definition.published:
+        if key not in published:
+            raise DataError(
+                f"published: found {key!r}, accepted: {', '.join(published)}{nearest(key, published)}",
+                f"{study.name}/{STUDY_FILE}",
+            )
+        for table in published[key].tables:
+            if table.study in (None, study.definition.study):
+                blocks += _blocks(study, published[key].paper, table)
+    return blocks
+
+
+def _blocks(study: Study, paper: str, table: PublishedTable) -> list[Block]:
+    rows = [[name, *map(_text, row)] for name, row in table.rows.items()]
+    if table.ours:
+        for method in study.definition.comparison.methods:
+            cells = [_counterpart(study, method, table.ours.get(column)) for column in table.columns]
+            if any(cells):
+                rows.append([f"here: {study.definition.encoder}, {method}", *cells])
+    caption = f"{paper}, {table.table}: {table.unit}. Not comparable with the rows of this study"
+    return [
+        Table(caption, ["model", *table.columns], rows),
+        Paragraph(f"Not comparable: {table.not_comparable}."),
+    ]
+
+
+def _text(value: float | str | None) -> str:
+    return "not reported" if value is None else value if isinstance(value, str) else f"{value:.1f}"
+
+
+def _counterpart(study: Study, method: str, ours: Counterpart | None) -> str:
+    if ours is None:
+        return ""
+    runs = study.of(study.definition.comparison.setting, method)
+    values: Sequence[float] = [
+        float(np.mean([run.evaluation[ours.stage][test].measures[ours.measure] for test in ours.tests]))
+        for run in runs
+        if all(test in run.evaluation.get(ours.stage, {}) for test in ours.tests)
+    ]
+    return mean_and_error(values) if values else ""

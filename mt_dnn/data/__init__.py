@@ -1,0 +1,1 @@
+"""From token files to batches: arrays, datasets, samplers, and what is drawn or weighted in them. No model."""

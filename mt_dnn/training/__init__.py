@@ -1,0 +1,1 @@
+"""One run: objective, optimizer, epochs, evaluation points, signals, failures, what is reported."""

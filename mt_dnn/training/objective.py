@@ -1,0 +1,186 @@
+"""The training objective: task loss, regularizer and proximal term of one batch in a single forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+from torch import Tensor, nn
+
+from mt_dnn.batcher import Batch
+from mt_dnn.loss import Criterion
+from mt_dnn.matcher import SANBertNetwork
+from mt_dnn.perturbation import AdversarialPerturbation, Regularization
+from mt_dnn.perturbation.injection import NoiseInjection
+from mt_dnn.perturbation.noise import default_generator, dropout_seed, forked_dropout
+from mt_dnn.perturbation.outputs import Comparison
+from mt_dnn.training.bregman import BregmanTerm
+from mt_dnn.training.delta_cache import KeptDeltas
+from tasks import Task
+
+CLEAN_PASS = -1  # its number in the dropout streams of unlabeled batches
+
+
+class ObjectiveValue(NamedTuple):
+    """The objective of one batch and its parts.
+
+    loss: ℓ(f(x), y) + α·R + μ·B, a scalar with gradient; unlabeled_loss: α·R of the unlabeled batch, with gradient;
+    task_loss: ℓ alone, or what stands in its place; regularization: R and what else the search found; bregman: μ·B;
+    unlabeled: R of the unlabeled batch. None where the run, or this update, has none.
+    """
+
+    loss: Tensor
+    task_loss: Tensor
+    regularization: Regularization | None = None
+    bregman: Tensor | None = None
+    unlabeled_loss: Tensor | None = None
+    unlabeled: Tensor | None = None
+
+
+class CleanPass(NamedTuple):
+    """f(x) of a batch, and what the perturbed passes take over from it.
+
+    logits; h, the tensor at the injection point, and dropout_state, the generator's state before the pass, for passes
+    that repeat its masks: None where the run has no regularizer.
+    """
+
+    logits: Any
+    h: Tensor | None = None
+    dropout_state: Tensor | None = None
+
+
+class TrainingObjective(nn.Module):
+    """ℓ(f(x), y) + α·R + μ·B in one forward, so that wrappers (DDP, mixed precision) see one forward and one backward.
+
+    With distillation ℓ is the gold labels' loss plus that of a teacher's scores, of batches that have such.
+
+    Args:
+        network: the shared encoder and heads.
+        criteria: the task loss of each task id.
+        perturbation: the regularizer; None trains without.
+        alpha: α.
+        bregman: the proximal term; None trains without.
+        kd_criteria: of each task id, what compares logits with a teacher's; empty: soft labels are not learned.
+
+    Attributes:
+        kept: δ of the training examples between epochs; None searches anew in every update.
+    """
+
+    def __init__(
+        self,
+        network: SANBertNetwork,
+        criteria: Sequence[Criterion],
+        perturbation: AdversarialPerturbation | None = None,
+        alpha: float = 1.0,
+        bregman: BregmanTerm | None = None,
+        kd_criteria: Sequence[Criterion] = (),
+    ):
+        super().__init__()
+        self.network = network
+        self.criteria = nn.ModuleList(criteria)
+        self.kd_criteria = nn.ModuleList(kd_criteria)
+        self.perturbation = perturbation
+        self.alpha = alpha
+        self.bregman = bregman
+        self.kept: KeptDeltas | None = None
+        self.injection = None if perturbation is None else NoiseInjection(network.encoder, perturbation.level)
+
+    def forward(
+        self,
+        batch: Batch,
+        noise_seeds: Sequence[int],
+        unlabeled: Batch | None = None,
+        unlabeled_seeds: Sequence[int] = (),
+        *,
+        regularized: bool = True,
+        measure_gain: bool = False,
+    ) -> ObjectiveValue:
+        """The objective of one batch.
+
+        Args:
+            batch: examples of one task, with labels.
+            noise_seeds: one seed a row (`mt_dnn.perturbation.noise.example_seeds`).
+            unlabeled, unlabeled_seeds: likewise, examples of the same task without labels.
+            regularized: add R; false in the plain part of a curriculum.
+            measure_gain: let the search measure its ascent gain.
+        """
+        method = self.perturbation if regularized else None
+        if method is not None and method.replaces_task_loss:
+            found = self._regularize(method, batch, noise_seeds, None, measure_gain)
+            task_loss = loss = found.loss
+            clean = None if self.bregman is None else self._clean(batch)
+        else:
+            clean = self._clean(batch)
+            task_loss = loss = self._task_loss(clean.logits, batch)
+            found = None
+            if method is not None:
+                found = self._regularize(method, batch, noise_seeds, clean, measure_gain)
+                loss = loss + self.alpha * found.loss
+        value = ObjectiveValue(loss, task_loss.detach(), found)
+        if self.bregman is not None and clean is not None:
+            term = self.bregman(
+                clean.logits,
+                lambda teacher: cast(SANBertNetwork, teacher).run(batch),
+                batch.attention_mask,
+                **self._view(batch),
+            )
+            value = value._replace(loss=value.loss + term, bregman=term.detach())
+        if unlabeled is not None and method is not None:
+            # From a stream of its own, so that the labeled passes have the dropout of a run without unlabeled data.
+            with forked_dropout(unlabeled.input_ids.device, dropout_seed(unlabeled_seeds, CLEAN_PASS)):
+                unlabeled_clean = self._clean(unlabeled)
+            extra = self._regularize(method, unlabeled, unlabeled_seeds, unlabeled_clean).loss
+            value = value._replace(unlabeled_loss=self.alpha * extra, unlabeled=extra.detach())
+        return value
+
+    def _clean(self, batch: Batch) -> CleanPass:
+        if self.injection is None:
+            return CleanPass(self.network.run(batch))
+        state = default_generator(batch.input_ids.device).get_state()
+        with self.injection.clean() as seen:
+            logits = self.network.run(batch)
+        return CleanPass(logits, seen[0], state)
+
+    def _regularize(
+        self,
+        method: AdversarialPerturbation,
+        batch: Batch,
+        noise_seeds: Sequence[int],
+        clean: CleanPass | None,
+        measure_gain: bool = False,
+    ) -> Regularization:
+        assert self.injection is not None
+        kept = None
+        if self.kept is not None and batch.positions:
+            kept = self.kept.of(batch.positions, batch.attention_mask)
+        return method.regularize(
+            lambda: self.network.run(batch),
+            self.injection,
+            None if clean is None else clean.logits,
+            batch.attention_mask,
+            task_id=batch.task_id,
+            **self._view(batch),
+            noise_seeds=noise_seeds,
+            dropout_state=None if clean is None else clean.dropout_state,
+            task_loss=lambda perturbed: self._task_loss(perturbed, batch),
+            base=None if clean is None else clean.h,
+            kept=kept,
+            measure_gain=measure_gain,
+        )
+
+    def _task(self, batch: Batch) -> Task:
+        return self.network.tasks[batch.task_id]
+
+    def _view(self, batch: Batch) -> dict[str, Any]:
+        """How the batch's logits are compared as distributions, see `Comparison`."""
+        task = self._task(batch)
+        return {"task_type": task.view, "pairwise": batch.groups or 1, "counted": task.counted(batch)}
+
+    def _task_loss(self, logits: Any, batch: Batch) -> Tensor:
+        task = self._task(batch)
+        loss = task.loss(cast(Criterion, self.criteria[batch.task_id]), logits, batch)
+        if not self.kd_criteria or batch.soft_labels is None:
+            return loss
+        criterion = cast(Criterion, self.kd_criteria[batch.task_id])
+        teacher = Comparison(task.teacher(batch), batch.attention_mask, criterion, **self._view(batch))
+        return loss + sum(teacher.distance(student, soft) for student, soft in teacher.pairs(task.taught(logits)))

@@ -1,0 +1,62 @@
+"""Which epoch is the best: a number an evaluation, from the development sets alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from data_utils.errors import FlagError, nearest
+from data_utils.metrics import Metric
+from mt_dnn.data.run_data import RunData
+
+DEV = "dev"
+Metrics = Mapping[str, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The metrics whose mean over the development sets ranks the epochs; higher is better.
+
+    Attributes:
+        parts: (dataset, metric) pairs.
+    """
+
+    parts: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def from_flag(cls, best_metric: str | None, data: RunData) -> Selection:
+        """From `--best_metric`: `ACC` (mean over the sets that have it), `DATASET:ACC`, or None (each first metric).
+
+        Raises:
+            FlagError: a dataset that is not evaluated on a development set with labels, or a metric it does not have.
+        """
+        available = {
+            dataset: [metric.name for metric in evaluated.task_def.metric_meta if metric != Metric.CMAT]
+            for (dataset, split), evaluated in data.evaluation.items()
+            if split == DEV and evaluated.has_labels
+        }
+        if best_metric is None:
+            return cls(tuple((dataset, metrics[0]) for dataset, metrics in available.items() if metrics))
+        dataset, _, metric = best_metric.rpartition(":")
+        if dataset and dataset not in available:
+            hint = nearest(dataset, available)
+            raise FlagError(f"--best_metric: no development set {dataset!r}; accepted: {', '.join(available)}{hint}")
+        parts = tuple((name, metric) for name in ([dataset] if dataset else available) if metric in available[name])
+        if not parts:
+            known = sorted({name for names in available.values() for name in names})
+            raise FlagError(
+                f"--best_metric: no development set has the metric {metric!r}; accepted: {', '.join(known)}"
+                f"{nearest(metric, known)}"
+            )
+        return cls(parts)
+
+    def value(self, metrics: Metrics) -> float | None:
+        """The number of one evaluation, whose metrics stand by `DATASET_dev`; None where nothing ranks epochs."""
+        if not self.parts:
+            return None
+        mean = sum(metrics[f"{dataset}_{DEV}"][metric] for dataset, metric in self.parts) / len(self.parts)
+        return -math.inf if math.isnan(mean) else mean
+
+    def __str__(self) -> str:
+        return ", ".join(f"{dataset}_{DEV} {metric}" for dataset, metric in self.parts)

@@ -1,0 +1,198 @@
+"""What a run reports while it trains: to the log, the bar, TensorBoard, and `metrics.jsonl` for tools."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from data_utils.files import atomic_write, written
+from mt_dnn.configuration.config import GROUPS, RESUME_FLAGS, UPLOAD_FLAGS, Config
+from mt_dnn.configuration.flags import flags_of
+from mt_dnn.model import UpdateReport
+from mt_dnn.training.curves import Curves
+from mt_dnn.training.run_result import RunResult
+
+METRICS_FILE = "metrics.jsonl"
+# Flags that say where things lie or what is shown, not what is computed.
+PLACES = (
+    "data_dir", "task_def", "output_dir", "log_file", "model_ckpt", "tensorboard_logdir", "transformer_cache",
+    "dataloader_num_workers", "log_per_updates", "batch_size_eval",
+)  # fmt: skip
+
+# Names of the figures in every report: losses are means since the last one, the rest is of the last regularized update.
+LOSSES = {"task_loss": "loss", "adv_loss": "R", "unlabeled": "R_unlabeled", "bregman": "bregman"}
+RISES = ("ascent_rise", "chance_rise")
+TOKEN_SHARES = "delta_share"  # name of the histogram in TensorBoard
+FIGURES = ("emb_val", "eff_perturb", "delta_size", "skipped", *RISES)
+
+
+class Telemetry:
+    """Collects update reports without reading a number back before it is shown.
+
+    Args:
+        config: says where the files are written, and whether TensorBoard is.
+        enabled: write files in this process.
+        accelerator: what is reported is the mean over its processes, each of which calls `flush`.
+        updates, epoch: of a resumed run, the updates done and the epoch it goes on with: what `metrics.jsonl` holds of
+            later updates, and of evaluations that come again, is dropped.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        enabled: bool = True,
+        accelerator: Accelerator | None = None,
+        updates: int = 0,
+        epoch: int = 0,
+    ):
+        self.config = config
+        self.accelerator = accelerator
+        self.curves: Curves | None = None
+        self.path = Path(config.training.output_dir) / METRICS_FILE if enabled else None
+        if config.data.tensorboard and enabled:
+            self.curves = Curves(config.data.tensorboard_logdir)
+        if self.path is not None:
+            kept = _lines_until(self.path, updates, epoch) if updates else []
+            with atomic_write(self.path) as file:
+                file.writelines(kept)
+        self._losses: dict[str, list[Tensor]] = {name: [] for name in LOSSES}
+
+    def __enter__(self) -> Telemetry:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.curves is not None:
+            self.curves.close()
+
+    def add(self, report: UpdateReport) -> None:
+        for name, losses in self._losses.items():
+            value = getattr(report, name)
+            if value is not None:
+                losses.append(value)
+
+    def recent(self) -> str:
+        """For the bar, which has little room: losses as means since the last report."""
+        return _text(self._means(), digits=3)
+
+    def _means(self) -> dict[str, float]:
+        return {LOSSES[name]: float(torch.stack(losses).mean()) for name, losses in self._losses.items() if losses}
+
+    def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
+        """The means of these numbers over processes."""
+        if self.accelerator is None or self.accelerator.num_processes == 1 or not values:
+            return values
+        own = torch.tensor(list(values.values()), device=self.accelerator.device)
+        return dict(zip(values, self.accelerator.reduce(own, "mean").tolist(), strict=True))
+
+    def flush(self, epoch: int, update: int, task: str, searched: UpdateReport | None, learning_rate: float) -> str:
+        """Report an update; returns the log line.
+
+        Args:
+            searched: the last update that had the regularizer, whose figures are told; None before the first.
+        """
+        losses = self._over_processes(self._means())
+        figures = self._over_processes(
+            {name: float(value) for name in FIGURES if (value := getattr(searched, name, None)) is not None}
+        )
+        gain = ascent_gain(figures)
+        if gain is not None:
+            figures["ascent_gain"] = gain
+        values = {**losses, **figures, "lr": learning_rate}
+        for collected in self._losses.values():
+            collected.clear()
+        if self.curves is not None:
+            self.curves.add({f"train/{name}": value for name, value in values.items()}, update)
+        self._add_shares(searched, update)
+        self._write({"kind": "update", "epoch": epoch, "update": update, "task": task, **values})
+        return _text({name: value for name, value in values.items() if name not in RISES})
+
+    def _add_shares(self, searched: UpdateReport | None, update: int) -> None:
+        """The histogram of ‖δ‖₂/‖h‖₂ over the tokens of all processes, where the update told them."""
+        if searched is None or searched.token_shares is None:
+            return
+        shares = [searched.token_shares.cpu().numpy()]
+        if self.accelerator is not None and self.accelerator.num_processes > 1:
+            shares = gather_object(shares)
+        if self.curves is not None:
+            self.curves.add_histogram(f"train/{TOKEN_SHARES}", np.concatenate(shares), update)
+
+    def result(self, result: RunResult, update: int) -> None:
+        """The run's flags and the metrics of its best epoch, at its end, to TensorBoard."""
+        if self.curves is not None:
+            best = [entry["metrics"] for entry in result.history if entry["epoch"] == result.best_epoch]
+            metrics = {
+                f"best/{dataset}/{name}": value
+                for found in best
+                for dataset, values in found.items()
+                for name, value in values.items()
+            }
+            self.curves.add_result(
+                hyperparameters(self.config), {"best/epoch": float(result.best_epoch), **metrics}, update
+            )
+
+    def evaluation(self, epoch: int, update: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
+        """Metrics of an evaluation, by dataset and name."""
+        for dataset, values in metrics.items():
+            self._write({"kind": "evaluation", "epoch": epoch, "update": update, "dataset": dataset, **values})
+            if self.curves is not None:
+                self.curves.add({f"{dataset}/{name}": value for name, value in values.items()}, update)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        """Add a line to `metrics.jsonl`; a number that is not finite is null there."""
+        if self.path is not None:
+            plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+            with written(self.path), self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(plain) + "\n")
+
+
+def hyperparameters(config: Config) -> dict[str, Any]:
+    """The flags that decide what a run computes, lists as texts, for TensorBoard."""
+    hidden = {
+        *PLACES,
+        *RESUME_FLAGS,
+        *UPLOAD_FLAGS,
+        "save_hf",
+        "tensorboard",
+        *(name for group in GROUPS.values() for name, flag in flags_of(group).items() if flag.notice),
+    }
+    flat = {name: value for name, value in config.to_flat().items() if name not in hidden}
+    return {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in flat.items()}
+
+
+def ascent_gain(values: Mapping[str, float]) -> float | None:
+    """(R(δ) − R(0)) / (R(δ′) − R(0)); None where it was not measured, or where chance raised nothing."""
+    if values.get("chance_rise", 0.0) <= 0:
+        return None
+    return values["ascent_rise"] / values["chance_rise"]
+
+
+def _lines_until(path: Path, updates: int, epoch: int) -> list[str]:
+    """The lines of an interrupted run's file that stay when it goes on after `updates`, in `epoch`."""
+    if not path.is_file():
+        return []
+    kept = []
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
+        try:
+            found = json.loads(line)
+            stays = found["epoch"] < epoch or (found["kind"] == "update" and found["update"] <= updates)
+        except (ValueError, KeyError, TypeError, RecursionError):
+            continue  # a line that the interruption cut, or that is damaged
+        if stays:
+            kept.append(line + "\n")
+    return kept
+
+
+def _text(values: Mapping[str, float], digits: int = 4) -> str:
+    return ", ".join(f"{name} {value:.{digits}g}" for name, value in values.items())

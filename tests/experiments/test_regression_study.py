@@ -1,0 +1,118 @@
+"""A study of a regression: its runs, its measures, their bootstrap and its report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from scipy.stats import pearsonr, spearmanr
+
+import prepro_std
+from data_utils.errors import DataError
+from data_utils.metrics import Metric
+from data_utils.text_files import write_lines
+from experiments.sift import matrix, report
+from experiments.sift.matrix import run_specs, trial_specs, trials_of
+from experiments.sift.reporting.results import read_study
+from experiments.sift.reporting.statistics import _counts, sample
+from experiments.sift.study import Study
+from experiments.sift.study_run import execute
+
+TASK_DEF = Path("experiments/glue/glue_task_def.yml").resolve()
+SIZES = {"train": 12, "dev": 6, "test": 9}
+
+
+@pytest.fixture
+def study(tiny_encoder: Path) -> Study:
+    content: dict[str, Any] = {
+        "study": "alike",
+        "question": "Is it so?",
+        "encoder": str(tiny_encoder),
+        "task_def": str(TASK_DEF),
+        "task": "stsb",
+        "metric": "Pearson",
+        "data": [],
+        "comparison": {"methods": ["plain", "sift"], "setting": "stsb", "tests": ["stsb_test"]},
+        "settings": {"stsb": {"train": "stsb", "tests": ["stsb_test"]}},
+        "flags": {"epochs": 1, "batch_size": 6, "learning_rate": 0.01, "log_per_updates": 1},
+        "methods": {"plain": {}, "sift": {"adv_train": True, "adv_norm_level": "post_ln"}},
+        "seeds": {"compared": 2, "others": 2, "first": 5},
+        "tuning": {"grid": {"plain": [{}], "sift": [{}]}},
+    }
+    return Study.model_validate(content)
+
+
+@pytest.fixture
+def results(tmp_path: Path, study: Study, tiny_encoder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A whole study: trained, tested, its files written."""
+    root, words = tmp_path / "canonical", ("good", "fine", "bad", "poor")
+    for part, (name, size) in enumerate(SIZES.items()):
+        lines = [
+            f"{n}\t{n % 6}.{part + 1}\t{words[n % 4]} {'so ' * part}{words[n // 4]}\t{words[part]} {n}"
+            for n in range(size)
+        ]
+        write_lines(root / f"stsb_{name}.tsv", lines)
+    prepro_std.main(["--model", str(tiny_encoder), "--root_dir", str(root), "--task_def", str(TASK_DEF)])
+    monkeypatch.setattr(matrix, "prepare", lambda *arguments: root / tiny_encoder.name)
+    folders = matrix.lay_out(study, tmp_path, root, tmp_path / "results")
+    matrix.check_metric(study)
+    trials = trial_specs(study, folders)
+    for spec in [*(spec for runs in trials.values() for spec in runs), *run_specs(study, folders, {})]:
+        execute(spec)
+    for trial in (trial for found in trials_of(trials, study).values() for trial in found):
+        assert -100 <= trial.value <= 100 and trial.loss > 0
+    (folders.results / "study.yml").write_text(yaml.safe_dump(study.model_dump(), sort_keys=False))
+    return folders.results
+
+
+def test_a_study_of_a_regression_ends_in_a_report(results: Path, tmp_path: Path):
+    run = read_study(results).runs[0]
+    stored = json.loads(run.path.read_text())["evaluation"]["trained"]["stsb_test"]
+    assert stored["golds"] == [float(f"{n % 6}.3") for n in range(9)] and "probabilities" not in stored
+    measures = run.evaluation["trained"]["stsb_test"].measures
+    expected = {"Pearson": pearsonr, "Spearman": spearmanr}
+    assert measures == pytest.approx(
+        {name: 100 * correlate(stored["golds"], stored["scores"]).statistic for name, correlate in expected.items()}
+    )
+    assert stored["metrics"] == pytest.approx(measures, abs=1e-3)
+
+    report.main([str(results.parent), "--output", str(tmp_path / "report")])
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "Pearson correlation" in text and "stsb_test: Spearman correlation" in text
+    assert "Brier" not in text and "ECE" not in text
+    rows = (tmp_path / "report" / "runs.csv").read_text().splitlines()
+    assert {row.split(",")[8] for row in rows[1:]} == {"Pearson", "Spearman"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda stored: stored["scores"].pop(),
+        lambda stored: stored.update(probabilities=[[0.5, 0.5]] * 9),
+        lambda stored: stored.update(scores=stored["scores"][::-1]),
+        lambda stored: stored["scores"].__setitem__(0, float("nan")),
+    ],
+)
+def test_a_damaged_run_of_a_regression_is_refused(results: Path, change: Any):
+    path = sorted((results / "runs").glob("*.json"))[0]
+    file = json.loads(path.read_text())
+    change(file["evaluation"]["trained"]["stsb_test"])
+    path.write_text(json.dumps(file))
+    with pytest.raises(DataError, match=path.name):
+        read_study(results)
+
+
+def test_the_bootstrap_of_a_correlation_is_that_of_the_drawn_examples():
+    generator = np.random.default_rng(0)
+    golds = generator.random(30) * 5
+    scores = 0.5 * golds + generator.normal(size=(3, 30)) + 1000  # far from zero, for precision
+    scores[2] = 1.0
+    found = sample(Metric.Pearson, [1, 2, 3], golds, scores, resamples=4)
+    drawn = [np.repeat(np.arange(30), row.astype(int)) for row in _counts(30, 4)]
+    for row, places in zip([found.values, *found.resampled], drawn, strict=True):
+        expected = [100 * pearsonr(golds[places], one[places]).statistic for one in scores[:2]]
+        assert row == pytest.approx([*expected, 0.0])
