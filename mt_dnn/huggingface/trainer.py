@@ -212,6 +212,8 @@ class AdversarialMixin:
         if not method.needs_labels:
             assert forward is not None
             logits, run = clean_logits(model, forward), lambda inner, _: self._without_labels(inner, forward)
+        elif forward is not None and has_logits(forward.output):
+            logits = without_loss(forward.output)
         seeds = self._noise_seeds(arguments, batch)
         adv_loss = self.regularizer(
             model, arguments, logits, noise_seeds=seeds, forward=run, measure_gain=self._is_logged()

@@ -229,11 +229,11 @@ def find_modules(encoder: nn.Module) -> dict[str, nn.Module]:
 def _embedding_layer_norm(encoder: nn.Module, words: nn.Module) -> nn.Module | None:
     """The LayerNorm of the block that holds the word embeddings; None where the encoder has no such block.
 
-    The block is the module whose direct child `words` is. Where that module holds the layers too (T5, GPT-2, Llama),
-    the norm found in it is the final one, not the embeddings'. Where a wrapper holds the table as well (prompt tuning),
-    it embeds words itself and gives the block other rows than the batch has: no level for δ.
+    The block is the innermost module whose direct child `words` is, for PEFT's wrapper of a learned prefix holds the
+    table as well. Where that module holds the layers too (T5, GPT-2, Llama), the norm found in it is the final one,
+    not the embeddings'.
     """
-    block = next((m for m in encoder.modules() if any(child is words for child in m.children())), None)
+    *_, block = (None, *(m for m in encoder.modules() if any(child is words for child in m.children())))
     if block is None or any(isinstance(child, nn.ModuleList) for child in block.children()):
         return None
     norms = [child for child in block.children() if _is_layer_norm(child)]

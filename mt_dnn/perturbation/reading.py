@@ -105,6 +105,11 @@ def token_mask(batch: Mapping[str, Any]) -> Tensor:
     Raises:
         ValueError: the batch does not say which tokens are real.
     """
+    if not isinstance(batch, Mapping):
+        raise ValueError(
+            f"found a batch that is a {type(batch).__name__}; accepted: the arguments of one forward by name, with "
+            "input_ids; of several texts each has an R of its own"
+        )
     ids, mask = batch.get("input_ids"), batch.get("attention_mask")
     if mask is None:
         if ids is None:

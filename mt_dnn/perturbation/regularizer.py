@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from .injection import NoiseInjection, find_encoder
 from .noise import default_generator, example_seeds
 from .outputs import TOKENS, TaskLoss, logits_of, view_of
 from .reading import PACKED, counted_tokens, is_packed, token_mask, view_of_labels, view_of_output
-from .wrappers import as_wrapped, check_wrappers, is_compiled, unwrapped
+from .wrappers import came_by_fabric, check_wrappers, in_fabric, is_compiled, run_as_wrapped, uncompiled, unwrapped
 
 if TYPE_CHECKING:
     from .base import AdversarialPerturbation, Regularization
@@ -93,6 +94,7 @@ class ModelRegularizer:
         self._checked: nn.Module | None = None
         self._known: str | None = None
 
+    @torch.compiler.disable
     def __call__(
         self,
         model: nn.Module,
@@ -106,11 +108,11 @@ class ModelRegularizer:
         """R, a scalar with gradient.
 
         Args:
-            model: the model, wrapped or not; the perturbed passes run on the model inside, except where they stand in
-                the place of the clean pass (FreeLB).
+            model: the model as the loop calls it, wrapped or not. The perturbed passes run on the model inside, in the
+                precision of its wrapper; those that replace the clean pass run the wrapper.
             batch: the model's arguments, `input_ids` (batch, tokens) and `attention_mask` among them.
             logits: the clean pass on this batch: logits, a tuple of them, or an output of transformers. None where
-                the method needs no clean pass.
+                the method needs no clean pass and the loop runs none.
             noise_seeds: one seed a row of the mask (`noise.example_seeds`); None: by torch's seed when the regularizer
                 was made, the number of calls, the process and the row.
             forward: another than the regularizer's own, for this batch.
@@ -125,8 +127,6 @@ class ModelRegularizer:
         self._check_model(model)
         clean, self._clean = self._clean, None
         self._check_clean(clean, model, logits)
-        # A wrapper synchronizes gradients by its forward: where there is no clean pass, by that of the perturbed ones.
-        inner = model if method.replaces_task_loss else unwrapped(model)
         mask = token_mask(batch)
         if method.scope == "sentence" and is_packed(batch):
             raise ValueError(PACKED)
@@ -134,12 +134,12 @@ class ModelRegularizer:
             raise ValueError(
                 "inputs_embeds skip the words, where the noise of level 'pre_ln' enters; accepted: input_ids"
             )
-        run = forward or self.forward
         self.read = self.view(model, batch, logits)
-        with as_wrapped(model):
+        injection = NoiseInjection(find_encoder(unwrapped(model)), method.level)
+        with uncompiled(model, injection.module):
             found = method.regularize(
-                lambda: run(inner, batch),
-                find_encoder(unwrapped(model)),
+                self._evaluation(model, batch, logits, forward or self.forward),
+                injection,
                 logits,
                 mask,
                 **self.read,
@@ -153,19 +153,39 @@ class ModelRegularizer:
         self.last = found
         return found.loss
 
+    def _evaluation(
+        self, model: nn.Module, batch: Mapping[str, Any], logits: Any, forward: Forward
+    ) -> Callable[[], Any]:
+        """The forward of the perturbed passes.
+
+        A wrapper synchronizes gradients by its forward. So where no clean pass does, R's own passes run the wrapper.
+        """
+        method, inner, passes = self.perturbation, unwrapped(model), 0
+
+        def evaluate() -> Any:
+            nonlocal passes
+            passes += 1
+            if method.replaces_task_loss or (logits is None and passes == method.ascent_steps + 1):
+                return forward(model, batch)
+            output = run_as_wrapped(model, partial(forward, inner), batch)
+            if method.needs_clean:
+                _check_precision(output, logits)
+            return output
+
+        return evaluate
+
     @contextmanager
     def clean(self, model: nn.Module) -> Iterator[None]:
         """The block for the clean pass of a batch: needed at level `deberta`, with `same_dropout`, and where the model
         draws noise of its own at its words (NEFTune), which the perturbed passes then share; optional elsewhere."""
         state = default_generator(next(model.parameters()).device).get_state()
         self._clean = CleanPass(state, [])
-        compiled = is_compiled(model)
-        if compiled and not self._needs_block(model):
+        injection = NoiseInjection(find_encoder(unwrapped(model)), self.perturbation.level)
+        if is_compiled(model, injection.module) and not self._needs_block(model):
             yield
             return
-        injection = NoiseInjection(find_encoder(unwrapped(model)), self.perturbation.level)
         with (
-            torch.compiler.set_stance("force_eager") if compiled else nullcontext(),
+            uncompiled(model, injection.module),
             injection.clean() as words,
             _dropout_states(unwrapped(model)) as states,
         ):
@@ -210,6 +230,8 @@ class ModelRegularizer:
             raise ValueError(f"{method.name} searches by gradients: call it within `with torch.enable_grad():`")
         if method.needs_clean and logits is None:
             raise ValueError(f"{method.name} compares with the clean pass: give its logits")
+        if method.needs_clean and any(map(came_by_fabric, logits_of(logits))) and not in_fabric(model):
+            raise ValueError("the clean logits are Fabric's; accepted: the model as fabric.setup returned it")
         reason = self._needs_block(model)
         if reason and clean is None:
             raise ValueError(f"{reason}: run the clean pass of each batch within `with regularizer.clean(model):`")
@@ -253,6 +275,20 @@ def _dropout_states(model: nn.Module) -> Iterator[list[Tensor]]:
         yield states
     finally:
         handle.remove()
+
+
+def _check_precision(perturbed: Any, clean: Any) -> None:
+    """See that the passes do not differ by what is rounded alone.
+
+    Raises:
+        ValueError: the clean pass ran in half precision and the perturbed one does not.
+    """
+    for one, other in zip(logits_of(perturbed), logits_of(clean), strict=False):
+        if other.dtype in (torch.float16, torch.bfloat16) and one.dtype != other.dtype:
+            raise ValueError(
+                f"the clean logits are {other.dtype}, the perturbed ones {one.dtype}; accepted: the clean pass and the "
+                "regularizer within the same `with torch.autocast(...):`"
+            )
 
 
 def _learns(model: nn.Module) -> bool:

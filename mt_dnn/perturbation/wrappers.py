@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 # Where wrappers hold the model: torch.compile's and Lightning Fabric's. Those of torch.nn have it as `module`.
-PLACES = ("_orig_mod", "_original_module")
+COMPILED, FABRIC = "_orig_mod", "_forward_module"
 REENTRANT = (
     "activation checkpointing with use_reentrant=True gives no gradient of the noise; accepted: use_reentrant=False"
 )
@@ -31,7 +31,7 @@ def _layers(model: nn.Module) -> Iterator[nn.Module]:
     if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
         yield from _layers(model.module)
         return
-    for place in PLACES:
+    for place in (COMPILED, FABRIC):
         inner = model._modules.get(place)
         if inner is not None:
             yield from _layers(inner)
@@ -46,22 +46,50 @@ def base_model(model: nn.Module) -> nn.Module:
     return inner
 
 
-def is_compiled(model: nn.Module) -> bool:
-    """Whether torch.compile makes code of the whole model, which does not see hooks that are set later."""
-    return any("_orig_mod" in layer._modules or layer._compiled_call_impl is not None for layer in _layers(model))
+def is_compiled(model: nn.Module, point: nn.Module | None = None) -> bool:
+    """Whether torch.compile makes code of the whole model, or of a part with `point` in it.
+
+    Such code does not see hooks that are set later.
+    """
+    if any(map(_has_code, _layers(model))):
+        return True
+    return point is not None and any(_has_code(m) and point in m.modules() for m in unwrapped(model).modules())
+
+
+def _has_code(module: nn.Module) -> bool:
+    """Whether torch.compile was called on it, in place, or on its forward."""
+    own = vars(module).get("forward")
+    return COMPILED in module._modules or module._compiled_call_impl is not None or hasattr(own, "_torchdynamo_inline")
 
 
 @contextmanager
-def as_wrapped(model: nn.Module) -> Iterator[None]:
-    """Within the block the model inside computes in the precision of its wrapper (Fabric), and not by compiled code."""
-    with ExitStack() as stack:
-        if is_compiled(model):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        for layer in _layers(model):
-            if "_forward_module" in layer._modules:
-                strategy: Any = layer._strategy
-                stack.enter_context(strategy.precision.forward_context())
+def uncompiled(model: nn.Module, point: nn.Module) -> Iterator[None]:
+    """Within the block nothing runs by compiled code where that would not see hooks at `point`."""
+    with torch.compiler.set_stance("force_eager") if is_compiled(model, point) else nullcontext():
         yield
+
+
+def run_as_wrapped(model: nn.Module, forward: Callable[[Any], Any], batch: Any) -> Any:
+    """`forward(batch)` in the precision of the model's wrapper (Fabric): input, computation and output."""
+    for layer in _layers(model):
+        if FABRIC in layer._modules:
+            strategy: Any = layer._strategy
+            precision = strategy.precision
+            with precision.forward_context():
+                output = forward(precision.convert_input(batch))
+            return precision.convert_output(output)
+    return forward(batch)
+
+
+def came_by_fabric(logits: Any) -> bool:
+    """Whether Fabric's wrapper returned them: it hangs a hook of its own on each tensor."""
+    hooks = getattr(logits, "_backward_hooks", None) or {}
+    origins = [getattr(getattr(hook, "func", hook), "__module__", None) or "" for hook in hooks.values()]
+    return any(origin.endswith("fabric.wrappers") for origin in origins)
+
+
+def in_fabric(model: nn.Module) -> bool:
+    return any(FABRIC in layer._modules for layer in _layers(model))
 
 
 def check_wrappers(model: nn.Module, several_graphs: bool) -> None:

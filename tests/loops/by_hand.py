@@ -1,134 +1,170 @@
-"""R of a decoder and its gradient by the formulas of docs/methods.md, with hooks of its own; shares no code with the
-project."""
+"""R and its gradient computed by hand: noise, ascent, divergence and hooks written out, without this project's code."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
 
-import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-import mt_dnn.perturbation.search
-from tests.hf import RADIUS, SIGMA, STEP
+from mt_dnn.perturbation import PERTURBATIONS, ModelRegularizer
+from tests.hf import RADIUS, SIGMA, STEP, search
 
-NOISE = torch.randn(8, 40, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-IGNORED = -100
-COMPARING = ("smart", "alum", "vat", "random")
-
-Run = Callable[[Tensor | float], Tensor]  # δ → logits (rows, tokens, classes)
-Loss = Callable[[Tensor], Tensor]  # logits → a mean
+SEEDS = (11, 12, 13, 14, 15, 16)
+LEVELS = ("pre_ln", "post_ln", "deberta")
 
 
-@pytest.fixture
-def fixed_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The initial noise of every search is NOISE at real tokens."""
-    monkeypatch.setattr(
-        mt_dnn.perturbation.search,
-        "standard_noise",
-        lambda mask, *_: NOISE[: mask.size(0), : mask.size(1)] * mask.unsqueeze(-1),
-    )
+class Found(NamedTuple):
+    """R and its gradient of each parameter."""
+
+    value: float
+    gradients: dict[str, Tensor]
 
 
-@contextmanager
-def added(model: Any, delta: Tensor | float) -> Iterator[None]:
-    """Within the block δ is added to the word vectors."""
-    handle = model.get_input_embeddings().register_forward_hook(lambda _, __, h: h + delta)
-    yield
-    handle.remove()
+def point_of(model: Any, level: str) -> nn.Module:
+    """The module that noise enters at, in the tiny BERT and Llama of `tests.hf`."""
+    if not hasattr(model, "bert"):
+        words: nn.Module = model.model.embed_tokens
+        return words
+    block = model.bert.embeddings
+    found: nn.Module = block.word_embeddings if level == "pre_ln" else block.LayerNorm
+    return found
 
 
-def padded(model: Any, ids: Tensor, mask: Tensor) -> Run:
-    def run(delta: Tensor | float) -> Tensor:
-        with added(model, delta):
-            logits: Tensor = model(input_ids=ids, attention_mask=mask).logits
-        return logits
-
-    return run
+def rows_of(output: Any, batch: dict[str, Tensor]) -> Tensor:
+    """Logits with one distribution a row: of a decoder those of the tokens that come before one with a label."""
+    logits: Tensor = output.logits
+    return logits[:, :-1][batch["labels"][:, 1:] != -100] if logits.dim() == 3 else logits
 
 
-def packed(model: Any, texts: Sequence[Sequence[int]]) -> Run:
-    """Texts that stand in one row, each run alone."""
-
-    def run(delta: Tensor | float) -> Tensor:
-        parts, start = [], 0
-        for text in texts:
-            part = delta[:, start : start + len(text)] if isinstance(delta, Tensor) else delta
-            with added(model, part):
-                parts.append(model(input_ids=torch.tensor([text])).logits)
-            start += len(text)
-        return torch.cat(parts, 1)
-
-    return run
-
-
-def row(texts: Sequence[Sequence[int]], fill: int) -> Tensor:
-    """(texts, longest)."""
-    width = max(map(len, texts))
-    return torch.tensor([[*text, *[fill] * (width - len(text))] for text in texts])
-
-
-def divergence(method: str, counted: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """D of logits before the counted places, whose (rows, tokens) are true: a mean over them."""
-
-    def between(perturbed: Tensor, clean: Tensor) -> Tensor:
-        log_p, log_q = (x[:, :-1][counted[:, 1:]].log_softmax(-1) for x in (perturbed, clean))
-        to_clean = (log_q.exp().detach() * (log_q.detach() - log_p)).sum(-1).mean()
-        if method == "vat":
-            return to_clean
-        return to_clean + (log_p.exp().detach() * (log_p.detach() - log_q)).sum(-1).mean()
-
-    return between
-
-
-def task_loss(labels: Tensor) -> Loss:
-    """The mean of −log p over the tokens with a label."""
-
-    def of(logits: Tensor) -> Tensor:
-        found, wanted = logits[:, :-1][labels[:, 1:] != IGNORED], labels[:, 1:][labels[:, 1:] != IGNORED]
-        return -found.log_softmax(-1).gather(1, wanted[:, None]).mean()
-
-    return of
-
-
-def ascended(loss: Tensor, delta: Tensor) -> Tensor:
-    (gradient,) = torch.autograd.grad(loss, delta, retain_graph=True)
-    size = gradient.abs().amax(-1, keepdim=True)
-    step = torch.where(size > 0, STEP * gradient / size.where(size > 0, 1.0), 0.0)
-    return (delta + step).clamp(-RADIUS, RADIUS).detach()
-
-
-def regularizer(method: str, run: Run, real: Tensor, between: Any = None, loss: Loss | None = None) -> Tensor:
-    """R at the δ that one ascent step finds (METHODS, section 3), of FreeLB the mean over two points.
+def by_hand(
+    name: str,
+    forward: Callable[[], Any],
+    point: nn.Module,
+    batch: dict[str, Tensor],
+    *,
+    level: str = "pre_ln",
+    k: int = 1,
+    seeds: Sequence[int] = SEEDS,
+    state: Tensor | None = None,
+    same_dropout: bool = False,
+    precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    numbers: bool = False,
+    dtype: torch.dtype = torch.float64,
+) -> Tensor:
+    """R of `smart`, `vat`, `at` or `freelb` as METHODS.md has it, in `inf` by token, projected.
 
     Args:
-        run: δ → logits.
-        real: (rows, tokens), 1 at real tokens.
-        between: D of perturbed and clean logits, for methods that compare.
-        loss: ℓ of logits, for the others.
+        state: of torch's generator before the clean pass, where there is dropout; perturbed passes have masks of their
+            own, drawn by a seed that the seeds of the rows and the number of the pass give, or the same ones.
+        precision: the block that every forward runs in.
+        dtype: of the noise.
+        numbers: the forward returns numbers, compared by the squared error.
     """
-    noise = NOISE[: real.size(0), : real.size(1)] * real.unsqueeze(-1)
-    delta = (SIGMA * noise).clamp(-RADIUS, RADIUS).requires_grad_()
-    if method in COMPARING:
-        clean = run(0.0)
-        if method != "random":
-            delta = ascended(between(run(delta), clean.detach()), delta)
-        return between(run(delta.detach()), clean)
-    assert loss is not None
-    first = loss(run(delta))
-    last = loss(run(ascended(first, delta)))
-    if method == "at":
-        return last
-    return (loss(run(delta.detach())) + last) / 2
+    mask = batch["attention_mask"].bool()
+    assert mask.size(0) <= len(seeds)
+    passes = iter(range(-1 if name in ("smart", "vat") else 0, k + 1))
+
+    def run(noise: Callable[[Tensor], Tensor] | None) -> Any:
+        def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            h = F.layer_norm(inputs[0], inputs[0].shape[-1:], eps=1e-7)
+            return (h if noise is None else noise(h), *inputs[1:])
+
+        def after(_: nn.Module, __: Any, h: Tensor) -> Tensor:
+            return h if noise is None else noise(h)
+
+        number = next(passes)
+        if state is not None and (same_dropout or number < 0):
+            torch.set_rng_state(state)
+        elif state is not None:
+            text = f"dropout/{number}/{','.join(map(str, seeds[: len(mask)]))}"
+            torch.manual_seed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+        handle = point.register_forward_pre_hook(before) if level == "deberta" else point.register_forward_hook(after)
+        with precision():
+            output = forward()
+        handle.remove()
+        return output
+
+    def read(output: Any) -> Tensor:
+        found: Tensor = output if numbers else rows_of(output, batch)
+        return found.to(torch.promote_types(found.dtype, torch.float32))
+
+    clean = None if name in ("at", "freelb") else read(run(None))
+    units = len(mask) if clean is None else len(clean)
+
+    def loss(output: Any, detached: bool) -> Tensor:
+        if clean is None:
+            own: Tensor = output.loss
+            return own
+        if numbers:
+            return (read(output) - (clean.detach() if detached else clean)).square().mean()
+        q = (clean.detach() if detached or name == "vat" else clean).log_softmax(-1)
+        p = read(output).log_softmax(-1)
+        total = (q.detach().exp() * (q.detach() - p)).sum(-1)
+        if name == "smart":
+            total = total + (p.detach().exp() * (p.detach() - q)).sum(-1)
+        return total.mean()
+
+    kind = "uniform" if name == "freelb" else "normal"
+    delta = _noise(mask, next(point.parameters()).size(-1), seeds, kind, dtype).clamp(-RADIUS, RADIUS)
+    values = []
+    for step in range(k if name == "freelb" else k + 1):
+        if name == "freelb" or step == k:
+            fixed = delta.clone()
+            values.append(loss(run(lambda h, fixed=fixed: h + fixed), False))  # type: ignore[misc]
+        if step == (k - 1 if name == "freelb" else k):
+            break
+        free = delta.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(
+            loss(run(lambda h, free=free: h.detach() + free), True) * units,  # type: ignore[misc]
+            free,
+        )
+        largest = gradient.abs().amax(-1, keepdim=True)
+        delta = (delta + STEP * gradient / largest.where(largest > 0, 1.0)).clamp(-RADIUS, RADIUS)
+    return torch.stack(values).mean()
 
 
-def gradient(model: nn.Module, value: Tensor) -> dict[str, Tensor]:
-    learned = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    gradients = torch.autograd.grad(value, list(learned.values()), allow_unused=True)
-    found = dict(zip(learned, gradients, strict=True))
-    return {
-        name: torch.zeros_like(parameter) if found.get(name) is None else found[name]
-        for name, parameter in model.named_parameters()
-    }
+def _noise(mask: Tensor, hidden: int, seeds: Sequence[int], kind: str, dtype: torch.dtype) -> Tensor:
+    """Of each row its own generator's draws, at its real tokens."""
+    noise = torch.zeros(*mask.shape, hidden, dtype=dtype)
+    for row, seed in zip(range(len(mask)), seeds, strict=False):
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.empty(int(mask[row].sum()), hidden, dtype=dtype)
+        noise[row, mask[row]] = (
+            drawn.normal_(generator=generator) if kind == "normal" else drawn.uniform_(-1, 1, generator=generator)
+        )
+    return SIGMA * noise
+
+
+def gradients(model: nn.Module, value: Tensor) -> Found:
+    """Of a scalar, by the names of the model's parameters; without those that get none."""
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    found = torch.autograd.grad(value, list(named.values()), allow_unused=True)
+    return Found(value.item(), {name: x for name, x in zip(named, found, strict=True) if x is not None})
+
+
+def regularizer(name: str, model: nn.Module, level: str = "pre_ln", k: int = 1, **options: Any) -> ModelRegularizer:
+    """This project's, with the sizes of `by_hand`."""
+    own = {key: options.pop(key) for key in ("task_type", "forward", "task_loss") if key in options}
+    return ModelRegularizer(search(PERTURBATIONS[name], level=level, k=k, **options), model, **own)
+
+
+def assert_same(found: Found, expected: Found, tolerance: float = 1e-10) -> None:
+    assert abs(found.value - expected.value) <= tolerance * max(1.0, abs(expected.value))
+    assert expected.value > 1e-4
+    empty = {name for name in found.gradients.keys() ^ expected.gradients.keys()}
+    for name in empty:
+        assert (found.gradients | expected.gradients)[name].abs().max() <= tolerance, name
+    for name in found.gradients.keys() & expected.gradients.keys():
+        torch.testing.assert_close(
+            found.gradients[name],
+            expected.gradients[name],
+            rtol=0,
+            atol=tolerance,
+            msg=lambda text: f"{name}: {text}",  # noqa: B023
+        )
+    assert max(float(x.abs().max()) for x in expected.gradients.values()) > 1e-5

@@ -24,8 +24,8 @@ from mt_dnn.perturbation import AdversarialTraining, FreeLbPerturbation, SmartPe
 from tests.docs.pages import ROOT, blocks
 from tests.encoders import hook_count
 from tests.hf import ALPHA, assert_equal_gradients, gradient_of_update, parameters, search, tiny_model
-from tests.loops import by_hand
-from tests.loops.by_hand import fixed_noise as fixed_noise
+from tests.loops import decoder_by_hand as by_hand
+from tests.loops.decoder_by_hand import fixed_noise as fixed_noise
 from tests.loops.trl_trainers import (
     COMPLETIONS,
     EOS,

@@ -18,8 +18,8 @@ import trl
 from datasets import Dataset
 
 from tests.hf import ALPHA, assert_equal_gradients, gradient_of_update, search, tiny_model
-from tests.loops import by_hand
-from tests.loops.by_hand import fixed_noise as fixed_noise
+from tests.loops import decoder_by_hand as by_hand
+from tests.loops.decoder_by_hand import fixed_noise as fixed_noise
 from tests.loops.trl_trainers import (
     COMPLETIONS,
     PROMPTS,

@@ -279,15 +279,17 @@ def test_a_wrapped_model_gives_the_value_of_the_model_inside() -> None:
     assert bound(wrapped)(wrapped, batch, output).item() == expected
 
 
-def test_freelb_alone_runs_the_wrapper_whose_forward_synchronizes_gradients() -> None:
+def test_without_a_clean_pass_the_wrapper_runs_whose_forward_synchronizes_gradients() -> None:
     model, batch = classification()
     wrapped = nn.DataParallel(model)
     passes: list[int] = []
     wrapped.register_forward_hook(lambda *_: passes.append(1))
-    bound(wrapped, AdversarialTraining)(wrapped, batch, None)
+    bound(wrapped, AdversarialTraining, k=2)(wrapped, batch, model(**batch))
     assert not passes
+    bound(wrapped, AdversarialTraining, k=2)(wrapped, batch, None)
+    assert len(passes) == 1
     bound(wrapped, FreeLbPerturbation, k=3)(wrapped, batch, None)
-    assert len(passes) == 3
+    assert len(passes) == 4
 
 
 class Siamese(nn.Module):
