@@ -268,17 +268,14 @@ class Search:
     def shuffled(self) -> Tensor:
         """δ with its entries shuffled within each scope, each with a random sign: as large as δ, without direction."""
         delta = self.delta.detach()
-        generator = torch.Generator(device=delta.device)
-        seeds = self.noise_seeds or range(len(delta))
-        shuffled = torch.zeros_like(delta)
-        for row, real in enumerate(self.mask.bool()):
-            generator.manual_seed(dropout_seed([seeds[row]], self.passes))
-            entries = delta[row, real]
-            scopes = entries.flatten().unsqueeze(0) if self.method.scope == tuple(SCOPES)[1] else entries
-            draws = torch.rand(2, *scopes.shape, device=delta.device, generator=generator)
-            signs = torch.where(draws[1] < 0.5, -1.0, 1.0).to(delta.dtype)
-            shuffled[row, real] = (scopes.gather(1, draws[0].argsort(1)) * signs).view_as(entries)
-        return shuffled
+        seeds = [dropout_seed([seed], self.passes) for seed in self.noise_seeds or range(len(delta))]
+        draws = standard_noise(self.mask, 2 * delta.size(-1), delta.dtype, seeds, "uniform")
+        draws = draws.masked_fill(self.mask.unsqueeze(-1) == 0, 2)  # after all others, so that padding keeps its zeros
+        scopes, order, signs = (x.flatten(SCOPES[self.method.scope][0]) for x in (delta, *draws.chunk(2, -1)))
+        # From the real entries of a scope in their order to the same in a random one.
+        places, sources = (order > 1).sort(stable=True).indices, order.sort(stable=True).indices
+        shuffled = torch.zeros_like(scopes).scatter_(-1, places, scopes.gather(-1, sources))
+        return (shuffled * torch.where(signs < 0, -1.0, 1.0)).view_as(delta)
 
     def token_shares(self) -> Tensor:
         """‖δ‖₂/‖h‖₂ of each real token, (tokens,); without those whose h is zero, or where a number is not finite."""
