@@ -187,7 +187,7 @@ class MTDNNModel:
             parts = zip(_report(value, seeded.batch), shares.of_report(position), strict=True)
             reports.append([part if part is None else part.float() * weight for part, weight in parts])
         columns = [[value for value in column if value is not None] for column in zip(*reports, strict=True)]
-        report = UpdateReport(*(torch.stack(column).sum() if column else None for column in columns))  # type: ignore[arg-type]
+        report = UpdateReport(*map(_sum_of, columns))  # type: ignore[arg-type]
         self._step(report)
         return report._replace(token_shares=torch.cat(token_shares)) if token_shares else report
 
@@ -241,9 +241,9 @@ class MTDNNModel:
     def _objective(self, own: Seeded, unlabeled: Seeded | None, measure_gain: bool) -> ObjectiveValue:
         device = self.accelerator.device
         return self.objective(
-            own.batch.to(device),
+            own.batch.to(device, non_blocking=True),
             own.seeds,
-            None if unlabeled is None else unlabeled.batch.to(device),
+            None if unlabeled is None else unlabeled.batch.to(device, non_blocking=True),
             [] if unlabeled is None else unlabeled.seeds,
             regularized=self.regularized,
             measure_gain=measure_gain,
@@ -365,6 +365,11 @@ def _in_examples(units: Tensor, all_units: Tensor, all_examples: Tensor, same_ta
     """
     examples_of_task, units_of_task = (same_task.mul(counts).sum(1) for counts in (all_examples, all_units))
     return units * (examples_of_task / units_of_task.clamp(min=1))
+
+
+def _sum_of(column: Sequence[Tensor]) -> Tensor | None:
+    """The sum over batches of what some of them have; None where none has it."""
+    return torch.stack(column).sum() if len(column) > 1 else next(iter(column), None)
 
 
 def _report(value: ObjectiveValue, batch: Batch) -> UpdateReport:
