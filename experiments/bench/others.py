@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from tempfile import gettempdir
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,13 +39,14 @@ class Contest(NamedTuple):
     """What all rows share.
 
     network: one network of one task, with its head; encoder: its encoder's name; task_def: its task's definition;
-    lengths: tokens of each example of the data, (examples,).
+    lengths: tokens of each example of the data, (examples,); flags: of `train.py`, for all rows that have such.
     """
 
     network: SANBertNetwork
     encoder: str
     task_def: TaskDef
     lengths: np.ndarray
+    flags: Mapping[str, object] = MappingProxyType({})
 
 
 def trainer_step(contest: Contest, config: Config) -> Step:
