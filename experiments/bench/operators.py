@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
+from mt_dnn.word_gradient import WordGradient
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -26,15 +27,14 @@ from experiments.bench.others import Contest, Step
 from experiments.bench.rows import Row
 from experiments.sift.tables import markdown_table
 from mt_dnn.batcher import Batch
-from mt_dnn.word_gradient import WordGradient
 
 ROOT = Path(__file__).parents[2]
 # Operators that launch nothing, beside views.
 WITHOUT_KERNEL = {"detach", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 # What the host waits for: a number, or a size that depends on numbers.
 READS = {
-    "_local_scalar_dense", "_unique2", "allclose", "equal", "is_nonzero", "masked_select", "nonzero", "unique_consecutive",
-    "unique_dim",
+    "_local_scalar_dense", "_unique2", "allclose", "equal", "is_nonzero", "masked_select", "nonzero",
+    "unique_consecutive", "unique_dim",
 }  # fmt: skip
 # Operators whose boolean tensors among their arguments are turned into places first.
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
