@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import mt_dnn.perturbation.search
+from mt_dnn.perturbation.noise import standard_noise
 from tests.hf import RADIUS, SIGMA, STEP
 
 NOISE = torch.randn(8, 40, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
@@ -24,12 +25,14 @@ Loss = Callable[[Tensor], Tensor]  # logits → a mean
 
 @pytest.fixture
 def fixed_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The initial noise of every search is NOISE at real tokens."""
-    monkeypatch.setattr(
-        mt_dnn.perturbation.search,
-        "standard_noise",
-        lambda mask, *_: NOISE[: mask.size(0), : mask.size(1)] * mask.unsqueeze(-1),
-    )
+    """The initial noise of every search is NOISE at real tokens; other draws, of other sizes, stay as they are."""
+
+    def fixed(mask: Tensor, hidden: int, *more: Any) -> Tensor:
+        if hidden != NOISE.size(-1):
+            return standard_noise(mask, hidden, *more)
+        return NOISE[: mask.size(0), : mask.size(1)] * mask.unsqueeze(-1)
+
+    monkeypatch.setattr(mt_dnn.perturbation.search, "standard_noise", fixed)
 
 
 @contextmanager

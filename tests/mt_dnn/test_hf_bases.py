@@ -98,7 +98,7 @@ def test_asking_whether_the_loss_is_divided_by_items_counts_nothing(tmp_path: Pa
         own: dict[str, Any] = {"compute_loss_func": lambda *_, **__: None}  # so that Trainer counts labels
         trainer = trainer_of(tiny_model("classification"), "classification", tmp_path, kind=kind, **own)
         trainer.train()
-        assert trainer._normalizes is (base is ForwardsTwice)
+        assert trainer._scaling.by_items is (base is ForwardsTwice)
         assert trainer.tokens == 17
 
 

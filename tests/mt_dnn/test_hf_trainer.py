@@ -23,6 +23,7 @@ from mt_dnn.perturbation import (
     SmartPerturbation,
 )
 from mt_dnn.perturbation.injection import UnsupportedLevelError
+from mt_dnn.perturbation.noise import standard_noise
 from tests.encoders import hook_count
 from tests.hf import (
     ALPHA,
@@ -49,10 +50,14 @@ NOISE = torch.randn(len(LENGTHS), WIDTH, 16, generator=torch.Generator().manual_
 
 @pytest.fixture
 def fixed_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The initial noise of every search on three examples is NOISE at real tokens."""
-    monkeypatch.setattr(
-        mt_dnn.perturbation.search, "standard_noise", lambda mask, *_: NOISE[: len(mask)] * mask.unsqueeze(-1)
-    )
+    """The initial noise of every search on three examples is NOISE at real tokens; other draws stay as they are."""
+
+    def fixed(mask: Tensor, hidden: int, *more: Any) -> Tensor:
+        if hidden != NOISE.size(-1):
+            return standard_noise(mask, hidden, *more)
+        return NOISE[: len(mask)] * mask.unsqueeze(-1)
+
+    monkeypatch.setattr(mt_dnn.perturbation.search, "standard_noise", fixed)
 
 
 def forward(model: Any, batch: dict[str, Tensor], delta: Tensor | float, level: str) -> Any:
