@@ -19,9 +19,9 @@ from data_utils.errors import DataError, FlagError, OneLineParser, run_command_l
 from data_utils.log_wrapper import create_logger
 from data_utils.prepro import Split
 from data_utils.readers import read_canonical_tsv, read_scores
-from experiments.exp_def import TaskDefs
 from mt_dnn.data.dataset import SingleTaskDataset
 from tasks import Entries, Task, check_metrics, get_task
+from tasks.definition import TaskDefs
 
 OF_TSV = ("Classification", "Regression", "MultiLabel")  # one label field a line says all
 

@@ -65,7 +65,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     from data_utils.log_wrapper import create_logger
     from data_utils.metrics import Metric
     from data_utils.readers import write_score_file
-    from experiments.exp_def import TaskDefs
     from mt_dnn.batcher import Collater, SingleTaskDataset
     from mt_dnn.checkpoints.build import restore_network
     from mt_dnn.configuration.config import Config
@@ -73,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mt_dnn.inference import eval_model, score_examples
     from mt_dnn.model import MTDNNModel
     from tasks import Evaluation, check_metrics
+    from tasks.definition import TaskDefs
 
     log = create_logger(None)
     network, flat = restore_network(arguments.checkpoint)

@@ -22,9 +22,9 @@ from data_utils.errors import DataError, FlagError, OneLineParser, run_command_l
 from data_utils.log_wrapper import create_logger
 from data_utils.readers import read_scores, read_token_json
 from data_utils.text_files import write_lines
-from experiments.exp_def import TaskDefs
 from mt_dnn.data.dataset import SingleTaskDataset
 from tasks import get_task, not_distilled
+from tasks.definition import TaskDefs
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

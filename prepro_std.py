@@ -26,10 +26,10 @@ from data_utils.pretrained import folder_name
 from data_utils.progress import progress
 from data_utils.readers import canonical_suffix, read_canonical_tsv
 from data_utils.text_files import write_lines
-from experiments.exp_def import TaskDefs
 from experiments.own_labels import SETTINGS
 from experiments.own_tables import DEFINITION, Columns, OwnTask, write_definition
 from tasks import get_task
+from tasks.definition import TaskDefs
 
 GLUE = Path("experiments/glue/glue_task_def.yml")
 

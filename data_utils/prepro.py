@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from data_utils.errors import DataError, FlagError
 from data_utils.readers import read_canonical_tsv
@@ -21,13 +21,22 @@ from data_utils.tokenizer import load_tokenizer, usable
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from tasks import Task
-
 UNLABELED = "unlabeled"  # the split of examples that are regularized without labels, of any task
 LONGEST_LITERAL = 1 << 18  # characters of a list in Python's way
 CHUNK = 1000  # examples that are tokenized together
 
 Line = tuple[int, dict[str, Any]]
+
+
+class TextTask(Protocol):
+    """What a task type says of its text: `tasks.Task`."""
+
+    @property
+    def task_def(self) -> Any: ...
+
+    def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]: ...
+
+    def check_tokenization(self, text: Tokenization) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ class Split:
     """
 
     path: Path
-    task: Task
+    task: TextTask
     is_train: bool
 
 
@@ -246,7 +255,7 @@ def convert_split(
 
 @contextmanager
 def chunk_mapper(
-    spec: TokenizerSpec, workers: int, tasks: Iterable[Task]
+    spec: TokenizerSpec, workers: int, tasks: Iterable[TextTask]
 ) -> Iterator[Callable[..., Iterator[list[str]]]]:
     """A function that maps jobs to their lines of JSON in order, in this process or in `workers` others.
 

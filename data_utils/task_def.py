@@ -1,4 +1,4 @@
-"""Enumerations of task types, data formats and encoders; names and numbers as in MT-DNN, its spelling included."""
+"""Enumerations of task types, data formats, encoders and criteria, with MT-DNN's names, spelling and numbers."""
 
 import zlib
 from enum import IntEnum
@@ -73,3 +73,41 @@ class EncoderModelType(IntEnum):
 
 # Models that Microsoft has not published: names alone.
 INTERNAL_ENCODERS = tuple(member for member in EncoderModelType if member.name.startswith("MSR"))
+
+
+class LossCriterion(IntEnum):
+    """Criteria by name. MT-DNN's checkpoints know it as `mt_dnn.loss.LossCriterion`."""
+
+    CeCriterion = 0
+    MseCriterion = 1
+    RankCeCriterion = 2
+    SpanCeCriterion = 3
+    SeqCeCriterion = 4
+    MlmCriterion = 5
+    KlCriterion = 6
+    SymKlCriterion = 7
+    NsKlCriterion = 8
+    NsSymKlCriterion = 9
+    JSCriterion = 10
+    HLCriterion = 11
+    BceCriterion = 1000  # of this project: numbers of MT-DNN's own are below
+
+
+LossCriterion.__module__ = "mt_dnn.loss"
+
+# What compares logits with labels that are classes, and what compares logits with logits.
+OF_CLASSES = (
+    LossCriterion.CeCriterion,
+    LossCriterion.RankCeCriterion,
+    LossCriterion.SeqCeCriterion,
+    LossCriterion.MlmCriterion,
+)
+DIVERGENCES = (
+    LossCriterion.MseCriterion,
+    LossCriterion.KlCriterion,
+    LossCriterion.SymKlCriterion,
+    LossCriterion.NsKlCriterion,
+    LossCriterion.NsSymKlCriterion,
+    LossCriterion.JSCriterion,
+    LossCriterion.HLCriterion,
+)

@@ -17,8 +17,8 @@ from data_utils.errors import DataError, FlagError, TaskDefError, UserError, nea
 from data_utils.files import atomic_write
 from data_utils.tables import UNLABELED_CLASS, Table, cell, find_tables
 from experiments.canonical import NO_LABEL, SEPARATORS, Example, Reading, write_canonical
-from experiments.exp_def import TaskDefs
 from experiments.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, truths
+from tasks.definition import TaskDefs
 
 DEFINITION = "task_def.yml"  # in the folder of the TSVs
 SEED = 2018  # of the share that is held out

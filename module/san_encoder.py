@@ -13,8 +13,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from mt_dnn.perturbation.injection import find_modules
-
 
 class SanConfig(PretrainedConfig):
     """Sizes; the names are those of BERT's configuration."""
@@ -107,7 +105,7 @@ class SanModel(PreTrainedModel):
                 pad_token_id=getattr(config, "pad_token_id", None),
             )
         )
-        norm = find_modules(encoder).get("post_ln")
+        norm = _norm_after(encoder, words)
         with torch.no_grad():
             model.embeddings.word_embeddings.weight.copy_(words.weight)
             if isinstance(norm, nn.LayerNorm) and norm.weight.size(0) == size:
@@ -140,3 +138,11 @@ class SanModel(PreTrainedModel):
 
 AutoConfig.register(SanConfig.model_type, SanConfig)
 AutoModel.register(SanConfig, SanModel)
+
+
+def _norm_after(encoder: nn.Module, words: nn.Module) -> nn.Module | None:
+    """The LayerNorm of the block that holds the word embeddings and no layers; None where there is no such block."""
+    block = next((module for module in encoder.modules() if any(child is words for child in module.children())), None)
+    parts = [] if block is None else list(block.children())
+    norms = [part for part in parts if isinstance(part, nn.LayerNorm)]
+    return norms[0] if len(norms) == 1 and not any(isinstance(part, nn.ModuleList) for part in parts) else None

@@ -13,82 +13,19 @@ Training and evaluation read their batches so:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mt_dnn.data.dataset import Example, MultiTaskDataset, SingleTaskDataset
 from mt_dnn.data.sampler import MultiTaskBatchSampler, evaluation_batches
+from tasks.interfaces import Batch
 
 __all__ = [
     "Batch", "Collater", "Example", "MultiTaskBatchSampler", "MultiTaskDataset", "SingleTaskDataset",
     "evaluation_batches",
 ]  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """B examples of one task in R sequences, mostly one each, padded on the right to T tokens.
-
-    Attributes:
-        input_ids: token ids, (R, T) int64.
-        attention_mask: 1 at real tokens and 0 at padding, (R, T) int64.
-        token_type_ids: 0 at the first sentence and 1 at the second, (R, T) int64.
-        labels: as the task collates them: (B,) int64 for classification, float32 for regression; None where the file
-            has no labels.
-        task_id: the number of the task's head.
-        uids: the examples' ids, B of them.
-        groups: how many sequences each example has, B of them; empty where each has one.
-        soft_labels: a teacher's logits as the task collates them, float32: (R, n_class) for classification; None where
-            the file has none.
-        positions: the sequences' places in the run's training data, R of them; empty where they are not of it, or
-            stand in.
-        stands_in: the batch is there to keep a process in step that has no share of it, and counts nothing.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    token_type_ids: Tensor
-    labels: Tensor | None
-    task_id: int
-    uids: tuple[str, ...]
-    groups: tuple[int, ...] = ()
-    soft_labels: Tensor | None = None
-    positions: tuple[int, ...] = ()
-    stands_in: bool = False
-
-    def __len__(self) -> int:
-        return len(self.uids)
-
-    @property
-    def row_uids(self) -> Sequence[str]:
-        """An id for each sequence."""
-        if not self.groups:
-            return self.uids
-        return [f"{uid}/{row}" for uid, count in zip(self.uids, self.groups, strict=True) for row in range(count)]
-
-    @property
-    def counted(self) -> int:
-        """Examples that count in a mean over all processes."""
-        return 0 if self.stands_in else len(self)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch with its tensors on `device`."""
-        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
-
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory: what `DataLoader(pin_memory=True)` calls."""
-        return self._with_tensors(lambda tensor: tensor.pin_memory())
-
-    def _with_tensors(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        changed: dict[str, Any] = {
-            name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return replace(self, **changed)
 
 
 class Collater:

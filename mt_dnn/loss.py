@@ -8,13 +8,13 @@ and "detached" says through which argument no gradient flows. `weight` (B,) mult
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_utils.task_def import DIVERGENCES, OF_CLASSES, LossCriterion
 from mt_dnn.perturbation.divergences import (
     Criterion,
     HLCriterion,
@@ -27,39 +27,27 @@ from mt_dnn.perturbation.divergences import (
     single_precision,
 )
 
-
-class LossCriterion(IntEnum):
-    CeCriterion = 0
-    MseCriterion = 1
-    RankCeCriterion = 2
-    SpanCeCriterion = 3
-    SeqCeCriterion = 4
-    MlmCriterion = 5
-    KlCriterion = 6
-    SymKlCriterion = 7
-    NsKlCriterion = 8
-    NsSymKlCriterion = 9
-    JSCriterion = 10
-    HLCriterion = 11
-    BceCriterion = 1000  # of this project: numbers of MT-DNN's own are below
-
-
-# What compares logits with labels that are classes, and what compares logits with logits.
-OF_CLASSES = (
-    LossCriterion.CeCriterion,
-    LossCriterion.RankCeCriterion,
-    LossCriterion.SeqCeCriterion,
-    LossCriterion.MlmCriterion,
-)
-DIVERGENCES = (
-    LossCriterion.MseCriterion,
-    LossCriterion.KlCriterion,
-    LossCriterion.SymKlCriterion,
-    LossCriterion.NsKlCriterion,
-    LossCriterion.NsSymKlCriterion,
-    LossCriterion.JSCriterion,
-    LossCriterion.HLCriterion,
-)
+__all__ = [
+    "DIVERGENCES",
+    "LOSS_REGISTRY",
+    "OF_CLASSES",
+    "BceCriterion",
+    "CeCriterion",
+    "Criterion",
+    "HLCriterion",
+    "JSCriterion",
+    "KlCriterion",
+    "LossCriterion",
+    "MlmCriterion",
+    "MseCriterion",
+    "NsKlCriterion",
+    "NsSymKlCriterion",
+    "RankCeCriterion",
+    "SeqCeCriterion",
+    "SpanCeCriterion",
+    "SymKlCriterion",
+    "WeightedCriterion",
+]
 
 
 class WeightedCriterion(Criterion):

@@ -12,7 +12,6 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from data_utils.errors import FlagError
-from experiments.exp_def import TaskDef
 from module.encoder import compile_layers
 from module.linear import choose_linears
 from mt_dnn.batcher import Batch
@@ -29,6 +28,7 @@ from mt_dnn.training.optim import build_optimizer, build_schedule, clip_gradient
 from mt_dnn.training.processes import build_accelerator
 from mt_dnn.training.word_gradient import WordGradient
 from tasks import Values
+from tasks.definition import TaskDef
 
 UNLABELED = "unlabeled/"  # before the ids of unlabeled examples, whose noise is their own
 
@@ -67,7 +67,8 @@ class Seeded(NamedTuple):
 
 class Shares(NamedTuple):
     """Weights of an update's batches in one process, with which the mean over processes of the sum over batches is the
-    mean over all that is counted. They stay on the device: to read them would make the host wait.
+    mean over all that is counted. Of one process they are on the host; of several they stay on the device, for to read
+    them would make the host wait.
 
     losses, examples, tokens, unlabeled: (batches,), by what losses of labeled examples are means over, by labeled
     examples, by their tokens, by what losses of unlabeled examples are means over; accompanied: the share of the
@@ -187,7 +188,7 @@ class MTDNNModel:
             parts = zip(_report(value, seeded.batch), shares.of_report(position), strict=True)
             reports.append([part if part is None else part.float() * weight for part, weight in parts])
         columns = [[value for value in column if value is not None] for column in zip(*reports, strict=True)]
-        report = UpdateReport(*(torch.stack(column).sum() if column else None for column in columns))  # type: ignore[arg-type]
+        report = UpdateReport(*map(_sum_of, columns))  # type: ignore[arg-type]
         self._step(report)
         return report._replace(token_shares=torch.cat(token_shares)) if token_shares else report
 
@@ -224,11 +225,11 @@ class MTDNNModel:
         One reduction and one reading of the device for both.
         """
         losses = [report.task_loss, report.adv_loss, report.unlabeled, report.bregman, norm]
-        finite = torch.stack([part.isfinite() for part in losses if part is not None]).all()
-        found = torch.stack([~finite, torch.tensor(self.asked(), device=finite.device)])
-        if self.accelerator.num_processes > 1:
-            found = self.accelerator.reduce(found.float(), "sum") > 0
-        not_finite, asked = found.tolist()
+        finite = torch.stack([part for part in losses if part is not None]).isfinite().all()
+        if self.accelerator.num_processes == 1:
+            return bool(finite), self.asked()
+        found = torch.stack([~finite, torch.full_like(finite, self.asked())])
+        not_finite, asked = (self.accelerator.reduce(found.float(), "sum") > 0).tolist()
         return not not_finite, asked
 
     def _prepare(self, batch: Batch, prefix: str = "") -> Seeded:
@@ -241,9 +242,9 @@ class MTDNNModel:
     def _objective(self, own: Seeded, unlabeled: Seeded | None, measure_gain: bool) -> ObjectiveValue:
         device = self.accelerator.device
         return self.objective(
-            own.batch.to(device),
+            own.batch.to(device, non_blocking=True),
             own.seeds,
-            None if unlabeled is None else unlabeled.batch.to(device),
+            None if unlabeled is None else unlabeled.batch.to(device, non_blocking=True),
             [] if unlabeled is None else unlabeled.seeds,
             regularized=self.regularized,
             measure_gain=measure_gain,
@@ -254,17 +255,19 @@ class MTDNNModel:
             [*self._counts(batch), batch.counted and int(batch.attention_mask.sum()), *self._counts(extra)]
             for batch, extra in zip(batches, beside, strict=True)
         ]
-        own = torch.tensor(counts, dtype=torch.float32, device=self.accelerator.device).T
-        total = self.accelerator.reduce(own, "sum") if self.accelerator.num_processes > 1 else own
-        examples, units, tokens, _, unlabeled = own
-        all_examples, all_units, all_tokens, all_extra, all_unlabeled = total
-        task = torch.tensor([batch.task_id for batch in batches], device=own.device)
+        places = [[batch.task_id, extra is not None] for batch, extra in zip(batches, beside, strict=True)]
+        own = torch.tensor([[*row, *place] for row, place in zip(counts, places, strict=True)], dtype=torch.float32).T
+        total = own
+        if self.accelerator.num_processes > 1:
+            own = own.to(self.accelerator.device)
+            total = self.accelerator.reduce(own, "sum")
+        examples, units, tokens, _, unlabeled, task, has_unlabeled = own
+        all_examples, all_units, all_tokens, all_extra, all_unlabeled, *_ = total
         same_task = task == task.unsqueeze(1)
 
         def share(part: Tensor, whole: Tensor) -> Tensor:
             return part * self.accelerator.num_processes / whole.sum().clamp(min=1)
 
-        has_unlabeled = torch.tensor([extra is not None for extra in beside], device=own.device)
         return Shares(
             share(_in_examples(units, all_units, all_examples, same_task), all_examples),
             share(examples, all_examples),
@@ -362,6 +365,11 @@ def _in_examples(units: Tensor, all_units: Tensor, all_examples: Tensor, same_ta
     """
     examples_of_task, units_of_task = (same_task.mul(counts).sum(1) for counts in (all_examples, all_units))
     return units * (examples_of_task / units_of_task.clamp(min=1))
+
+
+def _sum_of(column: Sequence[Tensor]) -> Tensor | None:
+    """The sum over batches of what some of them have; None where none has it."""
+    return torch.stack(column).sum() if len(column) > 1 else next(iter(column), None)
 
 
 def _report(value: ObjectiveValue, batch: Batch) -> UpdateReport:

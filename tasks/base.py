@@ -21,21 +21,16 @@ from torch import Tensor, nn
 from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
-from data_utils.task_def import DataFormat
+from data_utils.task_def import OF_CLASSES, DataFormat, LossCriterion
 from data_utils.tokenizer import load_tokenizer
 from module.pooler import Pooler
 from module.san import AnswerOptions, SANClassifier
-from mt_dnn.loss import OF_CLASSES, LossCriterion
+from tasks.interfaces import Batch, Criterion, Definition, Examples, Network
 from tasks.values import Entries, Evaluation, ModelInputs, Values, check_classes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-    from experiments.exp_def import TaskDef
-    from mt_dnn.batcher import Batch
-    from mt_dnn.data.dataset import SingleTaskDataset
-    from mt_dnn.loss import Criterion
-    from mt_dnn.matcher import SANBertNetwork
 
 logger = logging.getLogger("mt_dnn.tasks")  # in the run's log
 
@@ -84,7 +79,7 @@ class Task:
     uses_word_table = False
     view: str = "classes"
 
-    def __init__(self, task_def: TaskDef, opt: Mapping[str, Any] | None = None):
+    def __init__(self, task_def: Definition, opt: Mapping[str, Any] | None = None):
         self.task_def = task_def
         self.opt: Mapping[str, Any] = opt or {}
 
@@ -250,7 +245,7 @@ class Task:
             encoder: its name.
         """
 
-    def forward(self, network: SANBertNetwork, head: nn.Module, inputs: ModelInputs) -> Any:
+    def forward(self, network: Network, head: nn.Module, inputs: ModelInputs) -> Any:
         """Logits of a batch: here the head on the encoder's output, (rows, tokens, hidden) → (rows, n_class)."""
         states = network.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask)
         return head(states, *inputs.sentences()) if self.has_answer_network else head(states)
@@ -281,7 +276,7 @@ class Task:
 
     # evaluation
 
-    def infer(self, network: SANBertNetwork, batch: Batch) -> tuple[Values, Values]:
+    def infer(self, network: Network, batch: Batch) -> tuple[Values, Values]:
         """Scores and predictions of a batch's examples by the network, which is in evaluation mode."""
         return self.predict(network.run(batch), batch)
 
@@ -291,7 +286,7 @@ class Task:
 
     def evaluate(
         self,
-        dataset: SingleTaskDataset,
+        dataset: Examples,
         metrics: Sequence[Metric],
         scores: Values,
         predictions: Values,
@@ -311,15 +306,15 @@ class Task:
                 logger.info("%s: %s", dataset.name, note)
         return Evaluation(values, found.predictions, found.scores, golds, found.uids)
 
-    def uids(self, dataset: SingleTaskDataset) -> Sequence[str]:
+    def uids(self, dataset: Examples) -> Sequence[str]:
         """The ids of a score file's entries, here one an example."""
         return dataset.uids
 
-    def entries(self, dataset: SingleTaskDataset, scores: Values, predictions: Values) -> Entries:
+    def entries(self, dataset: Examples, scores: Values, predictions: Values) -> Entries:
         """What a score file holds of the scores and predictions of a dataset's examples."""
         return Entries(self.uids(dataset), predictions, scores)
 
-    def golds(self, dataset: SingleTaskDataset) -> Any:
+    def golds(self, dataset: Examples) -> Any:
         """What a dataset's labels say of each entry."""
         return dataset.labels
 
@@ -352,7 +347,7 @@ def _unlabeled(split: Split, fields: Mapping[str, Any]) -> bool:
     return not fields["label"] and not split.is_train
 
 
-def class_index(task_def: TaskDef, split: Split, number: int, text: object) -> int:
+def class_index(task_def: Definition, split: Split, number: int, text: object) -> int:
     """The index of a class that a TSV names, or gives as a number where the definition has no names.
 
     Raises:

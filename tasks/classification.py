@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from data_utils.metrics import CLASS_METRICS, Metric, metrics_of_classes
 from tasks.base import Task
+from tasks.interfaces import Batch
 from tasks.registry import register_task
 from tasks.values import Values
-
-if TYPE_CHECKING:
-    from mt_dnn.batcher import Batch
 
 
 @register_task("Classification")

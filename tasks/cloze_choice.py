@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from data_utils.errors import DataError
 from data_utils.metrics import CLASS_METRICS, Metric
 from data_utils.prepro import Split, parse_list
 from data_utils.squad_metrics import squad_v1
 from data_utils.task_def import DataFormat
+from tasks.interfaces import Examples
 from tasks.ranking import RankingTask, all_gold_candidates, one_at, ranking_metrics
 from tasks.registry import register_task
 from tasks.values import Entries, Values, check_texts
-
-if TYPE_CHECKING:
-    from mt_dnn.data.dataset import SingleTaskDataset
 
 
 @register_task("ClozeChoice")
@@ -40,17 +38,17 @@ class ClozeChoiceTask(RankingTask):
             raise DataError(message, split.path, number)
         return {"choice": fields["choice"], "answer": fields["answer"]}
 
-    def uids(self, dataset: SingleTaskDataset) -> Sequence[str]:
+    def uids(self, dataset: Examples) -> Sequence[str]:
         """One a question."""
         return dataset.uids
 
-    def entries(self, dataset: SingleTaskDataset, scores: Values, predictions: Values) -> Entries:
+    def entries(self, dataset: Examples, scores: Values, predictions: Values) -> Entries:
         """The texts that were chosen."""
         choices = self._texts(dataset, "choice")
         chosen = [own[int(best.argmax())] for own, best in zip(choices, predictions, strict=True)]
         return Entries(dataset.uids, chosen, scores)
 
-    def golds(self, dataset: SingleTaskDataset) -> Any:
+    def golds(self, dataset: Examples) -> Any:
         """Of each question the texts that are right, and 1 at the choices that are, 0 elsewhere, (choices,)."""
         return list(zip(self._texts(dataset, "answer"), all_gold_candidates(dataset), strict=True))
 
@@ -73,7 +71,7 @@ class ClozeChoiceTask(RankingTask):
         """The texts."""
         return list(predictions)
 
-    def _texts(self, dataset: SingleTaskDataset, key: str) -> Iterator[list[str]]:
+    def _texts(self, dataset: Examples, key: str) -> Iterator[list[str]]:
         """A token file's lists, which are literals in a text."""
         split = Split(dataset.path, self, is_train=False)
         for number, sample in enumerate(dataset.samples(), start=1):

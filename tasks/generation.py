@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,17 +13,11 @@ from data_utils.errors import DataError, UserError
 from data_utils.metrics import CLASS_METRICS, Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.squad_metrics import squad_v1, squad_v2
-from data_utils.task_def import DataFormat
-from mt_dnn.loss import LossCriterion
+from data_utils.task_def import DataFormat, LossCriterion
 from tasks.base import Task
+from tasks.interfaces import Batch, Criterion, Examples, Network
 from tasks.registry import register_task
 from tasks.values import Entries, ModelInputs, Values, check_texts
-
-if TYPE_CHECKING:
-    from mt_dnn.batcher import Batch
-    from mt_dnn.data.dataset import SingleTaskDataset
-    from mt_dnn.loss import Criterion
-    from mt_dnn.matcher import SANBertNetwork
 
 NO_TOKEN = -1  # the label where a shorter text has ended
 NO_ANSWER = "no answer"  # what is written where a question has none
@@ -144,7 +138,7 @@ class SequenceGenerationTask(Task):
         """None: the decoder's own language-model head gives the scores."""
         return nn.Identity()
 
-    def forward(self, network: SANBertNetwork, head: nn.Module, inputs: ModelInputs) -> Tensor:
+    def forward(self, network: Network, head: nn.Module, inputs: ModelInputs) -> Tensor:
         """Scores of all words at each place of the text, (examples, tokens, words)."""
         output = network.bert(
             input_ids=inputs.input_ids,
@@ -165,7 +159,7 @@ class SequenceGenerationTask(Task):
 
     # evaluation
 
-    def infer(self, network: SANBertNetwork, batch: Batch) -> tuple[Values, Values]:
+    def infer(self, network: Network, batch: Batch) -> tuple[Values, Values]:
         """The log-probability of the text that is written, (examples,), and that text."""
         bert: Any = network.bert
         found = bert.generate(
@@ -191,7 +185,7 @@ class SequenceGenerationTask(Task):
         """A question's text for no answer is none."""
         return "" if self.task_def.data_type == DataFormat.CLUE_GEN and text == NO_ANSWER else text
 
-    def golds(self, dataset: SingleTaskDataset) -> Any:
+    def golds(self, dataset: Examples) -> Any:
         found = []
         for number, sample in enumerate(dataset.samples(), start=1):
             if sample.get("answer") is None and "tokenizer" not in self.opt:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,25 +19,17 @@ from data_utils.errors import FlagError
 from data_utils.masking import Masker
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
-from data_utils.task_def import DataFormat
+from data_utils.task_def import DataFormat, LossCriterion
 from module.encoder import load_masked_lm
 from module.mlm_head import MaskLmHead
-from mt_dnn.loss import LossCriterion
-from mt_dnn.perturbation.noise import example_seeds
 from tasks.base import Task
+from tasks.interfaces import Batch, Criterion, Examples, Network
 from tasks.registry import register_task
 from tasks.values import Entries, ModelInputs, Values
-
-if TYPE_CHECKING:
-    from mt_dnn.batcher import Batch
-    from mt_dnn.data.dataset import SingleTaskDataset
-    from mt_dnn.loss import Criterion
-    from mt_dnn.matcher import SANBertNetwork
 
 logger = logging.getLogger(__name__)
 
 NOT_MASKED = -1  # the label of all other tokens
-EVALUATION_SEED = 0  # every evaluation masks the same tokens
 SHORTEST = 2  # tokens of a part of a sequence, special ones aside
 
 
@@ -139,7 +132,7 @@ class MaskLMTask(Task):
         taken = found is not None and head.take_over(*found)
         logger.info("MaskLM: %s", "the encoder's own head goes on" if taken else "the head starts anew")
 
-    def forward(self, network: SANBertNetwork, head: nn.Module, inputs: ModelInputs) -> Tensor:
+    def forward(self, network: Network, head: nn.Module, inputs: ModelInputs) -> Tensor:
         """Scores of the masked tokens, (masked tokens, words); without `y_input_ids` of all, (rows, tokens, words)."""
         hidden = network.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask)
         if inputs.y_input_ids is not None:
@@ -159,8 +152,8 @@ class MaskLMTask(Task):
 
     # evaluation
 
-    def infer(self, network: SANBertNetwork, batch: Batch) -> tuple[Values, Values]:
-        masked = self._masked(batch, example_seeds(EVALUATION_SEED, 0, batch.row_uids))
+    def infer(self, network: Network, batch: Batch) -> tuple[Values, Values]:
+        masked = self._masked(batch, [evaluation_seed(uid) for uid in batch.row_uids])
         return self.predict(network.run(masked), masked)
 
     def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
@@ -176,7 +169,7 @@ class MaskLMTask(Task):
         )
         return scores_of, predictions_of
 
-    def golds(self, dataset: SingleTaskDataset) -> Any:
+    def golds(self, dataset: Examples) -> Any:
         return [self._told(dataset, index) for index in range(len(dataset))]
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
@@ -190,12 +183,17 @@ class MaskLMTask(Task):
         """Of each sequence the list of predicted ids, as JSON."""
         return [json.dumps(own.tolist()) for own in predictions]
 
-    def _told(self, dataset: SingleTaskDataset, index: int) -> np.ndarray:
+    def _told(self, dataset: Examples, index: int) -> np.ndarray:
         """The tokens of a sequence that `infer` masked."""
         example = dataset[index]
         tokens = example["token_id"].astype(np.int64)
-        (seed,) = example_seeds(EVALUATION_SEED, 0, [example["uid"]])
-        return tokens[self.masker(tokens, np.random.default_rng(seed))[1]]
+        return tokens[self.masker(tokens, np.random.default_rng(evaluation_seed(example["uid"])))[1]]
+
+
+def evaluation_seed(uid: str) -> int:
+    """The seed of a sequence's masks, which are the same in every evaluation."""
+    name = f"0/0/{uid}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
 
 
 def packed(sentences: Sequence[list[int]], room: int) -> Iterator[list[int]]:

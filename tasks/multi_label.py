@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -12,15 +12,12 @@ from torch import Tensor
 from data_utils.errors import DataError
 from data_utils.metrics import LABEL_METRICS, Metric, calc_label_metrics, labels_without_area
 from data_utils.prepro import Split
-from mt_dnn.loss import LossCriterion
+from data_utils.task_def import LossCriterion
 from tasks.base import SMALLEST, Task
 from tasks.classification import count_mistakes
+from tasks.interfaces import Batch, Examples
 from tasks.registry import register_task
 from tasks.values import Entries, Values
-
-if TYPE_CHECKING:
-    from mt_dnn.batcher import Batch
-    from mt_dnn.data.dataset import SingleTaskDataset
 
 THRESHOLD = 0.5  # of a probability, and of a gold label that is a fraction
 SHOWN = 60  # characters of a label in a message
@@ -87,7 +84,7 @@ class MultiLabelTask(Task):
         scores = logits.float().sigmoid().cpu().numpy()
         return scores, _labels_of(scores)
 
-    def golds(self, dataset: SingleTaskDataset) -> np.ndarray:
+    def golds(self, dataset: Examples) -> np.ndarray:
         """0 or 1, (examples, n_class)."""
         return _labels_of(np.stack(dataset.labels))
 

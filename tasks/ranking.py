@@ -6,27 +6,21 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_utils.errors import DataError
 from data_utils.metrics import CLASS_METRICS, Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
-from data_utils.task_def import DataFormat
-from mt_dnn.loss import LossCriterion
-from mt_dnn.perturbation.divergences import grouped
+from data_utils.task_def import DataFormat, LossCriterion
 from tasks.base import Task, class_index
+from tasks.interfaces import Batch, Criterion, Examples
 from tasks.registry import register_task
 from tasks.values import Entries, Values, check_classes
 
-if TYPE_CHECKING:
-    from mt_dnn.batcher import Batch
-    from mt_dnn.data.dataset import SingleTaskDataset
-    from mt_dnn.loss import Criterion
-
-
+NO_CANDIDATE = -1e4  # the logit of a candidate that a smaller group lacks: no probability, and finite in half precision
 LARGEST = float(np.finfo(np.float64).max)
 
 
@@ -105,7 +99,9 @@ class RankingTask(Task):
     def loss(self, criterion: Criterion, logits: Tensor, batch: Batch) -> Tensor:
         """The mean over groups."""
         assert batch.labels is not None
-        return criterion(grouped(logits, batch.groups), batch.labels)
+        parts = list(logits.flatten().split(list(batch.groups)))
+        groups = nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=NO_CANDIDATE)
+        return criterion(groups, batch.labels)
 
     def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
         """Of each group probabilities (candidates,), and 1 at the best of them, 0 elsewhere."""
@@ -113,15 +109,15 @@ class RankingTask(Task):
         scores = [part.softmax(-1).cpu().numpy() for part in parts]
         return scores, [one_at(own.argmax(), len(own)) for own in scores]
 
-    def uids(self, dataset: SingleTaskDataset) -> Sequence[str]:
+    def uids(self, dataset: Examples) -> Sequence[str]:
         """One a candidate."""
         samples = enumerate(dataset.samples(), start=1)
         return [uid for number, sample in samples for uid in _candidate_ids(sample, dataset, number)]
 
-    def entries(self, dataset: SingleTaskDataset, scores: Values, predictions: Values) -> Entries:
+    def entries(self, dataset: Examples, scores: Values, predictions: Values) -> Entries:
         return Entries(self.uids(dataset), np.concatenate(predictions), np.concatenate(scores))
 
-    def golds(self, dataset: SingleTaskDataset) -> Any:
+    def golds(self, dataset: Examples) -> Any:
         """One a candidate, group by group: 1 at the most relevant ones, 0 elsewhere, (candidates,)."""
         return all_gold_candidates(dataset)
 
@@ -151,7 +147,7 @@ def gold_candidates(sample: Mapping[str, Any], path: Path, number: int) -> np.nd
     return (relevances == relevances.max()).astype(np.int64)
 
 
-def all_gold_candidates(dataset: SingleTaskDataset) -> list[np.ndarray]:
+def all_gold_candidates(dataset: Examples) -> list[np.ndarray]:
     """`gold_candidates` of every example of a token file."""
     samples = enumerate(dataset.samples(), start=1)
     return [gold_candidates(sample, dataset.path, number) for number, sample in samples]
@@ -192,7 +188,7 @@ def one_at(place: int, count: int) -> np.ndarray:
     return (np.arange(count) == place).astype(np.int64)
 
 
-def _candidate_ids(sample: Mapping[str, Any], dataset: SingleTaskDataset, number: int) -> list[str]:
+def _candidate_ids(sample: Mapping[str, Any], dataset: Examples, number: int) -> list[str]:
     """Of a token file's line; the example's own id for each where the file has none of candidates."""
     count = len(sample["token_id"])
     ruids = sample.get("ruid", [sample["uid"]] * count)

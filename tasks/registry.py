@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from data_utils.errors import TaskDefError, UserError
 from data_utils.metrics import Metric
 from data_utils.task_def import TaskType, new_task_type
 from tasks.base import Task
-
-if TYPE_CHECKING:
-    from experiments.exp_def import TaskDef
+from tasks.interfaces import Definition
 
 TASK_REGISTRY: dict[str, type[Task]] = {}
 
@@ -48,7 +46,7 @@ def task_class(task_type: TaskType) -> type[Task]:
     return TASK_REGISTRY[task_type.name]
 
 
-def get_task(task_def: TaskDef, opt: Mapping[str, Any] | None = None) -> Task:
+def get_task(task_def: Definition, opt: Mapping[str, Any] | None = None) -> Task:
     """The task object of a definition; arguments of `Task`.
 
     Raises:
@@ -57,7 +55,7 @@ def get_task(task_def: TaskDef, opt: Mapping[str, Any] | None = None) -> Task:
     return task_class(task_def.task_type)(task_def, opt)
 
 
-def check_metrics(task_def: TaskDef, metrics: Sequence[Metric], where: str) -> None:
+def check_metrics(task_def: Definition, metrics: Sequence[Metric], where: str) -> None:
     """See that evaluation has these metrics for a task, before hours of work.
 
     Args:
@@ -80,6 +78,6 @@ def not_distilled(task: Task) -> str:
     return f"{task.task_def.task_type.name} has no scores to learn from a teacher; accepted: {accepted}"
 
 
-def needs_decoder(task_defs: Sequence[TaskDef]) -> bool:
+def needs_decoder(task_defs: Sequence[Definition]) -> bool:
     """Whether one of the tasks generates text."""
     return any(task_class(task_def.task_type).generates for task_def in task_defs)

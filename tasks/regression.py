@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -12,13 +12,11 @@ from torch import Tensor
 from data_utils.errors import DataError
 from data_utils.metrics import NUMBER_METRICS
 from data_utils.prepro import Split
-from mt_dnn.loss import LossCriterion
+from data_utils.task_def import LossCriterion
 from tasks.base import Task
+from tasks.interfaces import Batch
 from tasks.registry import register_task
 from tasks.values import Values
-
-if TYPE_CHECKING:
-    from mt_dnn.batcher import Batch
 
 LARGEST_LABEL = float(np.finfo(np.float32).max)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +13,12 @@ from torch import Tensor, nn
 from data_utils.errors import DataError, UserError
 from data_utils.metrics import CLASS_METRICS, ENTITY_METRICS, Metric, calc_metrics, metrics_of_classes
 from data_utils.prepro import Line, Split, Tokenization, parse_list
-from data_utils.task_def import DataFormat
+from data_utils.task_def import DataFormat, LossCriterion
 from module.token_head import token_head
-from mt_dnn.loss import LossCriterion
 from tasks.base import Task, class_index
+from tasks.interfaces import Batch, Criterion
 from tasks.registry import register_task
 from tasks.values import Entries, Values, check_classes
-
-if TYPE_CHECKING:
-    from mt_dnn.batcher import Batch
-    from mt_dnn.loss import Criterion
 
 LATER_PIECE, FIRST, LAST = "X", "CLS", "SEP"  # labels of a word's later pieces, and of the two special tokens
 NO_ENTITY = "O"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,17 +15,12 @@ from data_utils.metrics import Metric
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.spans import Span, best_spans, text_of
 from data_utils.squad_metrics import squad_v1, squad_v2
-from data_utils.task_def import DataFormat
-from mt_dnn.loss import LossCriterion
+from data_utils.task_def import DataFormat, LossCriterion
 from tasks.base import Task
+from tasks.interfaces import Batch, Examples, Network
 from tasks.registry import register_task
 from tasks.values import Entries, ModelInputs, Values, check_texts
 from tasks.windows import NULL_ANSWER, Answers, check_room, read_golds, read_window, read_windows
-
-if TYPE_CHECKING:
-    from mt_dnn.batcher import Batch
-    from mt_dnn.data.dataset import SingleTaskDataset
-    from mt_dnn.matcher import SANBertNetwork
 
 N_BEST = 20  # spans of a window that compete with those of the question's other windows
 
@@ -158,7 +153,7 @@ class SpanClassificationTask(Task):
         projection = nn.Linear(hidden_size, self.task_def.n_class)
         return nn.Sequential(nn.Dropout(dropout_p), projection) if dropout_p > 0 else projection
 
-    def forward(self, network: SANBertNetwork, head: nn.Module, inputs: ModelInputs) -> tuple[Tensor, ...]:
+    def forward(self, network: Network, head: nn.Module, inputs: ModelInputs) -> tuple[Tensor, ...]:
         """Logits of start and end, (rows, tokens) each, the lowest number at padding; further ones are (rows,)."""
         logits = head(network.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask))
         ends = logits[..., :2]
@@ -188,15 +183,15 @@ class SpanClassificationTask(Task):
         kept = [row[:, :length] for row, length in zip(scores, lengths, strict=True)]
         return kept, [row.argmax(-1) for row in kept]
 
-    def uids(self, dataset: SingleTaskDataset) -> Sequence[str]:
+    def uids(self, dataset: Examples) -> Sequence[str]:
         """One a question."""
         return list(dict.fromkeys(dataset.uids))
 
-    def entries(self, dataset: SingleTaskDataset, scores: Values, predictions: Values) -> Chosen:
+    def entries(self, dataset: Examples, scores: Values, predictions: Values) -> Chosen:
         """One answer a question, out of all its windows."""
         return self._choose(self._questions(dataset, scores))
 
-    def golds(self, dataset: SingleTaskDataset) -> Any:
+    def golds(self, dataset: Examples) -> Any:
         """The right answers of each question."""
         found: dict[str, list[str]] = {}
         for sample in dataset.samples():
@@ -220,7 +215,7 @@ class SpanClassificationTask(Task):
         check_texts(predictions)
         return [(1,)] * len(predictions)
 
-    def _questions(self, dataset: SingleTaskDataset, scores: Values) -> dict[str, Question]:
+    def _questions(self, dataset: Examples, scores: Values) -> dict[str, Question]:
         """By id, in the order of the file."""
         questions: dict[str, Question] = {}
         longest = int(self.opt.get("max_answer_len", 10))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,13 +15,11 @@ from data_utils.prepro import Line, Split, Tokenization
 from data_utils.spans import Span, text_of
 from data_utils.task_def import DataFormat
 from tasks.base import Task
+from tasks.interfaces import Examples
 from tasks.registry import register_task
 from tasks.sequence_labeling import SequenceLabelingTask
 from tasks.values import Entries, Values
 from tasks.windows import check_room, read_window, read_windows
-
-if TYPE_CHECKING:
-    from mt_dnn.data.dataset import SingleTaskDataset
 
 OUTSIDE, BEGINS, GOES_ON = range(3)  # labels of a token
 
@@ -96,11 +94,11 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
                 example |= {"answer": answer, "label": by_token}
             yield example
 
-    def uids(self, dataset: SingleTaskDataset) -> Sequence[str]:
+    def uids(self, dataset: Examples) -> Sequence[str]:
         """One a question."""
         return list(dict.fromkeys(dataset.uids))
 
-    def entries(self, dataset: SingleTaskDataset, scores: Values, predictions: Values) -> Entries:
+    def entries(self, dataset: Examples, scores: Values, predictions: Values) -> Entries:
         """Of each question a list of answers, as they stand in the text, and the scores of its text's tokens."""
         texts = self._texts(dataset, scores)
         by_token = [np.stack([token.scores for token in text.in_order()]) for text in texts.values()]
@@ -110,7 +108,7 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
         ]
         return Entries(list(texts), answers, by_token)
 
-    def golds(self, dataset: SingleTaskDataset) -> Any:
+    def golds(self, dataset: Examples) -> Any:
         """Of each question the labels of its text's tokens."""
         one_hot = [np.eye(self.task_def.n_class)[labels] for labels in dataset.labels]
         return [own.argmax(-1) for own in self.entries(dataset, one_hot, ()).scores]
@@ -127,7 +125,7 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
         """Of each question the list, as JSON."""
         return [json.dumps(own, ensure_ascii=False) for own in predictions]
 
-    def _texts(self, dataset: SingleTaskDataset, scores: Values) -> dict[str, Text]:
+    def _texts(self, dataset: Examples, scores: Values) -> dict[str, Text]:
         """By id, in the order of the file."""
         texts: dict[str, Text] = {}
         for sample, own in zip(dataset.samples(), scores, strict=True):

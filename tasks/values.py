@@ -15,7 +15,7 @@ Values = np.ndarray | Sequence[Any]  # one of each example
 
 
 class ModelInputs(NamedTuple):
-    """What the network is called with, (rows, tokens) each; see `SANBertNetwork.forward`.
+    """What the network is called with, (rows, tokens) each; see `Network.forward`.
 
     premise_mask, hyp_mask: 1 at the tokens that do not belong to the premise, or the hypothesis, as in MT-DNN; None
     where the tokens themselves tell.

@@ -18,7 +18,6 @@ import prepare_distillation_data
 from data_utils.errors import FlagError, UserError
 from data_utils.readers import read_score_file, read_token_json
 from data_utils.text_files import write_lines
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Batch
 from mt_dnn.checkpoints.build import build_network, build_objective
 from mt_dnn.data.run_data import RunData
@@ -33,6 +32,7 @@ from mt_dnn.loss import (
 )
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.training.objective import TrainingObjective
+from tasks.definition import TaskDefs
 from tests.encoders import tiny_encoder
 from tests.mt_dnn.runs import RUN, TASK_DEF, tiny_config
 from tests.tasks.learning import WORDS, learned, write_small_encoder, write_task

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 import calc_metrics
 import train
 from data_utils.errors import DataError
-from experiments.exp_def import checkpoint_globals
 from mt_dnn.checkpoints.checkpoint import deltas_of, load_checkpoint, newest_checkpoint
 from mt_dnn.huggingface.export import export
+from tasks.definition import checkpoint_globals
 from tests.faults import Ended, command
 from tests.mt_dnn.runs import RUN
 from tests.test_faults_disk import CHECKPOINT, DATA, FREE, TASK_DEF, assert_told, flags

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from data_utils.errors import DataError, FlagError, UserError
-from experiments.exp_def import TaskDefs
 from mt_dnn.configuration.config import parse_args
 from prepro_std import main
+from tasks.definition import TaskDefs
 from tests.encoder_folder import write_encoder
 from tests.terminal import Terminal, drawn_to_the_end
 

@@ -15,7 +15,8 @@ over the rounds. Every row keeps an optimizer of its own: with all of them MiniL
 process of its own for each row, on the widest of its batches.
 
 With `--profile ROW,...` nothing is measured; it prints what share of these rows' time each kind of operation has, by
-torch's profiler, over the same batches.
+torch's profiler, over the same batches. With `--operators ROW,...` it counts what a GPU would be asked for in a step of
+these rows, on one batch: operators, and places where the host waits for the device.
 
 It prints two tables and writes `bench.json`, with every time, and `bench.png` to the output folder.
 """
@@ -32,6 +33,7 @@ from data_utils.errors import FlagError, OneLineParser, UserError, at_least, nea
 from data_utils.files import writable_folder
 from data_utils.pretrained import EMBEDDED_NAME
 from experiments.bench import measure, report
+from experiments.bench import operators as counting
 from experiments.bench import profile as profiler
 from experiments.bench.measure import Memory, Setting
 from experiments.bench.others import Step
@@ -88,6 +90,19 @@ def profile(setting: Setting, names: Sequence[str]) -> str:
     return profiler.table({row.name: profiler.shares(row.build(contest), batches[row.grouped]) for row in rows})
 
 
+def operators(setting: Setting, names: Sequence[str]) -> str:
+    """The tables of `--operators`; every row starts from a network of its own.
+
+    Raises:
+        UserError: a row that cannot run here.
+    """
+    found = {}
+    for name in names:
+        contest, batches = measure.prepare(setting)
+        found[name] = counting.count(counting.build(ROWS[name], contest), batches[ROWS[name].grouped][0][0])
+    return counting.table(found)
+
+
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The flags of a bench.
 
@@ -97,6 +112,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(ROWS), help="rows to measure beside plain (default: %(default)s)")
     parser.add_argument("--profile", help="rows whose time is told by kind of operation, in place of a measurement")
+    parser.add_argument("--operators", help="rows whose operators and host reads are counted, likewise")
     parser.add_argument("--rounds", type=at_least(1), default=10, help="rounds (default: %(default)s)")
     parser.add_argument("--steps", type=at_least(1), default=2, help="steps a row and round (default: %(default)s)")
     parser.add_argument("--batch_size", type=at_least(1), default=32, help="examples a batch (default: %(default)s)")
@@ -109,8 +125,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output_dir", default="bench_output", help="folder of results (default: %(default)s)")
     arguments = parser.parse_args(argv)
     arguments.rows = list(dict.fromkeys([PLAIN.name, *_rows(arguments.rows, "rows")]))
-    if arguments.profile is not None:
-        arguments.profile = _rows(arguments.profile, "profile")
+    for flag in ("profile", "operators"):
+        if getattr(arguments, flag) is not None:
+            setattr(arguments, flag, _rows(getattr(arguments, flag), flag))
     return arguments
 
 
@@ -133,6 +150,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if arguments.profile is not None:
         print(profile(setting, arguments.profile))
+        return
+    if arguments.operators is not None:
+        print(operators(setting, arguments.operators))
         return
     folder = writable_folder(arguments.output_dir)
     command = shlex.join(["python", "-m", "experiments.bench", *(sys.argv[1:] if argv is None else argv)])

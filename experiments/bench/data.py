@@ -24,11 +24,11 @@ import numpy as np
 import prepro_std
 from data_utils.errors import OneLineParser, at_least, run_command_line
 from data_utils.text_files import write_lines
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, SingleTaskDataset
 from mt_dnn.configuration.config import Config
 from mt_dnn.data import sampler
 from mt_dnn.inference import eval_model
+from tasks.definition import TaskDefs
 
 MNLI_EXAMPLES = 392_702
 TASK_DEF = "experiments/glue/glue_task_def.yml"

@@ -20,13 +20,13 @@ from data_utils.errors import UserError
 from data_utils.task_def import DataFormat, TaskType
 from experiments.bench.others import Contest, Step
 from experiments.bench.rows import ROWS
-from experiments.exp_def import TaskDef
 from experiments.sift.runs import FIRST_SEED
 from module.encoder import load_encoder
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset, SingleTaskDataset
 from mt_dnn.configuration.flag_groups import TrainingConfig
 from mt_dnn.data.run_data import check_fits_encoder
 from mt_dnn.matcher import SANBertNetwork
+from tasks.definition import TaskDef
 
 Rounds = list[list[Batch]]
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from tempfile import gettempdir
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,11 +17,11 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForSequenceClassification, Trainer, TrainingArguments
 
 from data_utils.errors import UserError
-from experiments.exp_def import TaskDef
 from mt_dnn.batcher import Batch
 from mt_dnn.configuration.config import Config
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.training.optim import build_optimizer, build_schedule, clip_gradients, decay_groups
+from tasks.definition import TaskDef
 
 Step = Callable[[Batch], object]
 
@@ -38,13 +39,14 @@ class Contest(NamedTuple):
     """What all rows share.
 
     network: one network of one task, with its head; encoder: its encoder's name; task_def: its task's definition;
-    lengths: tokens of each example of the data, (examples,).
+    lengths: tokens of each example of the data, (examples,); flags: of `train.py`, for all rows that have such.
     """
 
     network: SANBertNetwork
     encoder: str
     task_def: TaskDef
     lengths: np.ndarray
+    flags: Mapping[str, object] = MappingProxyType({})
 
 
 def trainer_step(contest: Contest, config: Config) -> Step:

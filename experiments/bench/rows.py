@@ -38,7 +38,7 @@ class Row(NamedTuple):
 def still_config(contest: Contest, **flags: object) -> Config:
     """The configuration of a run of `experiments.sift` but for the learning rate, with `flags` set."""
     options = {"encoder": contest.encoder, "data_dir": Path("data"), "epochs": 1}
-    return configure(Method("", {**STILL, **flags}), FIRST_SEED, **options)  # type: ignore[arg-type]
+    return configure(Method("", {**STILL, **flags, **contest.flags}), FIRST_SEED, **options)  # type: ignore[arg-type]
 
 
 def ours(name: str, forwards: float, **flags: object) -> Row:

@@ -28,13 +28,13 @@ from data_utils.files import atomic_write, writable_folder
 from data_utils.progress import progress, tell
 from data_utils.readers import read_token_json
 from data_utils.text_files import read_lines, write_lines
-from experiments.exp_def import TaskDefs
 from experiments.sift.attacks.robustness import evenly_spread
 from experiments.sift.data.study_data import prepare
 from experiments.sift.reporting.results import STUDY_FILE, TUNED_FILE
 from experiments.sift.runs import Record, cross_entropy, development_data
 from experiments.sift.study import TRAINED, Flags, Study, read_study
 from experiments.sift.study_run import RunSpec, finished, write_spec
+from tasks.definition import TaskDefs
 
 POLL_SECONDS = 0.5
 FULL, TF32, BF16 = "full", "tf32", "bf16"

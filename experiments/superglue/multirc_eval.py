@@ -24,9 +24,9 @@ from data_utils.errors import DataError, OneLineParser, run_command_line
 from data_utils.log_wrapper import create_logger
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.readers import read_scores
-from experiments.exp_def import TaskDefs
 from mt_dnn.data.dataset import SingleTaskDataset
 from tasks import get_task
+from tasks.definition import TaskDefs
 
 
 def exact_match(uids: Sequence[str], right: np.ndarray) -> float:

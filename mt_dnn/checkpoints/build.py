@@ -11,7 +11,6 @@ from torch import Tensor
 
 from data_utils.errors import DataError, FlagError, TaskDefError
 from data_utils.task_def import EncoderModelType
-from experiments.exp_def import TaskDef
 from module.encoder import checkpoint_activations, encoder_from_config, is_checkpoint, load_encoder, without_attention
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, network_of, trained_definitions
 from mt_dnn.configuration.config import Config
@@ -22,6 +21,7 @@ from mt_dnn.perturbation.injection import UnsupportedLevelError
 from mt_dnn.training.bregman import BregmanTerm
 from mt_dnn.training.objective import TrainingObjective
 from tasks import Task, needs_decoder
+from tasks.definition import TaskDef
 
 logger = logging.getLogger(__name__)
 

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from data_utils.checksum import checked_write, has_right_checksum, remove_checked
 from data_utils.errors import DataError, TaskDefError, UserError, first_line
-from experiments.exp_def import TaskDef, checkpoint_globals
 from mt_dnn.checkpoints.mtdnn_config import from_mtdnn
+from tasks.definition import TaskDef, checkpoint_globals
 
 REQUIRED_KEYS = ("state", "config")
 # of a head itself, or of the one in the teacher of the Bregman term

@@ -11,11 +11,11 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 from data_utils.task_def import EncoderModelType
-from experiments.exp_def import TaskDef
 from mt_dnn.configuration.adversarial_config import AdversarialConfig
 from mt_dnn.configuration.config import GROUPS, Config
 from mt_dnn.configuration.flag_groups import SAN_ATTENTIONS
 from mt_dnn.configuration.flags import flags_of, is_accepted, kind_of
+from tasks.definition import TaskDef
 
 if TYPE_CHECKING:
     from mt_dnn.matcher import SANBertNetwork

@@ -17,7 +17,7 @@ from mt_dnn.data.token_arrays import open_token_arrays
 from tasks import Task, get_task
 
 if TYPE_CHECKING:
-    from experiments.exp_def import TaskDef
+    from tasks.interfaces import Definition
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class SingleTaskDataset(Dataset[Example]):
         path: Path | str,
         is_train: bool,
         task_id: int,
-        task_def: TaskDef,
+        task_def: Definition,
         max_seq_len: int = 512,
         name: str = "",
         labeled: bool = True,

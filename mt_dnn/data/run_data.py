@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 
 from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.prepro import prepro_command
-from experiments.exp_def import TaskDef, TaskDefs
 from module.encoder import positions_of, takes_types
 from mt_dnn.batcher import SingleTaskDataset
 from mt_dnn.configuration.config import Config
 from mt_dnn.configuration.flag_groups import CANONICAL_DATA, DataConfig
 from mt_dnn.configuration.flags import plain_text
 from tasks import check_metrics, not_distilled, task_class
+from tasks.definition import TaskDef, TaskDefs
 
 EVALUATION_SPLITS = ("dev", "test")
 

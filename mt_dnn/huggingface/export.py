@@ -25,13 +25,13 @@ from data_utils.files import atomic_folder, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.pretrained import resolve_pretrained
 from data_utils.tokenizer import load_tokenizer
-from experiments.exp_def import TaskDef
 from module.encoder import positions_of, takes_types
 from mt_dnn.checkpoints.build import network_in
 from mt_dnn.checkpoints.checkpoint import load_checkpoint
 from mt_dnn.configuration.config import Config
 from mt_dnn.huggingface.model_card import CARD_FILE, TrainedModel, model_card
 from mt_dnn.matcher import SANBertNetwork
+from tasks.interfaces import Definition
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -118,7 +118,7 @@ class HfExport:
         self.tokenizer = _tokenizer(config, network.bert)
 
     @property
-    def task_defs(self) -> dict[str, TaskDef]:
+    def task_defs(self) -> dict[str, Definition]:
         """The definitions of the heads, by task."""
         return {task: self.network.tasks[task_id].task_def for task, task_id in self.heads.items()}
 
@@ -184,7 +184,7 @@ def sequence_classifier(network: SANBertNetwork, task_id: int, task: str) -> Pre
     return model
 
 
-def _config(encoder: PreTrainedModel, task_def: TaskDef) -> PretrainedConfig:
+def _config(encoder: PreTrainedModel, task_def: Definition) -> PretrainedConfig:
     """The encoder's configuration with the task's labels, in the order of the classes."""
     config = copy.deepcopy(encoder.config)
     labels = dict(enumerate(task_def.class_names("LABEL_")))

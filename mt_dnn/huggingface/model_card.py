@@ -22,12 +22,12 @@ from huggingface_hub.utils import validate_repo_id
 from data_utils.errors import in_one_line
 from data_utils.pretrained import HUB_NAMES
 from data_utils.task_def import DataFormat
-from experiments.exp_def import TaskDef
 from mt_dnn.configuration.adversarial_config import AdversarialConfig, adversarial_without_effect
 from mt_dnn.configuration.config import RESUME_FLAGS, Config
 from mt_dnn.configuration.flags import flags_of, plain_text
 from mt_dnn.data.run_data import RunData
 from mt_dnn.training.run_result import RunResult
+from tasks.interfaces import Definition
 
 CARD_FILE = "README.md"
 PIPELINE = "text-classification"  # regression's, too
@@ -71,7 +71,7 @@ class TrainedModel:
 
     place: str
     config: Config
-    tasks: Mapping[str, TaskDef]
+    tasks: Mapping[str, Definition]
     examples: Mapping[str, int] = field(default_factory=dict)
     epoch: int | None = None
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
@@ -234,7 +234,7 @@ def _use(model: TrainedModel) -> list[str]:
     return _fenced("python", "\n".join(lines))
 
 
-def _task_row(task: str, task_def: TaskDef) -> list[str]:
+def _task_row(task: str, task_def: Definition) -> list[str]:
     labels = task_def.class_names("LABEL_")
     sentences = "of a text" if task_def.data_type == DataFormat.PremiseOnly else "of a pair of texts"
     kind = task_def.task_type.name

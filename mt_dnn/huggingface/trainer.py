@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,16 +20,21 @@ from mt_dnn.huggingface.observed_forward import (
     without_loss,
 )
 from mt_dnn.huggingface.regularizer_log import RegularizerLog
+from mt_dnn.huggingface.trainer_checks import refuse_bases, refuse_method, refuse_settings, unreached
+from mt_dnn.huggingface.uncounted import uncounted
 from mt_dnn.huggingface.unlabeled_rows import UnlabeledRows
 from mt_dnn.perturbation import AdversarialPerturbation, ModelRegularizer
 from mt_dnn.perturbation.noise import dropout_seed, example_seeds, forked_dropout
 from mt_dnn.perturbation.outputs import LabeledOutput
 from mt_dnn.perturbation.reading import IGNORED_LABEL, head_of, is_encoder_decoder, token_mask
-from mt_dnn.perturbation.wrappers import REENTRANT, unwrapped
-from mt_dnn.training.processes import ONE_PROCESS_A_DEVICE
+from mt_dnn.perturbation.wrappers import unwrapped
 
-# Trainers whose models encode several texts a batch, each a column of its own.
-SEVERAL_TEXTS = "sentence_transformers"
+
+class LossScaling(NamedTuple):
+    """How a trainer scales the loss of a batch: divided by the items of the update, multiplied by the processes."""
+
+    by_items: bool
+    by_processes: bool
 
 
 class AdversarialMixin:
@@ -43,7 +46,8 @@ class AdversarialMixin:
     transformers' classifiers do, Trainer adds up the means of the batches, and R is added up likewise. Noise and
     dropout of the perturbed passes depend on the seed, the update and the place of an example in it, so that α = 0 is
     the plain Trainer bit for bit and a resumed run goes on as if it had not stopped. FreeLB's R stands in the place of
-    the task loss, without α. Evaluation is plain.
+    the task loss, without α. Evaluation is plain. What the base trainer counts itself, such as tokens and accuracy, is
+    that of the clean pass alone (of FreeLB, which has none, that of its first pass).
 
     The log has `adv_loss`, the mean of R over the examples (or tokens) since the last entry, and what the search found:
     see `RegularizerLog`; `loss` is the whole objective. `hyperparameter_search` sets α and the radius where its space
@@ -59,7 +63,8 @@ class AdversarialMixin:
     Raises:
         UnsupportedLevelError: the model has no injection point of the method's level.
         ValueError: parameters cut over processes; several GPUs in one process; what `check_wrappers` refuses; a
-            `compute_loss` before this one that does not call it.
+            `compute_loss` before this one that does not call it; a method that needs the loss on the labels, in a
+            trainer whose loss is something else; norms over sentences with rows that hold several.
     """
 
     # What the mixin uses of Trainer.
@@ -83,12 +88,13 @@ class AdversarialMixin:
         unlabeled_dataset: Any = None,
         **kwargs: Any,
     ) -> None:
-        self._refuse_bases()
+        refuse_bases(type(self), AdversarialMixin)
         super().__init__(*args, **kwargs)
-        self._refuse_settings()
+        refuse_settings(self)
         self.regularizer = ModelRegularizer(
             perturbation, self.model, task_type=task_type, pairwise=pairwise, task_loss=_loss_of
         )
+        refuse_method(self, perturbation)
         self.alpha = self.regularizer.alpha if alpha is None else alpha
         # Where hyperparameter_search puts its values.
         self.args.adv_alpha, self.args.adv_radius = self.alpha, perturbation.radius
@@ -97,10 +103,11 @@ class AdversarialMixin:
             if perturbation.needs_labels:
                 raise ValueError(f"unlabeled_dataset: {perturbation.name} needs labels; accepted: methods that compare")
             self._unlabeled = UnlabeledRows.of(self, unlabeled_dataset)
-        self._normalizes: bool | None = None
+        self._scaling: LossScaling | None = None
         self._place = (-1, 0)  # an update, and how many batches of it this process has met
         self._sides = 1  # rows a row of the dataset, such as a chosen and a rejected one
         self._met = False
+        self._counts = False  # whether the next perturbed pass is the one that the base trainer counts
         self._found = RegularizerLog()
 
     def compute_loss(
@@ -116,7 +123,13 @@ class AdversarialMixin:
             return self._base_loss(model, inputs, return_outputs, num_items_in_batch)
         method = self.regularizer.perturbation
         regularized, batch = self._regularized(), self._next_batch()
+        if regularized and method.replaces_task_loss and "input_ids" not in inputs:
+            raise ValueError(
+                f"{method.name} has no clean pass to see the model's arguments in, and the batches of "
+                f"{type(self).__name__} have {', '.join(inputs)}; accepted: batches with input_ids, or another method"
+            )
         loss, outputs, forward = None, None, None
+        self._counts = regularized and method.replaces_task_loss and not return_outputs
         if return_outputs or not (regularized and method.replaces_task_loss):
             with self.regularizer.clean(model), observed_forwards(model) as forwards:
                 found = self._base_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -124,8 +137,10 @@ class AdversarialMixin:
             forward = self._only(forwards) if regularized else None
         if regularized:
             arguments = {**inputs, **({} if forward is None else forward.arguments)}
+            if num_items_in_batch is not None and self._scaling is None:
+                self._scaling = self._found_scaling(model, inputs, forward, num_items_in_batch)
             adv_loss = self._regularize(model, inputs, arguments, forward, batch)
-            weight = self._weight(model, inputs, arguments, forward, num_items_in_batch)
+            weight = self._weight(model, arguments, num_items_in_batch)
             weighted = weight * adv_loss
             loss = weighted if method.replaces_task_loss else loss + self.alpha * weighted
             if self._unlabeled is not None:
@@ -141,7 +156,7 @@ class AdversarialMixin:
         self._met = False
         loss: Tensor = super().training_step(*args, **kwargs)  # type: ignore[misc]
         if not self._met:
-            raise ValueError(_unreached(type(self)))
+            raise ValueError(unreached(type(self)))
         return loss
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
@@ -157,31 +172,6 @@ class AdversarialMixin:
         self.alpha, radius = self.args.adv_alpha, self.args.adv_radius
         if radius != self.regularizer.perturbation.radius:
             self.regularizer.perturbation.set_radius(radius)
-
-    # what is refused when the trainer is made
-
-    def _refuse_bases(self) -> None:
-        kinds = type(self).__mro__
-        for kind in kinds[: kinds.index(AdversarialMixin)]:
-            own = vars(kind).get("compute_loss")
-            code = getattr(own, "__code__", None)
-            if own is not None and code is not None and "compute_loss" not in code.co_names:
-                raise ValueError(_unreached(type(self)))
-        if any(kind.__module__.partition(".")[0] == SEVERAL_TEXTS for kind in kinds):
-            raise ValueError(
-                f"{type(self).__name__}: sentence-transformers encodes the texts of a batch one after the other, which "
-                "have no R together; accepted: transformers' Trainer and those that call a model once a batch"
-            )
-
-    def _refuse_settings(self) -> None:
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise ValueError(f"no perturbed passes with FSDP or DeepSpeed; {ONE_PROCESS_A_DEVICE}")
-        if self.args.n_gpu > 1:
-            raise ValueError(f"several GPUs in one process; {ONE_PROCESS_A_DEVICE}")
-        settings = vars(self.args)
-        for name in ("activation_checkpointing", "gradient_checkpointing"):  # the second is transformers' older name
-            if settings.get(name) and (settings.get(f"{name}_kwargs") or {}).get("use_reentrant"):
-                raise ValueError(REENTRANT)
 
     # the base trainer's loss
 
@@ -204,17 +194,6 @@ class AdversarialMixin:
             )
         return forwards[0]
 
-    @contextmanager
-    def _uncounted(self) -> Iterator[None]:
-        """Within the block the base trainer counts on copies: its measures are those of the clean pass alone."""
-        before = dict(vars(self))
-        copies = {name: _copied(value) for name, value in before.items() if _is_count(value) and "dataset" not in name}
-        vars(self).update(copies)
-        try:
-            yield
-        finally:
-            vars(self).update({name: before[name] for name in copies})
-
     # R
 
     def _regularize(
@@ -225,30 +204,25 @@ class AdversarialMixin:
         forward: ObservedForward | None,
         batch: int,
     ) -> Tensor:
-        counted = forward is not None  # else the base trainer counts what is in the first perturbed pass
-
-        def with_loss(inner: nn.Module, _: Mapping[str, Any]) -> LabeledOutput:
-            nonlocal counted
-            with self._uncounted() if counted else nullcontext():
-                output = self._with_loss(inner, inputs)
-            counted = True
-            return output
-
-        def without_labels(inner: nn.Module, _: Mapping[str, Any]) -> Any:
+        method = self.regularizer.perturbation
+        logits, run = None, lambda inner, _: self._with_loss(inner, inputs)
+        if method.needs_labels and "labels" not in inputs:
+            # The loss is a mean over rows: the labels of the forward, such as DPO's, are not what it counts.
+            arguments = {name: value for name, value in arguments.items() if name != "labels"}
+        if not method.needs_labels:
             assert forward is not None
-            return self._without_labels(inner, forward)
-
-        needs_labels, logits = self.regularizer.perturbation.needs_labels, None
-        if forward is not None:
-            logits = forward.output if needs_labels else clean_logits(model, forward)
+            logits, run = clean_logits(model, forward), lambda inner, _: self._without_labels(inner, forward)
+        elif forward is not None and has_logits(forward.output):
+            logits = without_loss(forward.output)
+        seeds = self._noise_seeds(arguments, batch)
         adv_loss = self.regularizer(
-            model,
-            arguments,
-            logits,
-            noise_seeds=self._noise_seeds(arguments, batch),
-            forward=with_loss if needs_labels else without_labels,
-            measure_gain=self._is_logged(),
+            model, arguments, logits, noise_seeds=seeds, forward=run, measure_gain=self._is_logged()
         )
+        if method.needs_clean and self.regularizer.read["task_type"] == "next_tokens" and not _has_labels(arguments):
+            raise ValueError(
+                f"{type(self).__name__}.compute_loss gives its forward no labels, so that it is not known which tokens "
+                "R compares; accepted: labels in the batch, or in the forward that gives the loss"
+            )
         self._found.add(self.regularizer.last, self._counted(arguments))
         return adv_loss
 
@@ -262,11 +236,12 @@ class AdversarialMixin:
         """A perturbed pass with the base trainer's loss, a mean over what counts in this batch."""
         counted = "labels" in inputs and (self.model_accepts_loss_kwargs or self.compute_loss_func is not None)
         items = self._labels_in(model, inputs).clamp(min=1) if counted else None
-        with observed_forwards(model) as forwards:
+        counts, self._counts = self._counts, False
+        with nullcontext() if counts else uncounted(self), observed_forwards(model) as forwards:
             loss = self._base_loss(model, inputs, False, items)
         forward = self._only(forwards) if torch.is_grad_enabled() else forwards[0]
         output = without_loss(forward.output) if has_logits(forward.output) else forward.states.last_hidden_state
-        return LabeledOutput(output, loss / self._process_factor(items))
+        return LabeledOutput(output, loss if items is None else loss / self._process_factor())
 
     def _of_unlabeled(self, model: nn.Module, batch: int) -> Tensor:
         """R of a batch without labels, whose dropout does not move that of the labeled ones."""
@@ -321,22 +296,13 @@ class AdversarialMixin:
             names.append(f"{number}/{side}" if side else number)
         return example_seeds(self.args.seed, self.state.global_step, names)
 
-    def _weight(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Any],
-        arguments: Mapping[str, Any],
-        forward: ObservedForward | None,
-        items: Tensor | int | None,
-    ) -> Any:
+    def _weight(self, model: nn.Module, arguments: Mapping[str, Any], items: Tensor | int | None) -> Any:
         """What the mean loss of this batch is multiplied by, besides Trainer's division by the accumulation steps."""
+        mean = self._share_of_a_mean(items) if getattr(self, "loss_is_scaled_for_ga", None) else 1.0
         if items is None:
-            scaled = getattr(self, "loss_is_scaled_for_ga", None)
-            return self._share_of_a_mean(items) if scaled else 1.0
-        if self._normalizes is None:
-            self._normalizes = self._normalizes_by_items(model, inputs, forward, items)
-        share = self._labels_in(model, arguments) / items if self._normalizes else 1.0
-        return share * self._process_factor(items)
+            return mean
+        share = self._labels_in(model, arguments) / items if self._scaling and self._scaling.by_items else mean
+        return share * self._process_factor()
 
     def _share_of_a_mean(self, items: Tensor | int | None) -> float:
         """What a mean over this batch is multiplied by to be one over the update's batches once Trainer has divided."""
@@ -346,29 +312,42 @@ class AdversarialMixin:
         steps = getattr(self, "current_gradient_accumulation_steps", self.args.gradient_accumulation_steps)
         return 1.0 / steps if scaled else 1.0
 
-    def _process_factor(self, items: Tensor | int | None) -> int:
-        scaled = self.args.average_tokens_across_devices and items is not None
-        return self.accelerator.num_processes if scaled else 1
+    def _process_factor(self) -> int:
+        """What the base trainer multiplies a loss by that it was given a number of items for."""
+        averaged = self.args.average_tokens_across_devices and (self._scaling is None or self._scaling.by_processes)
+        return self.accelerator.num_processes if averaged else 1
 
     @torch.no_grad()
-    def _normalizes_by_items(
+    def _found_scaling(
         self, model: nn.Module, inputs: Mapping[str, Any], forward: ObservedForward | None, items: Any
-    ) -> bool | None:
-        """Whether the task loss is divided by the number of items it is given; None where this batch cannot tell.
+    ) -> LossScaling | None:
+        """How the base trainer scales its loss, the same answer on every process; None where no batch of them tells.
 
-        The loss is computed for two numbers, from what the encoder gave in the clean pass where that was seen.
+        The loss is computed for two numbers of items, and without the factor of several processes, from what the
+        encoder gave in the clean pass where that was seen.
         """
         seen = forward is not None and forward.states is not None
-        inner, losses = unwrapped(model), []
-        for number in (items, 2 * items):
+        inner, averaged = unwrapped(model), self.args.average_tokens_across_devices
+
+        def loss(number: Any, average: bool) -> Tensor:
+            self.args.average_tokens_across_devices = average
             with (
-                self._uncounted(),
+                uncounted(self),
                 forked_dropout(token_mask(inputs).device, self.args.seed),
                 replayed(inner, forward) if seen and forward is not None else nullcontext(),
             ):
-                losses.append(self._base_loss(inner, inputs, False, number))
-        one, half = losses
-        return None if one == 0 or not one.isfinite() else bool(half.abs() < 0.75 * one.abs())
+                found: Tensor = self._base_loss(inner, inputs, False, number)
+            return found
+
+        try:
+            one, half, alone = loss(items, averaged), loss(2 * items, averaged), loss(items, False)
+        finally:
+            self.args.average_tokens_across_devices = averaged
+        differs = [(one - other).abs() > 1e-3 * one.abs() for other in (half, alone)]
+        tells = one.isfinite() & (one != 0)
+        answers = self.accelerator.gather(torch.stack([tells, *(tells & answer for answer in differs)])[None].int())
+        told, by_items, by_processes = answers.amax(0).bool().tolist()
+        return LossScaling(by_items, by_processes) if told else None
 
     def _labels_in(self, model: nn.Module, arguments: Mapping[str, Any]) -> Tensor:
         """How many labels of this batch have a loss."""
@@ -402,29 +381,5 @@ def _loss_of(output: LabeledOutput) -> Tensor:
     return output.loss
 
 
-def _unreached(kind: type) -> str:
-    return (
-        f"{kind.__name__}: its compute_loss does not call AdversarialMixin's, so that no R is added; accepted: "
-        "super().compute_loss(...) in it, or its class after the mixin: class Mine(AdversarialMixin, Base)"
-    )
-
-
-def _is_count(value: Any) -> bool:
-    """Whether it is numbers, texts and tensors, or containers of such."""
-    if isinstance(value, dict):
-        return all(map(_is_count, value.values()))
-    if isinstance(value, (list, tuple, set, deque)):
-        return all(map(_is_count, value))
-    return value is None or isinstance(value, (int, float, str, Tensor))
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().clone()
-    new = copy.copy(value)
-    if isinstance(value, dict):
-        new.update({name: _copied(part) for name, part in value.items()})
-    elif isinstance(value, (list, deque)):
-        for place, part in enumerate(value):
-            new[place] = _copied(part)
-    return new
+def _has_labels(arguments: Mapping[str, Any]) -> bool:
+    return any(arguments.get(name) is not None for name in ("labels", "shift_labels"))

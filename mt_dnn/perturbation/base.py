@@ -365,14 +365,15 @@ class AdversarialPerturbation(nn.Module):
     def _divergence(self, task_id: int, task_type: Any) -> Divergence:
         return self.loss_map[task_id] if task_id < len(self.loss_map) else default_divergence(task_type)
 
-    @torch.no_grad()
     def _rises(self, search: Search, batch: Comparison) -> tuple[Tensor, Tensor]:
         """R(δ) − R(0) and R(δ′) − R(0), under the same dropout masks."""
         delta = search.delta.detach()
-        found, nothing, chance = (
-            self.final_loss(search.repeated_output(noise), batch)
-            for noise in (delta, torch.zeros_like(delta), search.shuffled())
-        )
+        # A trainer's loss runs forwards without gradients too, by which the search tells that they take no noise.
+        with torch.set_grad_enabled(self.needs_labels):
+            found, nothing, chance = (
+                self.final_loss(search.repeated_output(noise), batch).detach()
+                for noise in (delta, torch.zeros_like(delta), search.shuffled())
+            )
         return found - nothing, chance - nothing
 
 

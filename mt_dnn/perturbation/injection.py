@@ -69,8 +69,7 @@ class NoiseInjection:
 
     @contextmanager
     def add(self, noise: Noise) -> Iterator[None]:
-        """Within the block, every forward of the encoder adds `noise` at the injection point, but for those under
-        `no_grad` in a block that is entered with gradients: a trainer's further forwards, for its measures.
+        """Within the block, every forward of the encoder adds `noise` at the injection point.
 
         Args:
             noise: δ of shape (batch, tokens, hidden), zero at padding; or a function that is given h, the clean tensor
@@ -81,12 +80,9 @@ class NoiseInjection:
                 torch.compile has compiled without a hook there.
         """
         passes = 0
-        enabled = torch.is_grad_enabled()
 
         def perturb(h: Tensor) -> Tensor:
             nonlocal passes
-            if torch.is_grad_enabled() != enabled:
-                return h
             passes += 1
             return h + noise.to(h.dtype) if isinstance(noise, Tensor) else noise(h)
 
@@ -121,8 +117,8 @@ class NoiseInjection:
         At `deberta` LN0 stands in it, as in the perturbed passes; at the other levels it is the plain encoder.
 
         Yields:
-            h of every forward in the block, (batch, tokens, hidden), with its graph; likewise but for those under
-            `no_grad`.
+            h of every forward in the block, (batch, tokens, hidden), with its graph; where it is entered with gradients
+            those under `no_grad` are left out.
         """
         seen: list[Tensor] = []
         enabled = torch.is_grad_enabled()

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from .philox import keys_of, normal, philox, uniform
+
 NOISES = ("normal", "uniform")
 
 
@@ -38,24 +40,25 @@ def standard_noise(
         mask: (batch, tokens), 1 at real tokens.
         hidden: size of the last dimension.
         dtype: floating type of the noise.
-        seeds: one seed an example (`example_seeds`); without them torch's default generator draws.
+        seeds: one seed an example (`example_seeds`), which draws the same numbers whatever the batch, the padding and
+            the device are; without them torch's default generator draws.
         kind: `normal` or `uniform`.
     """
     real = mask.bool()
-
-    def draw(*shape: int, generator: torch.Generator | None = None) -> Tensor:
-        empty = torch.empty(*shape, hidden, dtype=dtype, device=mask.device)
-        return empty.normal_(generator=generator) if kind == "normal" else empty.uniform_(-1, 1, generator=generator)
-
     if seeds is None:
-        return draw(*mask.shape) * real.unsqueeze(-1)
-    generator = torch.Generator(device=mask.device)
-    drawn = [
-        draw(length, generator=generator.manual_seed(seed))
-        for length, seed in zip(real.sum(1).tolist(), seeds, strict=True)
-    ]
-    noise = torch.zeros(*mask.shape, hidden, dtype=dtype, device=mask.device)
-    return noise.masked_scatter_(real.unsqueeze(-1), torch.cat(drawn))
+        empty = torch.empty(*mask.shape, hidden, dtype=dtype, device=mask.device)
+        drawn = empty.normal_() if kind == "normal" else empty.uniform_(-1, 1)
+        return drawn * real.unsqueeze(-1)
+    if len(seeds) != len(mask):
+        raise ValueError(f"found {len(seeds)} seeds, expected one for each of {len(mask)} examples")
+    place = real.cumsum(1).unsqueeze(-1)
+    block = torch.arange((hidden + 3) // 4, device=mask.device).expand(*mask.shape, -1)
+    nothing = torch.zeros_like(block)
+    counter = torch.stack([block, place.expand_as(block), nothing, nothing])
+    words = philox(counter, keys_of(seeds, mask.device).view(2, -1, 1, 1))
+    drawn = (normal if kind == "normal" else uniform)(words, dtype)
+    drawn = drawn.movedim(0, -1).flatten(-2)[..., :hidden]
+    return drawn.masked_fill(~real.unsqueeze(-1), 0)
 
 
 def default_generator(device: torch.device) -> torch.Generator:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .ball import is_finite
 from .divergences import PADDING_LOGIT, MseCriterion, SymKlCriterion, grouped, over_labels
 
 Divergence = Callable[..., Tensor]
@@ -123,8 +125,13 @@ class Comparison:
         if self.view == "spans":
             return tuple(part.masked_fill(self.mask == 0, PADDING_LOGIT) for part in logits)
         if self.view in TOKENS:
-            return tuple(part if self._is_counted_alone(part) else part[self.counted] for part in logits)
+            return tuple(p if self._is_counted_alone(p) else p.flatten(0, 1)[self._places] for p in logits)
         return logits
+
+    @cached_property
+    def _places(self) -> Tensor:
+        """Of the tokens that count, among all in a row; the first pass alone makes the host wait for their number."""
+        return self.counted.flatten().nonzero().squeeze(1)
 
     def _compared(self, output: Any) -> tuple[Tensor, ...]:
         """The logits that count; of spans not those that say whether there is an answer."""
@@ -144,11 +151,11 @@ class Comparison:
         tokens = self.counted.numel()
         if part.dim() == 2 and len(part) == tokens:
             return part.reshape(*self.counted.shape, -1)
-        if part.shape[:2] != self.counted.shape and (part.dim() != 2 or len(part) != self.counted.sum()):
+        if part.shape[:2] != self.counted.shape and (part.dim() != 2 or len(part) != len(self._places)):
             found = " x ".join(map(str, part.shape[:-1]))
             raise ValueError(
                 f"found logits of {found} tokens; accepted: of the batch's {' x '.join(map(str, self.counted.shape))}, "
-                f"of these in a row, or of the {int(self.counted.sum())} that count"
+                f"of these in a row, or of the {len(self._places)} that count"
             )
         return part
 
@@ -199,14 +206,14 @@ class Comparison:
 
     def finite(self, output: Any) -> Tensor:
         """Whether an example's logits are finite, (batch,); of tokens' logits, those that count."""
-        finite = torch.ones(len(self.mask), dtype=torch.bool, device=self.mask.device)
+        found = []
         for part in self._compared(output):
-            usable = part.detach().isfinite()
+            usable = is_finite(part.detach())
             if self.view == "spans":
                 usable = usable | (self.mask == 0)
             elif self.view in TOKENS and self._is_counted_alone(part):
                 usable = torch.ones_like(self.counted).masked_scatter(self.counted, usable.all(-1))
             elif self.view in TOKENS:
                 usable = usable | ~self.counted.unsqueeze(-1)
-            finite = finite & usable.reshape(len(self.mask), -1).all(1)
-        return finite
+            found.append(usable.reshape(len(self.mask), -1).all(1))
+        return found[0] if len(found) == 1 else torch.stack(found).all(0)

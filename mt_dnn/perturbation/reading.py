@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .injection import UnsupportedLevelError, outermost_encoder
@@ -13,6 +14,10 @@ from .outputs import logits_of
 from .wrappers import base_model, unwrapped
 
 IGNORED_LABEL = -100  # transformers' mark of what has no label
+PACKED = (
+    "norms over sentences (norm_level=1), and rows that hold several texts (packing, padding-free); accepted: "
+    "norm_level=0, norms over tokens, or padded texts"
+)
 # In the class names of transformers' models: how their logits over tokens are read.
 BY_TOKEN = {
     "CausalLM": "next_tokens",
@@ -110,11 +115,21 @@ def token_mask(batch: Mapping[str, Any]) -> Tensor:
         if ids is None:
             raise ValueError(f"found a batch of {', '.join(batch) or 'nothing'}; accepted: one with input_ids")
         mask = torch.ones_like(ids)
+        if is_packed(batch):  # where padding stands as texts of one token, which nothing reads
+            mask = (batch["position_ids"] + F.pad(batch["position_ids"][:, 1:], (0, 1)) > 0).to(mask.dtype)
     elif (ids is not None and mask.shape != ids.shape) or mask.dim() > 3:
         found = " x ".join(map(str, mask.shape))
         wanted = "(rows, tokens)" if ids is None else " x ".join(map(str, ids.shape))
         raise ValueError(f"attention_mask of {found}; accepted: {wanted}, 1 at real tokens and 0 at padding")
     return mask.reshape(-1, mask.size(-1))
+
+
+def is_packed(batch: Mapping[str, Any]) -> bool:
+    """Whether rows of the batch hold several texts, one after the other, as packing without padding makes them."""
+    positions = batch.get("position_ids")
+    if batch.get("attention_mask") is not None or positions is None:
+        return False
+    return positions.dim() == 2 and bool((positions == 0).sum(-1).max() > 1)
 
 
 def head_of(model: nn.Module) -> nn.Module:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .injection import NoiseInjection, find_encoder
 from .noise import default_generator, example_seeds
 from .outputs import TOKENS, TaskLoss, logits_of, view_of
-from .reading import counted_tokens, token_mask, view_of_labels, view_of_output
+from .reading import PACKED, counted_tokens, is_packed, token_mask, view_of_labels, view_of_output
 from .wrappers import (
     came_by_fabric,
     check_wrappers,
@@ -34,8 +34,8 @@ Forward = Callable[[nn.Module, Mapping[str, Any]], Any]
 class CleanPass(NamedTuple):
     """What the perturbed passes take over from a clean one.
 
-    dropout_state: the generator's state before it; words: h, the tensor at the injection point, of every forward with
-    gradients, (batch, tokens, hidden).
+    dropout_state: the generator's state before it, or before all of the block where R is computed by a loss; words: h,
+    the tensor at the injection point, of every forward with gradients, (batch, tokens, hidden).
     """
 
     dropout_state: Tensor
@@ -129,13 +129,16 @@ class ModelRegularizer:
 
         Raises:
             ValueError: the method needs logits with a gradient, or a clean pass within `clean`, and was given none; it
-                climbs, and gradients are switched off; it is not known how the logits are read.
+                climbs, and gradients are switched off; it is not known how the logits are read; its norms are of
+                sentences, and rows of the batch hold several.
         """
         method = self.perturbation
         self._check_model(model)
         clean, self._clean = self._clean, None
         self._check_clean(clean, model, logits)
         mask = token_mask(batch)
+        if method.scope == "sentence" and is_packed(batch):
+            raise ValueError(PACKED)
         if method.level == "pre_ln" and batch.get("input_ids") is None and batch.get("inputs_embeds") is not None:
             raise ValueError(
                 "inputs_embeds skip the words, where the noise of level 'pre_ln' enters; accepted: input_ids"
@@ -190,9 +193,14 @@ class ModelRegularizer:
         if is_compiled(model, injection.module) and not self._needs_block(model):
             yield
             return
-        with uncompiled(model, injection.module), injection.clean() as words:
+        with (
+            uncompiled(model, injection.module),
+            injection.clean() as words,
+            _dropout_states(unwrapped(model)) as states,
+        ):
             yield
-        self._clean = CleanPass(state, words)
+        one_pass = self.perturbation.needs_clean and len(states) == 1
+        self._clean = CleanPass(states[0] if one_pass else state, words)
 
     def view(self, model: nn.Module, batch: Mapping[str, Any], logits: Any) -> dict[str, Any]:
         """How the logits of a batch are compared: `task_type`, `pairwise` and `counted` of a `Comparison`.
@@ -258,6 +266,24 @@ class ModelRegularizer:
         seeds = example_seeds(self._seed, self.calls, [f"{_process()}/{row}" for row in range(rows)])
         self.calls += 1
         return seeds
+
+
+@contextmanager
+def _dropout_states(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Within the block, the generator's states before the model's forwards, without those under `no_grad` where it is
+    entered with gradients."""
+    generator, enabled = default_generator(next(model.parameters()).device), torch.is_grad_enabled()
+    states: list[Tensor] = []
+
+    def keep(*_: Any) -> None:
+        if torch.is_grad_enabled() == enabled:
+            states.append(generator.get_state())
+
+    handle = model.register_forward_pre_hook(keep)
+    try:
+        yield states
+    finally:
+        handle.remove()
 
 
 def _check_precision(perturbed: Any, clean: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .ball import SCOPES, ascent_direction, embedding_size, project, scope_norm
+from .ball import SCOPES, ascent_direction, embedding_size, is_finite, project, scope_norm
 from .injection import NoiseInjection
 from .noise import default_generator, dropout_seed, forked_dropout, standard_noise
 
@@ -130,18 +130,18 @@ class Search:
         return output
 
     def _evaluate(self, noise: Callable[[Tensor], Tensor], dropout_start: int | Tensor | None) -> Any:
-        """The forward with noise.
+        """The forward with noise; those without gradients that run beside it, such as a reference model's, have none.
 
         Raises:
             ValueError: it came by the injection point twice, as a model does that encodes two texts one after the
                 other, or LED to look its own padding up: δ is that of one batch of tokens.
         """
-        came_by = False
+        came_by, enabled = False, torch.is_grad_enabled()
 
         def once(h: Tensor) -> Tensor:
             nonlocal came_by
-            if came_by and not torch.is_grad_enabled():
-                return h  # a trainer's further forward, for its measures; searches have refused other models before
+            if torch.is_grad_enabled() != enabled:
+                return h
             if came_by:
                 raise ValueError(
                     f"{type(self.injection.encoder).__name__} embeds words twice in one forward; accepted: models that "
@@ -192,11 +192,12 @@ class Search:
         h = h.to(dtype)
         noise = standard_noise(self.mask, h.size(-1), dtype, self.noise_seeds, method.noise)
         self.mask, noise = self.injection.fitted(self.mask, h), self.injection.fitted(noise, h)
-        self.real = self.mask.unsqueeze(-1).to(dtype)
+        self.padding = (self.mask == 0).unsqueeze(-1)
         self.entries = self.mask.sum() * h.size(-1)
-        noise_unit = self.unit = torch.ones((), dtype=dtype, device=h.device)
         if method.scale == "relative":
             noise_unit, self.unit = embedding_size(h, self.mask, method.norm_p, method.scope)
+        else:
+            noise_unit = self.unit = torch.ones((), dtype=dtype, device=h.device)
         if method.noise_clamp:
             noise = noise.clamp(-2, 2)
         delta = method.noise_var * method.noise_unit(noise_unit, self.mask, h.size(-1)) * noise
@@ -208,7 +209,7 @@ class Search:
         self.delta = delta.requires_grad_(method.ascent_steps > 0)
         self.added = torch.zeros_like(delta)
         self.skipped = torch.zeros(len(h), dtype=torch.bool, device=h.device)
-        self.emb_val = self._mean_size(h)
+        self.emb_val = self._mean_size(h.masked_fill(self.padding, 0))
 
     def gradient(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
         """∂loss/∂δ, (batch, tokens, hidden).
@@ -222,14 +223,17 @@ class Search:
         if loss.dtype == torch.float16:  # through which the multiple goes back times the number of examples
             scale = min(scale, HALF_PRECISION_LIMIT / len(self.mask))
         with self.injection.not_recomputed():
-            (gradient,) = torch.autograd.grad(loss * scale, self.delta, retain_graph=retain_graph)
-        return gradient / scale
+            scaled = loss if scale == 1 else loss * scale
+            (gradient,) = torch.autograd.grad(scaled, self.delta, retain_graph=retain_graph)
+        return gradient if scale == 1 else gradient / scale
 
     def ascend(self, gradient: Tensor, finite: Tensor) -> None:
         """One step; an example whose logits (`finite`, (batch,)) or gradient are not finite keeps its δ."""
         method, delta = self.method, self.delta.detach()
-        finite = finite & (gradient.isfinite().all(-1) | (self.mask == 0)).all(1)
-        gradient = torch.where(finite.view(-1, 1, 1) & (self.real > 0), gradient, 0.0)
+        gradient = gradient.masked_fill(self.padding, 0)
+        keep = ~(finite & is_finite(gradient).flatten(1).all(1))
+        by_example = keep.view(-1, 1, 1)
+        gradient = gradient.masked_fill(by_example, 0)
         if method.projection == "normalize":
             step = method.step_size * gradient
             moved = delta + step
@@ -242,10 +246,9 @@ class Search:
             if method.projection == "project":
                 moved = self._project(moved)
             added = moved - delta
-        keep = ~finite.view(-1, 1, 1)
-        self.added = torch.where(keep, 0.0, added)
-        self.delta = torch.where(keep, delta, moved).requires_grad_()
-        self.skipped = self.skipped | ~finite
+        self.added = added.masked_fill(by_example, 0)
+        self.delta = torch.where(by_example, delta, moved).requires_grad_()
+        self.skipped = self.skipped | keep
 
     def ascend_in_backward(self, finite: Tensor) -> None:
         """Let δ take its step and be kept when the backward of the training loss comes by, whose gradient of δ is a
@@ -268,17 +271,14 @@ class Search:
     def shuffled(self) -> Tensor:
         """δ with its entries shuffled within each scope, each with a random sign: as large as δ, without direction."""
         delta = self.delta.detach()
-        generator = torch.Generator(device=delta.device)
-        seeds = self.noise_seeds or range(len(delta))
-        shuffled = torch.zeros_like(delta)
-        for row, real in enumerate(self.mask.bool()):
-            generator.manual_seed(dropout_seed([seeds[row]], self.passes))
-            entries = delta[row, real]
-            scopes = entries.flatten().unsqueeze(0) if self.method.scope == tuple(SCOPES)[1] else entries
-            draws = torch.rand(2, *scopes.shape, device=delta.device, generator=generator)
-            signs = torch.where(draws[1] < 0.5, -1.0, 1.0).to(delta.dtype)
-            shuffled[row, real] = (scopes.gather(1, draws[0].argsort(1)) * signs).view_as(entries)
-        return shuffled
+        seeds = [dropout_seed([seed], self.passes) for seed in self.noise_seeds or range(len(delta))]
+        draws = standard_noise(self.mask, 2 * delta.size(-1), delta.dtype, seeds, "uniform")
+        draws = draws.masked_fill(self.padding, 2)  # after all others, so that padding keeps its zeros
+        scopes, order, signs = (x.flatten(SCOPES[self.method.scope][0]) for x in (delta, *draws.chunk(2, -1)))
+        # From the real entries of a scope in their order to the same in a random one.
+        places, sources = (order > 1).sort(stable=True).indices, order.sort(stable=True).indices
+        shuffled = torch.zeros_like(scopes).scatter_(-1, places, scopes.gather(-1, sources))
+        return (shuffled * torch.where(signs < 0, -1.0, 1.0)).view_as(delta)
 
     def token_shares(self) -> Tensor:
         """‖δ‖₂/‖h‖₂ of each real token, (tokens,); without those whose h is zero, or where a number is not finite."""
@@ -296,7 +296,8 @@ class Search:
         return self._mean_size(self.added), self.skipped.sum()
 
     def _mean_size(self, x: Tensor) -> Tensor:
-        return (x.detach().abs() * self.real).sum() / self.entries
+        """The mean of |x| over real tokens, of x that is zero elsewhere."""
+        return x.detach().abs().sum() / self.entries
 
 
 def _is_in_float16(h: Tensor) -> bool:

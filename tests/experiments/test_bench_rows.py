@@ -16,15 +16,15 @@ from experiments.bench import others
 from experiments.bench.measure import forward_flops
 from experiments.bench.others import Contest, PlainAdamax
 from experiments.bench.rows import COMPARED, ROWS, still_config
-from experiments.exp_def import TaskDefs
 from experiments.sift.runs import TASK, TASK_DEF
-from module.encoder_families import tiny_model
 from mt_dnn.batcher import Batch
+from mt_dnn.huggingface.encoder_families import tiny_model
 from mt_dnn.loss import SymKlCriterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation import SmartPerturbation
 from mt_dnn.training.optim import DecoupledAdamax, decay_groups
+from tasks.definition import TaskDefs
 
 EXAMPLES, WIDTH, LONGEST = 6, 12, 20
 OURS = [name for name in ROWS if name not in ("trainer", "smart-pytorch", "standin", "standin-smart")]

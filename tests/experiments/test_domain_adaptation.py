@@ -9,7 +9,7 @@ import prepro_std
 from data_utils.errors import DataError
 from data_utils.readers import read_score_file
 from experiments.domain_adaptation import domain_prepro
-from experiments.exp_def import TaskDefs
+from tasks.definition import TaskDefs
 from tests.encoder_folder import write_encoder
 from tests.experiments.scripts import EXPERIMENTS, calls_of, run_script
 

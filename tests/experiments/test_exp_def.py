@@ -8,8 +8,8 @@ import torch
 from data_utils.errors import TaskDefError, UserError
 from data_utils.metrics import Metric
 from data_utils.task_def import DataFormat, TaskType
-from experiments.exp_def import TaskDef, TaskDefs, checkpoint_globals
 from mt_dnn.loss import LossCriterion
+from tasks.definition import TaskDef, TaskDefs, checkpoint_globals
 
 REPOSITORY = Path(__file__).parents[2]
 FIXTURES = REPOSITORY / "tests" / "fixtures"

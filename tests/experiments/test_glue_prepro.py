@@ -5,9 +5,9 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from data_utils.errors import DataError, FlagError
-from experiments.exp_def import TaskDefs
 from experiments.glue.glue_layouts import HUB_SOURCES, LAYOUTS
 from experiments.glue.glue_prepro import main
+from tasks.definition import TaskDefs
 
 GLUE = Path(__file__).parents[2] / "experiments" / "glue" / "glue_task_def.yml"
 

@@ -10,9 +10,9 @@ import pytest
 from data_utils.errors import DataError
 from data_utils.readers import read_canonical_tsv
 from data_utils.task_def import DataFormat
-from experiments.exp_def import TaskDefs
 from experiments.sift.data import hutto
 from experiments.sift.runs import TASK_DEF
+from tasks.definition import TaskDefs
 from tests.experiments.hutto_archive import packed, rated_lines, write_archive
 
 EMPTY = dict.fromkeys(hutto.DOMAINS, "")

@@ -9,8 +9,8 @@ import pytest
 import prepro_std
 from data_utils.errors import DataError, FlagError
 from data_utils.readers import read_documents, read_score_file
-from experiments.exp_def import TaskDefs
 from experiments.mlm import mlm_prepro
+from tasks.definition import TaskDefs
 from tests.experiments.scripts import EXPERIMENTS, calls_of, run_script
 from tests.tasks.learning import WORDS, write_small_encoder
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from data_utils.errors import DataError
-from experiments.exp_def import TaskDefs
 from experiments.ner.prepro import main, read_sentences
+from tasks.definition import TaskDefs
 from tests.experiments.publish import trained, write_lines
 from tests.experiments.scripts import EXPERIMENTS, calls_of
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from experiments.exp_def import TaskDefs
 from experiments.sift.attacks.pgd import pgd
 from mt_dnn.batcher import Batch, Collater, Example
 from mt_dnn.data.dataset import example_of
 from mt_dnn.perturbation.injection import UnsupportedLevelError
 from tasks import get_task
+from tasks.definition import TaskDefs
 from tests.encoders import LinearModel, remove_norm_eps, scale_tables, tiny_classifier
 
 HIDDEN = 12

@@ -15,11 +15,11 @@ import transformers
 
 import prepro_std
 from data_utils.errors import UserError
-from experiments.exp_def import TaskDefs
 from experiments.sift.attacks.robustness import evenly_spread, measure_robustness, parse_spec
 from mt_dnn.batcher import Collater, SingleTaskDataset
 from mt_dnn.configuration.config import Config
 from mt_dnn.model import MTDNNModel
+from tasks.definition import TaskDefs
 
 TASKS = """
 sentiment: {data_format: PremiseOnly, task_type: Classification, n_class: 2, labels: [negative, positive],

@@ -9,8 +9,8 @@ import pytest
 import prepro_std
 from data_utils.errors import DataError
 from data_utils.readers import read_score_file
-from experiments.exp_def import TaskDefs
 from experiments.squad import squad_prepro
+from tasks.definition import TaskDefs
 from tests.encoder_folder import write_encoder
 from tests.experiments.scripts import EXPERIMENTS, calls_of, run_script
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from data_utils.errors import DataError, FlagError
-from experiments.exp_def import TaskDefs
 from experiments.superglue import multirc_eval
 from experiments.superglue.superglue_prepro import TASKS, main
 from mt_dnn.configuration.config import parse_args
 from mt_dnn.data.run_data import RunData
+from tasks.definition import TaskDefs
 from tests.experiments.publish import converted, trained, write_json
 from tests.experiments.scripts import EXPERIMENTS, calls_of, run_script
 

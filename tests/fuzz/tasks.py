@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from experiments.exp_def import TaskDefs
 from tasks import Task, get_task
+from tasks.definition import TaskDefs
 
 DEFINITIONS = """
 class: {data_format: PremiseOnly, task_type: Classification, n_class: 2, metric_meta: [ACC, MCC, AUC, F1]}

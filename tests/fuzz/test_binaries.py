@@ -19,7 +19,6 @@ from hypothesis import given
 
 from data_utils.array_file import map_arrays, write_arrays
 from data_utils.checksum import checksum_of, has_right_checksum, sha256
-from experiments.exp_def import TaskDefs
 from module.encoder import load_encoder
 from mt_dnn.checkpoints.build import restore_network
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
@@ -27,6 +26,7 @@ from mt_dnn.data.token_arrays import ARRAYS, open_token_arrays, read_token_array
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.training.delta_cache import KeptDeltas
 from tasks import get_task
+from tasks.definition import TaskDefs
 from tests.encoder_folder import write_encoder
 from tests.fuzz.check import reading
 from tests.fuzz.inputs import DRAWN, VALUES, Choices

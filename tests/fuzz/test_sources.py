@@ -18,7 +18,6 @@ from data_utils.text_files import MARK, read_lines
 from experiments.anli import anli_prepro
 from experiments.canonical import Example, Reading, read_examples, write_canonical
 from experiments.dump_embedding.extractor import read_texts
-from experiments.exp_def import TaskDefs
 from experiments.glue.glue_layouts import LAYOUTS, Layout, Part
 from experiments.glue.glue_prepro import read_part
 from experiments.mlm import mlm_prepro
@@ -28,6 +27,7 @@ from experiments.sift.data import hutto, study_data
 from experiments.squad.squad_prepro import read_squad
 from experiments.superglue import superglue_prepro
 from experiments.xnli import xnli_prepro
+from tasks.definition import TaskDefs
 from tests.experiments.hutto_archive import rated_lines, write_archive
 from tests.fuzz.check import reading
 from tests.fuzz.inputs import DRAWN, Choices

@@ -21,11 +21,11 @@ from data_utils.prepro import Converter, Split, TokenizerSpec, convert_split
 from data_utils.readers import canonical_suffix, read_canonical_tsv, read_score_file, write_score_file
 from data_utils.task_def import DataFormat
 from data_utils.text_files import MARK, read_lines, write_lines
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, SingleTaskDataset
 from mt_dnn.data.token_arrays import ARRAYS, read_token_arrays
 from tasks import Task
 from tasks.base import Evaluation
+from tasks.definition import TaskDefs
 from tests.encoder_folder import write_encoder
 from tests.fuzz.check import reading
 from tests.fuzz.inputs import DRAWN, Choices

@@ -18,7 +18,6 @@ from data_utils.task_def import DataFormat
 from data_utils.text_files import read_lines, write_lines
 from experiments.canonical import Reading, read_examples, write_canonical
 from experiments.dump_embedding.extractor import read_texts
-from experiments.exp_def import TaskDefs
 from experiments.glue.glue_layouts import LAYOUTS
 from experiments.glue.glue_prepro import read_part
 from experiments.mlm.mlm_prepro import documents
@@ -27,6 +26,7 @@ from experiments.sift.data import study_data
 from experiments.sift.data.hutto import parse_ratings
 from experiments.squad.squad_prepro import read_squad
 from experiments.superglue.superglue_prepro import boolq
+from tasks.definition import TaskDefs
 from tests.fuzz.inputs import CHARACTERS
 
 Reader = Callable[[Path, str], str]  # gives back the text that it finds in a file with that text in it

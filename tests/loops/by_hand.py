@@ -1,4 +1,4 @@
-"""R and its gradient computed by hand: noise, ascent, divergence and hooks written out, without this project's code."""
+"""R and its gradient computed by hand: ascent, divergence and hooks written out, without this project's code."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mt_dnn.perturbation import PERTURBATIONS, ModelRegularizer
+from mt_dnn.perturbation.noise import standard_noise
 from tests.hf import RADIUS, SIGMA, STEP, search
 
 SEEDS = (11, 12, 13, 14, 15, 16)
@@ -129,15 +130,8 @@ def by_hand(
 
 
 def _noise(mask: Tensor, hidden: int, seeds: Sequence[int], kind: str, dtype: torch.dtype) -> Tensor:
-    """Of each row its own generator's draws, at its real tokens."""
-    noise = torch.zeros(*mask.shape, hidden, dtype=dtype)
-    for row, seed in zip(range(len(mask)), seeds, strict=False):
-        generator = torch.Generator().manual_seed(seed)
-        drawn = torch.empty(int(mask[row].sum()), hidden, dtype=dtype)
-        noise[row, mask[row]] = (
-            drawn.normal_(generator=generator) if kind == "normal" else drawn.uniform_(-1, 1, generator=generator)
-        )
-    return SIGMA * noise
+    """What is given here, as weights and texts are: the draw has tests of its own, by published numbers."""
+    return SIGMA * standard_noise(mask.long(), hidden, dtype, list(seeds[: len(mask)]), kind)
 
 
 def gradients(model: nn.Module, value: Tensor) -> Found:

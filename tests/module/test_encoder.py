@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel
 
 from data_utils.errors import DataError
 from module.encoder import encoder_from_config, load_encoder, positions_of
-from module.encoder_families import FAMILIES, tiny_model
+from mt_dnn.huggingface.encoder_families import FAMILIES, tiny_model
 from tests.encoder_folder import write_encoder
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
+from tasks.definition import TaskDefs
 
 TASKS = """
 mnli: {data_format: PremiseAndOneHypothesis, task_type: Classification, n_class: 3, metric_meta: [ACC],

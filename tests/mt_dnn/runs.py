@@ -45,7 +45,7 @@ def exportable(folder: Path) -> tuple[str, ...]:
 
 def parameters(path: Path) -> dict[str, torch.Tensor]:
     """The parameters in a checkpoint of this project, read without the project's own loader."""
-    from experiments.exp_def import checkpoint_globals
+    from tasks.definition import checkpoint_globals
 
     with torch.serialization.safe_globals(checkpoint_globals()):
         return torch.load(path, weights_only=True)["state"]

@@ -12,10 +12,10 @@ import torch
 
 from data_utils.errors import DataError
 from data_utils.task_def import TaskType
-from experiments.exp_def import TaskDef
 from mt_dnn.checkpoints.build import restore_network
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, load_state, newest_checkpoint, save_checkpoint
 from mt_dnn.matcher import SANBertNetwork
+from tasks.definition import TaskDef
 from tests.encoders import tiny_encoder
 from tests.mt_dnn.runs import RUN, tiny_run
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from data_utils.errors import DataError
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, MultiTaskBatchSampler, MultiTaskDataset, SingleTaskDataset
 from mt_dnn.data import dataset as dataset_module
 from tasks import Task
+from tasks.definition import TaskDefs
 from tests.mt_dnn.conftest import TASKS
 
 

@@ -19,12 +19,12 @@ import predict
 import prepro_std
 from data_utils.errors import DataError, FlagError
 from data_utils.readers import read_score_file
-from experiments.exp_def import TaskDef
 from mt_dnn.configuration.config import Config, parse_args
 from mt_dnn.huggingface.export import FAMILIES, HeadLayout, HfExport, main, sequence_classifier
 from mt_dnn.loss import BceCriterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.training.trainer import Trainer, train
+from tasks.definition import TaskDef
 from tests.encoders import tiny_encoder
 from tests.mt_dnn.runs import RUN, assert_same, parameters, tiny_config, tiny_run
 

@@ -26,6 +26,7 @@ from tests.hf import (
     tiny_model,
     trainer_of,
 )
+from tests.mt_dnn.test_hf_trainer import AdversarialOwnLoss
 
 ROOT = Path(__file__).parents[2]
 LENGTHS = (7, 3, 6, 5, 6)
@@ -161,6 +162,7 @@ JOBS: dict[str, tuple[str, Any, dict[str, Any]]] = {
         SmartPerturbation,
         {"compute_loss_func": own_loss, "average_tokens_across_devices": False},
     ),
+    "own_compute_loss": ("classification", SmartPerturbation, {"kind": AdversarialOwnLoss}),
     "unused": (
         "classification",
         SmartPerturbation,

@@ -15,11 +15,11 @@ from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from data_utils.text_files import write_lines
-from experiments.exp_def import TaskDef
 from mt_dnn.configuration.config import Config, parse_args
 from mt_dnn.huggingface.export import export
 from mt_dnn.huggingface.model_card import TrainedModel, model_card, train_command
 from mt_dnn.training.trainer import train
+from tasks.definition import TaskDef
 from tests.mt_dnn.runs import RUN, TASK_DEF, tiny_config
 
 HOSTILE = (

@@ -12,7 +12,6 @@ from transformers import BertConfig
 
 from data_utils.errors import DataError
 from data_utils.task_def import EncoderModelType
-from experiments.exp_def import TaskDefs
 from mt_dnn.checkpoints.build import restore_network
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from mt_dnn.checkpoints.mtdnn_config import GROUPS, MTDNN_FLAGS, to_mtdnn
@@ -21,6 +20,7 @@ from mt_dnn.configuration.flags import flags_of
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.model import MTDNNModel
 from mt_dnn.training.trainer import Trainer
+from tasks.definition import TaskDefs
 from tests import mtdnn_reader
 from tests.encoders import tiny_encoder
 from tests.mt_dnn.runs import RUN, SIFT, SMART, TASK_DEF, tiny_config

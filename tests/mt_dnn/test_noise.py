@@ -7,9 +7,11 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mt_dnn.perturbation.noise import default_generator, dropout_seed, example_seeds, forked_dropout, standard_noise
 
@@ -53,6 +55,38 @@ def test_noise_of_an_example_depends_on_neither_padding_nor_batch() -> None:
     assert torch.equal(swapped.flip(0), narrow)
     alone = standard_noise(torch.tensor([[1, 1]]), 8, torch.float32, seeds[1:])
     assert torch.equal(alone[0], narrow[1, :2])
+
+
+@pytest.mark.parametrize("kind", ["normal", "uniform"])
+@pytest.mark.parametrize("hidden", [1, 3, 8, 10])
+def test_a_number_depends_on_seed_token_and_place_alone(kind: str, hidden: int) -> None:
+    """Not on how many numbers a token has, either."""
+    seeds = example_seeds(0, 0, ["x", "y"])
+    all_of_it = standard_noise(torch.ones(2, 4), 12, torch.float64, seeds, kind)
+    assert all_of_it.unique().numel() == all_of_it.numel()
+    part = standard_noise(torch.tensor([[0, 1, 0, 1, 1]]), hidden, torch.float64, seeds[1:], kind)
+    assert torch.equal(part[0, [1, 3, 4]], all_of_it[1, :3, :hidden])
+
+
+def test_every_example_has_a_seed() -> None:
+    with pytest.raises(ValueError, match="found 1 seeds, expected one for each of 2 examples"):
+        standard_noise(torch.ones(2, 3), 4, torch.float32, [1])
+
+
+def test_noise_takes_as_many_operators_for_many_examples_as_for_one() -> None:
+    def operators(examples: int, tokens: int) -> int:
+        class Counting(TorchDispatchMode):
+            calls = 0
+
+            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+                self.calls += 1
+                return func(*args, **(kwargs or {}))
+
+        with Counting() as counting:
+            standard_noise(torch.ones(examples, tokens), 8, torch.float32, range(examples))
+        return counting.calls
+
+    assert operators(1, 2) == operators(30, 17)
 
 
 def test_noise_does_not_depend_on_the_side_of_the_padding() -> None:

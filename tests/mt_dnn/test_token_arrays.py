@@ -16,11 +16,11 @@ import pytest
 
 from data_utils.array_file import write_arrays
 from data_utils.errors import DataError
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
 from mt_dnn.data import token_arrays
 from mt_dnn.data.token_arrays import ARRAYS, TokenArrays, open_token_arrays, read_token_arrays
 from tasks import Task, get_task
+from tasks.definition import TaskDefs
 from tests.mt_dnn.conftest import TASKS, example
 
 LINES = [example(uid, label=uid % 3, length=3 + uid) for uid in range(20)]

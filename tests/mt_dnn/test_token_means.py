@@ -14,10 +14,10 @@ import transformers
 from torch import Tensor, nn
 
 from data_utils.text_files import write_lines
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Batch, Collater, SingleTaskDataset
 from mt_dnn.configuration.config import parse_args
 from mt_dnn.model import MTDNNModel
+from tasks.definition import TaskDefs
 from tests.mt_dnn.runs import assert_same
 from tests.tasks.learning import write_small_encoder
 

@@ -12,7 +12,6 @@ import torch
 
 import predict
 from data_utils.errors import FlagError, TaskDefError
-from experiments.exp_def import TaskDefs
 from module.dropout_wrapper import DropoutWrapper
 from module.san import SANClassifier
 from mt_dnn.batcher import Collater, SingleTaskDataset
@@ -20,6 +19,7 @@ from mt_dnn.checkpoints.build import restore_network
 from mt_dnn.configuration.config import parse_args
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.training.trainer import train
+from tasks.definition import TaskDefs
 from tests.encoders import tiny_encoder, token_batch
 from tests.mt_dnn.runs import assert_same, parameters
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task

@@ -12,9 +12,9 @@ import pytest
 from data_utils.errors import DataError
 from data_utils.metrics import Metric
 from data_utils.readers import read_score_file
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
 from tasks import get_task
+from tasks.definition import TaskDefs
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
 
 DEFINITION = """

@@ -16,7 +16,6 @@ import predict
 from data_utils.errors import DataError, FlagError, TaskDefError, UserError
 from data_utils.metrics import Metric
 from data_utils.readers import read_score_file
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Batch, Collater, SingleTaskDataset
 from mt_dnn.configuration.config import parse_args
 from mt_dnn.data.run_data import RunData, check_fits_encoder
@@ -24,6 +23,7 @@ from mt_dnn.loss import SeqCeCriterion
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.perturbation.outputs import Comparison
+from tasks.definition import TaskDefs
 from tasks.generation import metrics_of_numbers
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
 

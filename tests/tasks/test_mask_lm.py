@@ -13,7 +13,6 @@ import torch
 
 from data_utils.errors import FlagError, TaskDefError, UserError
 from data_utils.readers import read_score_file
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Batch, Collater, SingleTaskDataset
 from mt_dnn.configuration.config import parse_args
 from mt_dnn.loss import MlmCriterion
@@ -21,6 +20,7 @@ from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.perturbation.outputs import Comparison
 from tasks import get_task
+from tasks.definition import TaskDefs
 from tasks.mask_lm import MaskLMTask, packed, part_of
 from tests.encoder_folder import write_encoder
 from tests.mt_dnn.runs import assert_same, parameters

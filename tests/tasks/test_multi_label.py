@@ -23,7 +23,6 @@ from data_utils.prepro import Split
 from data_utils.readers import read_score_file, read_token_json
 from data_utils.task_def import TaskType
 from data_utils.text_files import write_lines
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Batch, Collater, SingleTaskDataset
 from mt_dnn.configuration.config import parse_args
 from mt_dnn.loss import BceCriterion, KlCriterion, MseCriterion, SymKlCriterion
@@ -33,6 +32,7 @@ from mt_dnn.training.bregman import BregmanTerm
 from mt_dnn.training.objective import TrainingObjective
 from mt_dnn.training.trainer import train
 from tasks import Task, get_task
+from tasks.definition import TaskDefs
 from tests.encoders import tiny_encoder
 from tests.mt_dnn.runs import parameters
 from tests.tasks.learning import PROBE, SIFT, WORDS, learned, write_small_encoder, write_task

@@ -14,12 +14,12 @@ import predict
 from data_utils.errors import DataError, TaskDefError
 from data_utils.metrics import Metric
 from data_utils.readers import read_score_file
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, MultiTaskDataset, SingleTaskDataset
 from mt_dnn.loss import RankCeCriterion, SymKlCriterion
 from mt_dnn.perturbation.outputs import Comparison
 from mt_dnn.training.delta_cache import KeptDeltas
 from tasks import get_task
+from tasks.definition import TaskDefs
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
 
 DEFINITION = """

@@ -11,9 +11,9 @@ import torch
 
 from data_utils.errors import DataError, UserError
 from data_utils.prepro import Split, parse_list
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, SingleTaskDataset
 from tasks import get_task
+from tasks.definition import TaskDefs
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
 
 DEFINITION = """

@@ -17,10 +17,10 @@ from data_utils.metrics import Metric
 from data_utils.readers import read_score_file
 from data_utils.text_files import write_lines
 from data_utils.tokenizer import load_tokenizer
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import Collater, SingleTaskDataset
 from mt_dnn.loss import SpanCeCriterion
 from tasks import ModelInputs, Task, get_task
+from tasks.definition import TaskDefs
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
 from tests.tasks.long_texts import byte_tokenizer, long_text
 

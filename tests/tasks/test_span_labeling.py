@@ -13,9 +13,9 @@ from data_utils.errors import DataError, TaskDefError
 from data_utils.metrics import Metric
 from data_utils.readers import read_score_file
 from data_utils.text_files import write_lines
-from experiments.exp_def import TaskDefs
 from mt_dnn.batcher import SingleTaskDataset
 from tasks import get_task
+from tasks.definition import TaskDefs
 from tasks.span_labeling import spans_of
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
 from tests.tasks.long_texts import byte_tokenizer, long_text

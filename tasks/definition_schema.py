@@ -11,9 +11,9 @@ from transformers.activations import ACT2FN
 
 from data_utils.errors import nearest
 from data_utils.metrics import Metric
-from data_utils.task_def import INTERNAL_ENCODERS, DataFormat, EncoderModelType, TaskType
-from mt_dnn.loss import LossCriterion
-from tasks import TASK_REGISTRY, Task
+from data_utils.task_def import INTERNAL_ENCODERS, DataFormat, EncoderModelType, LossCriterion, TaskType
+from tasks.base import Task
+from tasks.registry import TASK_REGISTRY
 
 Member = TypeVar("Member", bound=IntEnum)
 
