@@ -14,7 +14,16 @@ from .injection import NoiseInjection, find_encoder
 from .noise import default_generator, example_seeds
 from .outputs import TOKENS, TaskLoss, logits_of, view_of
 from .reading import PACKED, counted_tokens, is_packed, token_mask, view_of_labels, view_of_output
-from .wrappers import came_by_fabric, check_wrappers, in_fabric, is_compiled, run_as_wrapped, uncompiled, unwrapped
+from .wrappers import (
+    came_by_fabric,
+    check_wrappers,
+    in_fabric,
+    is_compiled,
+    never_compiled,
+    run_as_wrapped,
+    uncompiled,
+    unwrapped,
+)
 
 if TYPE_CHECKING:
     from .base import AdversarialPerturbation, Regularization
@@ -94,7 +103,7 @@ class ModelRegularizer:
         self._checked: nn.Module | None = None
         self._known: str | None = None
 
-    @torch.compiler.disable
+    @never_compiled
     def __call__(
         self,
         model: nn.Module,

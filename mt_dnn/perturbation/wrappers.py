@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import nn
 
+Call = TypeVar("Call", bound=Callable[..., Any])
 # Where wrappers hold the model: torch.compile's and Lightning Fabric's. Those of torch.nn have it as `module`.
 COMPILED, FABRIC = "_orig_mod", "_forward_module"
 REENTRANT = (
@@ -60,6 +63,20 @@ def _has_code(module: nn.Module) -> bool:
     """Whether torch.compile was called on it, in place, or on its forward."""
     own = vars(module).get("forward")
     return COMPILED in module._modules or module._compiled_call_impl is not None or hasattr(own, "_torchdynamo_inline")
+
+
+def never_compiled(method: Call) -> Call:
+    """A method whose calls break off the code that torch.compile makes of a step: hooks and searches are none of it.
+
+    torch.compile is imported by those who use it; without it that takes seconds.
+    """
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        run = torch.compiler.disable(method) if "torch._dynamo" in sys.modules else method
+        return run(*args, **kwargs)
+
+    return cast(Call, call)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ NOTHING: dict[str, Any] = {"radius": None, "projection": "none", "noise_var": 0.
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("head", (*HEADS, "regression"))  # whose labels Fabric rounds
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_without_noise_the_perturbed_pass_is_the_clean_one_in_each_precision(
     precision: str, head: str, level: str
