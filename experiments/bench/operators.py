@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[2]
 WITHOUT_KERNEL = {"detach", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 # What the host waits for: a number, or a size that depends on numbers.
 READS = {
-    "_local_scalar_dense", "_unique2", "allclose", "equal", "is_nonzero", "masked_select", "nonzero", "unique_consecutive",
-    "unique_dim",
+    "_local_scalar_dense", "_unique2", "allclose", "equal", "is_nonzero", "masked_select", "nonzero",
+    "unique_consecutive", "unique_dim",
 }  # fmt: skip
 # Operators whose boolean tensors among their arguments are turned into places first.
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}

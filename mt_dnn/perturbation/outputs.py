@@ -130,7 +130,7 @@ class Comparison:
 
     @cached_property
     def _places(self) -> Tensor:
-        """Of the tokens that count, among all in a row; of all passes the first makes the host wait for their number."""
+        """Of the tokens that count, among all in a row; the first pass alone makes the host wait for their number."""
         return self.counted.flatten().nonzero().squeeze(1)
 
     def _compared(self, output: Any) -> tuple[Tensor, ...]:
