@@ -71,8 +71,11 @@ def test_what_is_on_the_host_is_read_without_waiting() -> None:
         moved.attention_mask.sum().item()
         torch.tensor([1]).to(torch.device("cpu"), non_blocking=True).sum().item()
         torch.tensor([1]).to(torch.device("cpu"))
-    names = sorted(read.operator for read in counting.reads)
-    assert names == ["_local_scalar_dense", "_local_scalar_dense", operators.COPY]
+    assert sorted(read.operator for read in counting.reads) == [
+        "_local_scalar_dense",
+        "_local_scalar_dense",
+        operators.COPY,
+    ]
 
 
 def test_views_have_no_kernel_and_backwards_count() -> None:

@@ -22,6 +22,7 @@ from mt_dnn.perturbation import (
 )
 from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.perturbation.noise import standard_noise
+from mt_dnn.perturbation.search import Search
 from tests.encoders import LEVELS, Classifier, TokenBatch, tiny_classifier, token_batch
 from tests.search import Trace, clean_logits, regularize, seeds_of
 
@@ -341,6 +342,26 @@ def test_chance_has_the_entries_of_delta_in_another_place_and_sign(
     assert moved > 0.8
     negative = (chance[batch.attention_mask.bool()] < 0).double().mean()
     assert 0.4 < negative < 0.6
+
+
+@pytest.mark.parametrize("norm_level", [0, 1])
+def test_chance_of_an_example_depends_on_neither_padding_nor_batch(norm_level: int) -> None:
+    def shuffled(mask: Tensor, delta: Tensor, seeds: list[int]) -> Tensor:
+        found = Search(SmartPerturbation(**SIZES, norm_level=norm_level), lambda: None, None, mask, seeds)  # type: ignore[arg-type]
+        found.delta, found.padding = delta, (mask == 0).unsqueeze(-1)
+        return found.shuffled()
+
+    seeds = seeds_of(2)
+    delta = torch.randn(2, 4, 6)
+    both = shuffled(torch.ones(2, 4), delta, seeds)
+    alone = torch.zeros(1, 7, 6)
+    places = [1, 2, 4, 6]
+    mask = torch.zeros(1, 7)
+    mask[0, places], alone[0, places] = 1, delta[1]
+    found = shuffled(mask, alone, seeds[1:])
+    assert torch.equal(found[0, places], both[1])
+    assert not found[0, [0, 3, 5]].any()
+    assert not torch.equal(both, delta)
 
 
 @pytest.mark.parametrize("name", ["at", "vat", "smart", "alum", "freelb"])
