@@ -17,7 +17,7 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from mt_dnn.word_gradient import WordGradient
+from mt_dnn.training.word_gradient import WordGradient
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 
 from experiments.bench.others import Contest, Step
 from experiments.bench.rows import Row
-from experiments.sift.tables import markdown_table
+from experiments.sift.reporting.tables import markdown_table
 from mt_dnn.batcher import Batch
 
 ROOT = Path(__file__).parents[2]
@@ -41,7 +41,7 @@ INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_"}
 METHODS = ("cpu", "numpy", "tolist")  # reads that call no operator where the tensor lies on the CPU
 COPY = "copy to the device"
 # Functions that read a number only where it lies on the CPU.
-ON_CPU_ALONE = {("mt_dnn/optim.py", "_clip"), ("mt_dnn/optim.py", "_step_in_pieces")}
+ON_CPU_ALONE = {("mt_dnn/training/optim.py", "_clip"), ("mt_dnn/training/optim.py", "_step_in_pieces")}
 
 
 class Read(NamedTuple):

@@ -3,7 +3,8 @@
 This folder imports torch and itself alone, so that it can be copied into another repository.
 """
 
-from .base import AdversarialPerturbation, Regularization
+from .base import AdversarialPerturbation
+from .method import Regularization
 from .methods import (
     PERTURBATIONS,
     AdversarialTraining,

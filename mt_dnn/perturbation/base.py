@@ -7,7 +7,7 @@ file, no flag and no trainer, need torch alone, and run on any model that holds 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .ball import NORMS, SCOPES
 from .injection import LEVELS, NoiseInjection, find_encoder
 from .measured_defaults import measured
+from .method import Regularization
 from .noise import NOISES
 from .outputs import Comparison, Divergence, TaskLoss, default_divergence
 from .regularizer import Forward, ModelRegularizer
@@ -24,26 +25,6 @@ PROJECTIONS = ("project", "normalize", "none")
 SCALES = ("absolute", "relative")
 
 Method = TypeVar("Method", bound="AdversarialPerturbation")
-
-
-class Regularization(NamedTuple):
-    """What one search over a batch gives; all scalar tensors, means over the entries of real tokens.
-
-    loss: R, the only one with a gradient; emb_val: mean |h|; eff_perturb: mean size of what the last ascent step added;
-    delta_size: mean |δ|; skipped: number of examples whose ascent met a value that is not finite; ascent_rise:
-    R(δ) − R(0); chance_rise: R(δ′) − R(0), with δ′ the entries of δ shuffled, each with a random sign; these two are
-    there where they were asked for; their ratio is the ascent gain. token_shares is no scalar: ‖δ‖₂/‖h‖₂ of each real
-    token, (tokens,), where the method's `shares_tokens` asks for it.
-    """
-
-    loss: Tensor
-    emb_val: Tensor
-    eff_perturb: Tensor
-    delta_size: Tensor
-    skipped: Tensor
-    ascent_rise: Tensor | None = None
-    chance_rise: Tensor | None = None
-    token_shares: Tensor | None = None
 
 
 class AdversarialPerturbation(nn.Module):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .injection import NoiseInjection, find_encoder
+from .method import Method, Regularization
 from .noise import default_generator, example_seeds
 from .outputs import TOKENS, TaskLoss, logits_of, view_of
 from .reading import PACKED, counted_tokens, is_packed, token_mask, view_of_labels, view_of_output
@@ -24,9 +25,6 @@ from .wrappers import (
     uncompiled,
     unwrapped,
 )
-
-if TYPE_CHECKING:
-    from .base import AdversarialPerturbation, Regularization
 
 Forward = Callable[[nn.Module, Mapping[str, Any]], Any]
 
@@ -77,7 +75,7 @@ class ModelRegularizer:
 
     def __init__(
         self,
-        perturbation: AdversarialPerturbation,
+        perturbation: Method,
         model: nn.Module,
         *,
         task_type: Any = None,

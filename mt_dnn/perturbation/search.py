@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .ball import SCOPES, ascent_direction, embedding_size, is_finite, project, scope_norm
 from .injection import NoiseInjection
+from .method import SearchSettings
 from .noise import default_generator, dropout_seed, forked_dropout, standard_noise
-
-if TYPE_CHECKING:
-    from .base import AdversarialPerturbation
 
 # The constant beside ‖g‖ in the direction of projection "none", as in DeBERTa's release.
 DIRECTION_CONSTANT = 1e-6
@@ -60,7 +58,7 @@ class Search:
 
     def __init__(
         self,
-        method: AdversarialPerturbation,
+        method: SearchSettings,
         evaluate: Callable[[], Any],
         injection: NoiseInjection,
         mask: Tensor,

@@ -104,11 +104,11 @@ def test_a_step_waits_for_its_device_where_stopping_and_finite_numbers_need_it_a
     by_file = {file: sum(times for read, times in found.items() if read.place.startswith(file)) for file in FILES}
     assert sum(by_file.values()) == sum(found.values())
     assert by_file["mt_dnn/model.py"] == 1
-    assert by_file["mt_dnn/kept_deltas.py"] == (3 if name == "sift-free" else 0)
+    assert by_file["mt_dnn/training/delta_cache.py"] == (3 if name == "sift-free" else 0)
     assert by_file["mt_dnn/matcher.py"] == {"plain": 1, "freelb": 2, "sift-free": 2}.get(name, 3)
 
 
-FILES = ("mt_dnn/model.py", "mt_dnn/matcher.py", "mt_dnn/kept_deltas.py")
+FILES = ("mt_dnn/model.py", "mt_dnn/matcher.py", "mt_dnn/training/delta_cache.py")
 
 
 @pytest.mark.parametrize("name", METHODS)
