@@ -94,7 +94,7 @@ def make_tasks(args: argparse.Namespace) -> list[Split]:
     Raises:
         UserError: a table that cannot be used; nothing is written before all are read.
     """
-    from mt_dnn.huggingface.export import head_activation  # what it imports takes seconds, and --help has not to wait
+    from mt_dnn.export.export import head_activation  # what it imports takes seconds, and --help has not to wait
 
     text, label = (tuple(name.strip() for name in names.split(",")) for names in (args.text, args.label))
     if len(text) > 2:

@@ -5,7 +5,7 @@ r"""The shared encoder alone: out of a checkpoint, or out of a transformers fold
     python strip_model.py --checkpoint bert-base-uncased --fout bert_base.pt
 
 What is written with --fout is an --init_checkpoint, here and in MT-DNN; --hf writes what transformers loads. A task's
-whole classifier is written for transformers by `python -m mt_dnn.huggingface.export`.
+whole classifier is written for transformers by `python -m mt_dnn.export.export`.
 """
 
 from __future__ import annotations

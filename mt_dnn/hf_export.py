@@ -1,6 +1,6 @@
-"""Thin name: the export, and its command, live in `mt_dnn/huggingface/export.py`."""
+"""Thin name: the export, and its command, live in `mt_dnn/export/export.py`."""
 
-from mt_dnn.huggingface.export import main
+from mt_dnn.export.export import main
 
 if __name__ == "__main__":
     main()

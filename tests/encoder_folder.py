@@ -8,7 +8,7 @@ import tokenizers
 import torch
 import transformers
 
-from mt_dnn.huggingface.encoder_families import tiny_model
+from docs_build.encoder_families import tiny_model
 
 
 def write_encoder(folder: Path, family: str | None = None) -> Path:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from mt_dnn.huggingface.encoder_families import FAMILIES as ROWS
-from mt_dnn.huggingface.encoder_families import EncoderFamily, tiny_model
+from docs_build.encoder_families import FAMILIES as ROWS
+from docs_build.encoder_families import EncoderFamily, tiny_model
 
 LEVELS = ("pre_ln", "post_ln", "deberta")
 ALL_FAMILIES = tuple(ROWS)

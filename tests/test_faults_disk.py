@@ -24,8 +24,8 @@ from data_utils.errors import FlagError
 from data_utils.files import held_folder
 from experiments.dump_embedding import extractor
 from experiments.sift.runs import RunStore
-from mt_dnn.huggingface import export as hf_export
-from mt_dnn.huggingface.export import HfExport
+from mt_dnn.export import export as hf_export
+from mt_dnn.export.export import HfExport
 from mt_dnn.training.delta_cache import KeptDeltas
 from mt_dnn.training.telemetry import Telemetry
 from mt_dnn.training.trainer import Trainer

@@ -23,7 +23,7 @@ from data_utils.checksum import checksum_of
 from experiments.dump_embedding import extractor
 from mt_dnn.checkpoints.checkpoint import deltas_of, load_checkpoint
 from mt_dnn.checkpoints.resumption import RunCheckpoints
-from mt_dnn.huggingface import export as hf_export
+from mt_dnn.export import export as hf_export
 from tests.encoder_folder import write_encoder
 from tests.faults import command, cut, empty, flip
 from tests.mt_dnn.runs import RUN, assert_same, parameters

@@ -16,7 +16,7 @@ import calc_metrics
 import train
 from data_utils.errors import DataError
 from mt_dnn.checkpoints.checkpoint import deltas_of, load_checkpoint, newest_checkpoint
-from mt_dnn.huggingface.export import export
+from mt_dnn.export.export import export
 from tasks.definition import checkpoint_globals
 from tests.faults import Ended, command
 from tests.mt_dnn.runs import RUN

@@ -18,7 +18,7 @@ from data_utils.text_files import write_lines
 from experiments.dump_embedding import extractor
 from mt_dnn.checkpoints.build import restore_network
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
-from mt_dnn.huggingface import export as hf_export
+from mt_dnn.export import export as hf_export
 from mt_dnn.training.trainer import Trainer
 from tests.encoder_folder import write_encoder
 from tests.faults import command

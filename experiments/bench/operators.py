@@ -17,7 +17,6 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
-from mt_dnn.training.word_gradient import WordGradient
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,6 +26,7 @@ from experiments.bench.others import Contest, Step
 from experiments.bench.rows import Row
 from experiments.sift.reporting.tables import markdown_table
 from mt_dnn.batcher import Batch
+from mt_dnn.training.word_gradient import WordGradient
 
 ROOT = Path(__file__).parents[2]
 # Operators that launch nothing, beside views.

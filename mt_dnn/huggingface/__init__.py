@@ -1,1 +1,1 @@
-"""The methods in transformers' Trainer, and trained models as transformers' classifiers, with card and Hub."""
+"""The methods in transformers' Trainer: `AdversarialTrainer` and its parts."""

@@ -7,8 +7,8 @@ from typing import Any
 from mt_dnn.perturbation import AdversarialPerturbation
 from mt_dnn.perturbation.reading import PACKED
 from mt_dnn.perturbation.wrappers import REENTRANT
-from mt_dnn.training.processes import ONE_PROCESS_A_DEVICE
 
+ONE_PROCESS_A_DEVICE = "accepted: DistributedDataParallel with one process a device, by torchrun or accelerate launch"
 # Modules of trainers that do not call a model once a batch, and what they do instead.
 OF_THE_BODY = "computes its loss from the states of the student's body, not by its forward"
 OTHERWISE = {

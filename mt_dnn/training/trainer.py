@@ -32,9 +32,9 @@ from mt_dnn.configuration.config import Config
 from mt_dnn.data.class_weights import class_weights
 from mt_dnn.data.run_data import RunData, check_fits_encoder
 from mt_dnn.data.unlabeled_batches import UnlabeledBatches
-from mt_dnn.huggingface.export import HfExport
-from mt_dnn.huggingface.hub import HubRepo
-from mt_dnn.huggingface.model_card import card_of_run
+from mt_dnn.export.export import HfExport
+from mt_dnn.export.hub import HubRepo
+from mt_dnn.export.model_card import card_of_run
 from mt_dnn.inference import encode_dataset, eval_model
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.perturbation.injection import NoiseInjection

@@ -23,7 +23,7 @@ from data_utils.errors import (
 from experiments.bench import data
 from experiments.sift import plot
 from mt_dnn.checkpoints.checkpoint import write_tensors
-from mt_dnn.huggingface import export as hf_export
+from mt_dnn.export import export as hf_export
 from tests.test_no_code_from_data import sources
 
 

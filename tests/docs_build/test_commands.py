@@ -41,7 +41,7 @@ def test_commands_are_found_where_they_lie() -> None:
         "predict",
         "experiments.sift.matrix",
         "experiments.bench",
-        "mt_dnn.huggingface.export",
+        "mt_dnn.export.export",
     } <= found
     assert called("experiments.glue.glue_prepro") == "python experiments/glue/glue_prepro.py"
     assert called("experiments.bench") == "python -m experiments.bench"

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_utils.errors import UserError
+from docs_build.encoder_families import tiny_model
 from experiments.bench import others
 from experiments.bench.measure import forward_flops
 from experiments.bench.others import Contest, PlainAdamax
 from experiments.bench.rows import COMPARED, ROWS, still_config
 from experiments.sift.runs import TASK, TASK_DEF
 from mt_dnn.batcher import Batch
-from mt_dnn.huggingface.encoder_families import tiny_model
 from mt_dnn.loss import SymKlCriterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.model import MTDNNModel

@@ -13,8 +13,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel
 
 from data_utils.errors import DataError
+from docs_build.encoder_families import FAMILIES, tiny_model
 from module.encoder import encoder_from_config, load_encoder, positions_of
-from mt_dnn.huggingface.encoder_families import FAMILIES, tiny_model
 from tests.encoder_folder import write_encoder
 
 

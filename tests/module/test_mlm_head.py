@@ -6,9 +6,9 @@ import pytest
 import torch
 import transformers
 
+from docs_build.encoder_families import FAMILIES, tiny_model
 from mt_dnn.checkpoints.build import build_network
 from mt_dnn.configuration.config import parse_args
-from mt_dnn.huggingface.encoder_families import FAMILIES, tiny_model
 from tasks.definition import TaskDefs
 
 TASKS = "toy: {data_format: MLM, task_type: MaskLM, n_class: 40, metric_meta: [ACC]}"

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from data_utils.errors import FlagError
+from docs_build.encoder_families import FAMILIES, tiny_model
 from module.encoder import compile_layers
 from mt_dnn.batcher import Collater
 from mt_dnn.configuration.flag_groups import TrainingConfig
 from mt_dnn.data.run_data import RunData
-from mt_dnn.huggingface.encoder_families import FAMILIES, tiny_model
 from mt_dnn.model import MTDNNModel
 from tests.mt_dnn.runs import RUN, TASK_DEF, assert_same, tiny_config
 from tests.mt_dnn.test_grad_checkpointing import METHODS

@@ -12,10 +12,10 @@ import torch
 import predict
 from data_utils.errors import DataError, FlagError, TaskDefError
 from data_utils.readers import read_score_file
+from docs_build.encoder_families import FAMILIES as ENCODERS
+from docs_build.encoder_families import tiny_model
 from mt_dnn.checkpoints.checkpoint import load_checkpoint
 from mt_dnn.configuration.config import parse_args
-from mt_dnn.huggingface.encoder_families import FAMILIES as ENCODERS
-from mt_dnn.huggingface.encoder_families import tiny_model
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.training.trainer import train

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
-from mt_dnn.huggingface.encoder_families import FAMILIES, levels_table
+from docs_build.encoder_families import FAMILIES, levels_table
 from mt_dnn.perturbation.injection import (
     NoiseInjection,
     UnsupportedLevelError,
@@ -279,6 +279,6 @@ def test_a_wrapper_that_embeds_words_itself_has_pre_ln_alone() -> None:
 
 
 def test_the_documented_table_is_the_one_that_the_code_prints() -> None:
-    """Where this fails: put the output of `python -m mt_dnn.huggingface.encoder_families` into docs/methods.md."""
+    """Where this fails: put the output of `python -m docs_build.encoder_families` into docs/methods.md."""
     methods = (Path(__file__).parents[2] / "docs" / "methods.md").read_text(encoding="utf-8")
     assert f"\n{levels_table()}\n\n" in methods

@@ -20,7 +20,7 @@ import prepro_std
 from data_utils.errors import DataError, FlagError
 from data_utils.readers import read_score_file
 from mt_dnn.configuration.config import Config, parse_args
-from mt_dnn.huggingface.export import FAMILIES, HeadLayout, HfExport, main, sequence_classifier
+from mt_dnn.export.export import FAMILIES, HeadLayout, HfExport, main, sequence_classifier
 from mt_dnn.loss import BceCriterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.training.trainer import Trainer, train

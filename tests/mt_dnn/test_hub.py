@@ -13,8 +13,8 @@ from huggingface_hub.errors import LocalTokenNotFoundError
 
 from data_utils.errors import FlagError, UserError, run_command_line
 from mt_dnn.configuration.config import parse_args
-from mt_dnn.huggingface import hub
-from mt_dnn.huggingface.hub import HubRepo
+from mt_dnn.export import hub
+from mt_dnn.export.hub import HubRepo
 from mt_dnn.training.dry_run import dry_run
 from mt_dnn.training.trainer import train
 from tests.mt_dnn.runs import exportable, tiny_config

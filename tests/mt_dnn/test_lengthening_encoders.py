@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from mt_dnn.huggingface.encoder_families import SIZES
+from docs_build.encoder_families import SIZES
 from mt_dnn.perturbation import Regularization, SmartPerturbation
 from mt_dnn.perturbation.search import Kept
 from tests.encoders import LEVELS, Classifier, TokenBatch, token_batch

@@ -16,8 +16,8 @@ from markdown_it.token import Token
 
 from data_utils.text_files import write_lines
 from mt_dnn.configuration.config import Config, parse_args
-from mt_dnn.huggingface.export import export
-from mt_dnn.huggingface.model_card import TrainedModel, model_card, train_command
+from mt_dnn.export.export import export
+from mt_dnn.export.model_card import TrainedModel, model_card, train_command
 from mt_dnn.training.trainer import train
 from tasks.definition import TaskDef
 from tests.mt_dnn.runs import RUN, TASK_DEF, tiny_config
@@ -259,7 +259,7 @@ def test_a_run_tells_its_data_and_the_metrics_of_the_epoch_that_it_wrote(tmp_pat
 
 
 def test_a_checkpoint_that_tells_something_else_gives_a_card_without_it(tmp_path: Path) -> None:
-    from mt_dnn.huggingface.export import _trained
+    from mt_dnn.export.export import _trained
 
     written: Any = SimpleNamespace(task_defs={"sst": task_def()})
     flat = Config().to_flat()

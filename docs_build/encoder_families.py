@@ -1,6 +1,6 @@
 """The encoder families that are tested, one row each.
 
-`python -m mt_dnn.huggingface.encoder_families` prints the table of docs/methods.md.
+`python -m docs_build.encoder_families` prints the table of docs/methods.md.
 """
 
 from __future__ import annotations

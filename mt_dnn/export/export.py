@@ -1,6 +1,6 @@
 """A trained network as transformers' own classifiers, in folders that its Auto classes and pipelines load.
 
-    python -m mt_dnn.huggingface.export --checkpoint checkpoint/model_2.pt --save_hf DIR
+    python -m mt_dnn.export.export --checkpoint checkpoint/model_2.pt --save_hf DIR
 
 The head of a task is dropout, dense, activation, projection on the first token; transformers has one such head a family
 of encoders, with an activation of its own. What a class cannot express is refused.
@@ -29,7 +29,7 @@ from module.encoder import positions_of, takes_types
 from mt_dnn.checkpoints.build import network_in
 from mt_dnn.checkpoints.checkpoint import load_checkpoint
 from mt_dnn.configuration.config import Config
-from mt_dnn.huggingface.model_card import CARD_FILE, TrainedModel, model_card
+from mt_dnn.export.model_card import CARD_FILE, TrainedModel, model_card
 from mt_dnn.matcher import SANBertNetwork
 from tasks.interfaces import Definition
 
@@ -317,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     create_logger(None)
     flags = {"tokenizer": arguments.tokenizer, "do_lower_case": arguments.do_lower_case}
     given = {name: value for name, value in flags.items() if value}
-    words = ["python", "-m", "mt_dnn.huggingface.export", *(sys.argv[1:] if argv is None else argv)]
+    words = ["python", "-m", "mt_dnn.export.export", *(sys.argv[1:] if argv is None else argv)]
     export(arguments.checkpoint, arguments.save_hf, arguments.task, words, **given)
 
 

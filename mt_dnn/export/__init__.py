@@ -1,0 +1,1 @@
+"""Trained models as transformers' classifiers, with a model card, in a folder or on the Hub."""
