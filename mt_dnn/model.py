@@ -369,7 +369,7 @@ def _in_examples(units: Tensor, all_units: Tensor, all_examples: Tensor, same_ta
 
 def _sum_of(column: Sequence[Tensor]) -> Tensor | None:
     """The sum over batches of what some of them have; None where none has it."""
-    return torch.stack(column).sum() if len(column) > 1 else next(iter(column), None)
+    return torch.stack(list(column)).sum() if len(column) > 1 else next(iter(column), None)
 
 
 def _report(value: ObjectiveValue, batch: Batch) -> UpdateReport:
