@@ -42,7 +42,7 @@ def sentence_model(folder: Path) -> Any:
 @pytest.mark.parametrize("base", ["SentenceTransformerTrainer", "CrossEncoderTrainer", "SparseEncoderTrainer"])
 def test_its_trainers_are_refused_when_they_are_made(base: str) -> None:
     kind: Any = type("Own", (AdversarialMixin, getattr(st, base)), {})
-    with pytest.raises(ValueError, match="^Own: sentence-transformers encodes the texts of a batch one after the"):
+    with pytest.raises(ValueError, match=f"^Own: {base} encodes the texts of a batch one after the other"):
         kind(perturbation=SmartPerturbation.with_defaults())
 
 
