@@ -8,7 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import mt_dnn.perturbation.injection
-from mt_dnn.perturbation.injection import NoiseInjection, UnsupportedLevelError, available_levels, find_encoder
+from mt_dnn.perturbation.injection import (
+    NO_NORM,
+    NoiseInjection,
+    UnsupportedLevelError,
+    available_levels,
+    find_encoder,
+)
 from tests.encoders import (
     ALL_FAMILIES,
     LEVELS,
@@ -233,7 +239,7 @@ def test_an_encoder_without_embedding_norm_refuses_the_other_levels_in_a_line(fa
     encoder = tiny_classifier(family).bert
     with pytest.raises(UnsupportedLevelError) as error:
         NoiseInjection(encoder, level)
-    assert str(error.value) == f"{type(encoder).__name__} has no injection point '{level}'; it has: pre_ln"
+    assert str(error.value) == f"{type(encoder).__name__} has no injection point '{level}'; it has: pre_ln{NO_NORM}"
 
 
 def test_an_unknown_level_is_named_with_the_accepted_ones() -> None:
