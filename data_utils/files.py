@@ -109,7 +109,7 @@ def writable_folder(path: Path | str) -> Path:
 
 
 @contextmanager
-def held_folder(path: Path, flag: str) -> Iterator[None]:
+def folder_lock(path: Path, flag: str) -> Iterator[None]:
     """Keep other processes out of a folder while the block runs; a process that dies lets go of it.
 
     Raises:

@@ -22,7 +22,7 @@ from mt_dnn.configuration.config import Config
 from mt_dnn.data.word_dropout import WordDropout
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.perturbation.noise import example_seeds
-from mt_dnn.training.delta_cache import KeptDeltas
+from mt_dnn.training.delta_cache import DeltaCache
 from mt_dnn.training.objective import ObjectiveValue
 from mt_dnn.training.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
 from mt_dnn.training.processes import build_accelerator
@@ -139,10 +139,10 @@ class MTDNNModel:
         self.updates = 0
         self.skipped_steps = 0
         self.last_finite = True  # whether the last update had a finite loss and gradient, and so a step
-        self.asked: Callable[[], bool] = lambda: False  # whether this process was asked to stop
+        self.stop_requested: Callable[[], bool] = lambda: False  # whether this process was asked to stop
         self.last_asked = False  # whether a process was, in the last update
 
-    def keep_deltas(self, kept: KeptDeltas) -> None:
+    def keep_deltas(self, kept: DeltaCache) -> None:
         """Keep δ of the training examples between epochs (`--adv_free`)."""
         self.accelerator.unwrap_model(self.objective).kept = kept
 
@@ -227,8 +227,8 @@ class MTDNNModel:
         losses = [report.task_loss, report.adv_loss, report.unlabeled, report.bregman, norm]
         finite = torch.stack([part for part in losses if part is not None]).isfinite().all()
         if self.accelerator.num_processes == 1:
-            return bool(finite), self.asked()
-        found = torch.stack([~finite, torch.full_like(finite, self.asked())])
+            return bool(finite), self.stop_requested()
+        found = torch.stack([~finite, torch.full_like(finite, self.stop_requested())])
         not_finite, asked = (self.accelerator.reduce(found.float(), "sum") > 0).tolist()
         return not not_finite, asked
 

@@ -21,12 +21,12 @@ import strip_model
 import train
 from data_utils import checksum
 from data_utils.errors import FlagError
-from data_utils.files import held_folder
+from data_utils.files import folder_lock
 from experiments.dump_embedding import extractor
 from experiments.sift.runs import RunStore
 from mt_dnn.export import export as hf_export
 from mt_dnn.export.export import HfExport
-from mt_dnn.training.delta_cache import KeptDeltas
+from mt_dnn.training.delta_cache import DeltaCache
 from mt_dnn.training.telemetry import Telemetry
 from mt_dnn.training.trainer import Trainer
 from tests import faults
@@ -91,7 +91,7 @@ WRITTEN_BY_A_RUN: dict[str, tuple[Any, str, int, Sequence[str], str, str]] = {
         KEPT,
     ),
     "results.json": (Trainer, "_write_result", 2, (), r"results\.json", KEPT),
-    "copy of the kept noise": (KeptDeltas, "save", 2, FREE, r"model_1\.deltas", KEPT),
+    "copy of the kept noise": (DeltaCache, "save", 2, FREE, r"model_1\.deltas", KEPT),
 }
 
 
@@ -133,7 +133,7 @@ def test_a_full_disk_ends_a_run_in_a_line_and_with_room_it_goes_on(
 def test_room_for_the_kept_noise_is_taken_before_the_run_begins(tmp_path: Path) -> None:
     def check(disk: Disk) -> None:
         output = disk.folder / "run"
-        ended = command(train.main, flags(output, *FREE), at(KeptDeltas, "__init__", 1, disk.fill))
+        ended = command(train.main, flags(output, *FREE), at(DeltaCache, "__init__", 1, disk.fill))
         assert_told(ended, rf"{output}/kept_deltas\.bin: cannot be made with \d+ bytes: {disk.full}")
 
     with_disk(tmp_path / "disk", check)
@@ -302,9 +302,9 @@ def test_the_lock_of_a_full_disk_still_holds(tmp_path: Path) -> None:
     def check(disk: Disk) -> None:
         disk.fill()
         with (
-            held_folder(disk.folder, "output_dir"),
+            folder_lock(disk.folder, "output_dir"),
             pytest.raises(FlagError, match="in use by another run"),
-            held_folder(disk.folder, "output_dir"),
+            folder_lock(disk.folder, "output_dir"),
         ):
             pass
 

@@ -15,7 +15,7 @@ from mt_dnn.batcher import Batch
 from mt_dnn.configuration.config import Config
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation.injection import NoiseInjection
-from mt_dnn.training.delta_cache import KeptDeltas
+from mt_dnn.training.delta_cache import DeltaCache
 
 # All rows train one network, by steps too small to change its weights: every step of every row sees the same ones.
 STILL = {"learning_rate": 1e-9, "scheduler_type": 2, "warmup": 0}
@@ -52,7 +52,7 @@ def ours(name: str, forwards: float, **flags: object) -> Row:
         if config.adversarial.adv_free:
             hidden = NoiseInjection(contest.network.bert, config.adversarial.adv_norm_level).size
             with tempfile.NamedTemporaryFile() as file:  # a map outlives its file's name
-                model.keep_deltas(KeptDeltas(Path(file.name), contest.lengths, hidden))
+                model.keep_deltas(DeltaCache(Path(file.name), contest.lengths, hidden))
         return _as_owned(contest, config.training.cpu_linear, model.word_gradient is not None, model.update)
 
     return Row(name, forwards, build)

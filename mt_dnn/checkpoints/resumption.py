@@ -19,7 +19,7 @@ from mt_dnn.configuration.config import RESUME_FLAGS, Config
 from mt_dnn.data.dataset import SingleTaskDataset
 from mt_dnn.data.unlabeled_batches import UnlabeledBatches
 from mt_dnn.model import MTDNNModel
-from mt_dnn.training.delta_cache import KeptDeltas
+from mt_dnn.training.delta_cache import DeltaCache
 from mt_dnn.training.failures import WHAT_HELPS
 from mt_dnn.training.run_result import RunResult
 
@@ -56,7 +56,7 @@ class RunCheckpoints:
         model: MTDNNModel,
         train: Sequence[SingleTaskDataset],
         unlabeled: UnlabeledBatches,
-        kept: KeptDeltas | None,
+        kept: DeltaCache | None,
         result: RunResult,
         folder: Path,
         found: tuple[Path, dict[str, Any]] | None = None,
@@ -248,7 +248,7 @@ def taken_over(path: Path | str) -> Iterator[None]:
         raise DataError(f"holds a state that a run cannot go on with ({found})", path) from error
 
 
-def what_is_kept(folder: Path) -> str:
+def saved_checkpoints(folder: Path) -> str:
     """Of a run that cannot write any more."""
     newest = checkpoints_in(folder)[:1]
     if not newest:

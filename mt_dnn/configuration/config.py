@@ -157,7 +157,7 @@ def parse_args(argv: Sequence[str] | None = None) -> Config:
     path = given.pop("config", None)
     if path is None:
         return Config.from_flags(given)
-    return ConfigFile(path, GROUPS.values()).beside(given, Config.from_flags)
+    return ConfigFile(path, GROUPS.values()).combined_with(given, Config.from_flags)
 
 
 def without_effect(given: Iterable[str], config: Config) -> dict[str, str]:

@@ -53,7 +53,7 @@ class ConfigFile:
             if found != default:
                 self.values[name] = found
 
-    def beside(self, given: Mapping[str, Any], make: Callable[[dict[str, Any]], Made]) -> Made:
+    def combined_with(self, given: Mapping[str, Any], make: Callable[[dict[str, Any]], Made]) -> Made:
         """What `make` makes of the file's flags and of `given`, which win; its error names the file, and the line of
         the flag, but for one of `given`.
 

@@ -16,7 +16,7 @@ from data_utils.errors import DataError, WriteError
 from mt_dnn.perturbation.search import Kept
 
 
-class KeptDeltas:
+class DeltaCache:
     """A memory-mapped file of half-precision numbers, (tokens of all examples, hidden), that the processes of a machine
     share; each example is in one process's batch an epoch.
 

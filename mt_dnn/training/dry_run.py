@@ -27,7 +27,7 @@ from mt_dnn.checkpoints.checkpoint import newest_checkpoint
 from mt_dnn.checkpoints.resumption import WITH_DELTAS
 from mt_dnn.configuration.config import Config
 from mt_dnn.configuration.flag_groups import TrainingConfig
-from mt_dnn.training.failures import WHAT_HELPS, told_in_a_line
+from mt_dnn.training.failures import WHAT_HELPS, one_line_errors
 from mt_dnn.training.trainer import Trainer
 
 STEPS = 3  # timed updates of each kind
@@ -47,7 +47,7 @@ def dry_run(config: Config) -> None:
         SystemExit: with 143, after SIGTERM.
     """
     real = Path(config.training.output_dir)
-    with _removed_again(config.training) as folder, ExitStack() as held, told_in_a_line():
+    with _removed_again(config.training) as folder, ExitStack() as held, one_line_errors():
         training = replace(config.training, output_dir=str(folder), dry_run=False)
         if training.resume and training.model_ckpt is None:
             training = replace(training, model_ckpt=str(newest_checkpoint(real)[0]))

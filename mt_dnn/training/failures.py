@@ -55,7 +55,7 @@ class SkippedUpdates:
 
 
 @contextmanager
-def told_in_a_line() -> Iterator[None]:
+def one_line_errors() -> Iterator[None]:
     """Errors from outside, as `UserError`s that say what helps; of several processes one tells."""
     try:
         with _as_user_errors():

@@ -15,7 +15,7 @@ from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.perturbation.noise import default_generator, dropout_seed, forked_dropout
 from mt_dnn.perturbation.outputs import Comparison
 from mt_dnn.training.bregman import BregmanTerm
-from mt_dnn.training.delta_cache import KeptDeltas
+from mt_dnn.training.delta_cache import DeltaCache
 from tasks import Task
 
 CLEAN_PASS = -1  # its number in the dropout streams of unlabeled batches
@@ -82,7 +82,7 @@ class TrainingObjective(nn.Module):
         self.perturbation = perturbation
         self.alpha = alpha
         self.bregman = bregman
-        self.kept: KeptDeltas | None = None
+        self.kept: DeltaCache | None = None
         self.injection = None if perturbation is None else NoiseInjection(network.encoder, perturbation.level)
 
     def forward(

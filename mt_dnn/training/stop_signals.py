@@ -63,7 +63,7 @@ class StopSignals:
         """Whether this process was asked to stop."""
         return self.received is not None
 
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         """Whether a process was asked to stop; every process calls it at the same point, and all get one answer."""
         if self.accelerator.num_processes == 1:
             return self.own()

@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 from transformers.utils.logging import disable_progress_bar
 
 from data_utils.errors import FlagError, Stopped, WriteError
-from data_utils.files import atomic_write, held_folder, remove_temporary, writable_folder
+from data_utils.files import atomic_write, folder_lock, remove_temporary, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.progress import progress
 from data_utils.readers import write_glue_submission, write_score_file
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, load_state, trained_definitions, write_tensors
-from mt_dnn.checkpoints.resumption import RunCheckpoints, checkpoint_to_resume, what_is_kept
+from mt_dnn.checkpoints.resumption import RunCheckpoints, checkpoint_to_resume, saved_checkpoints
 from mt_dnn.configuration.config import Config
 from mt_dnn.data.class_weights import class_weights
 from mt_dnn.data.run_data import RunData, check_fits_encoder
@@ -38,8 +38,8 @@ from mt_dnn.export.model_card import card_of_run
 from mt_dnn.inference import encode_dataset, eval_model
 from mt_dnn.model import MTDNNModel, UpdateReport
 from mt_dnn.perturbation.injection import NoiseInjection
-from mt_dnn.training.delta_cache import KeptDeltas
-from mt_dnn.training.failures import SkippedUpdates, told_in_a_line
+from mt_dnn.training.delta_cache import DeltaCache
+from mt_dnn.training.failures import SkippedUpdates, one_line_errors
 from mt_dnn.training.processes import build_accelerator
 from mt_dnn.training.run_result import RunResult, metrics_text
 from mt_dnn.training.selection import Selection
@@ -60,12 +60,12 @@ def train(config: Config) -> RunResult:
             too little memory; an output folder that another run writes to.
         Stopped: by a signal, after it was saved.
     """
-    with ExitStack() as held, told_in_a_line():
+    with ExitStack() as held, one_line_errors():
         trainer = Trainer(config, held)
         try:
             return trainer.run()
         except WriteError as error:
-            raise WriteError(f"{error}; {what_is_kept(trainer.output_dir)}") from error
+            raise WriteError(f"{error}; {saved_checkpoints(trainer.output_dir)}") from error
 
 
 class Trainer:
@@ -81,7 +81,7 @@ class Trainer:
         self.accelerator = build_accelerator(config)
         self.main = self.accelerator.is_main_process
         if held is not None and self.main:
-            held.enter_context(held_folder(self.output_dir, "output_dir"))
+            held.enter_context(folder_lock(self.output_dir, "output_dir"))
             remove_temporary(self.output_dir, "model_")
         self.log = create_logger(config.data.log_file, quiet=not self.main)
         for notice in config.notices:
@@ -144,16 +144,16 @@ class Trainer:
         self.searched: UpdateReport | None = None  # the last update that had the regularizer
         self.skipped = SkippedUpdates(training.max_skipped, self.data.tasks, self.output_dir)
         self.stop = StopSignals(self.accelerator)
-        self.model.asked = self.stop.own
+        self.model.stop_requested = self.stop.own
 
-    def _keep_deltas(self) -> KeptDeltas:
+    def _keep_deltas(self) -> DeltaCache:
         """The file of `--adv_free`, made by the main process and mapped by all."""
         adversarial, path = self.config.adversarial, self.output_dir / KEPT_DELTAS
         if any(task.own_labels for task in self.model.network.tasks):
             raise FlagError("--adv_free: the tokens of a MaskLM task are others in every update; accepted: other tasks")
         lengths = np.concatenate([dataset.row_lengths for dataset in self.data.train])
         hidden = NoiseInjection(self.model.network.encoder, adversarial.adv_norm_level).size
-        gigabytes = KeptDeltas.bytes_of(lengths, hidden) / 1e9
+        gigabytes = DeltaCache.bytes_of(lengths, hidden) / 1e9
         if gigabytes > adversarial.adv_free_budget:
             raise FlagError(
                 f"--adv_free: the noise of {lengths.sum()} tokens takes {gigabytes:.3g} GB; accepted: at most "
@@ -162,9 +162,9 @@ class Trainer:
         if self.accelerator.num_processes > int(os.environ.get("LOCAL_WORLD_SIZE", 1)):
             raise FlagError("--adv_free: the processes share a file; accepted: processes on one machine")
         if self.main:
-            KeptDeltas(path, lengths, hidden)
+            DeltaCache(path, lengths, hidden)
         self.accelerator.wait_for_everyone()
-        kept = KeptDeltas(path, lengths, hidden, new=False)
+        kept = DeltaCache(path, lengths, hidden, new=False)
         self.model.keep_deltas(kept)
         return kept
 
@@ -195,7 +195,7 @@ class Trainer:
                 with self.checkpoints.kept_on_error(epoch, len(self.sampler)):
                     self._evaluate(epoch)
                 self.checkpoints.save(f"model_{epoch}.pt", epoch + 1, 0)
-                if epoch + 1 < training.epochs and self.stop.asked():
+                if epoch + 1 < training.epochs and self.stop.requested():
                     self._end(f"model_{epoch}.pt")
             self.telemetry.result(self.result, self.model.updates)
         self.result.seconds_per_update = median(self.seconds) if self.seconds else None
@@ -286,7 +286,7 @@ class Trainer:
     def _evaluate(self, epoch: int) -> None:
         metrics: dict[str, dict[str, float]] = {}
         for dataset in self.data.evaluation.values():
-            if self.stop.asked():
+            if self.stop.requested():
                 self._end(self.checkpoints.save_unevaluated(epoch, len(self.sampler)))
             found = eval_model(
                 self.model, dataset, dataset.task_def.metric_meta, self.collater, self.config.training.batch_size_eval

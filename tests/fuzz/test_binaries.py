@@ -24,7 +24,7 @@ from mt_dnn.checkpoints.build import restore_network
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from mt_dnn.data.token_arrays import ARRAYS, open_token_arrays, read_token_arrays
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.training.delta_cache import KeptDeltas
+from mt_dnn.training.delta_cache import DeltaCache
 from tasks import get_task
 from tasks.definition import TaskDefs
 from tests.encoder_folder import write_encoder
@@ -201,7 +201,7 @@ LENGTHS, HIDDEN = np.array([3, 1, 2]), 4
 def test_kept_noise(tmp_path: Path, drawn: bytes) -> None:
     """With a checksum of the right bytes, of the damaged ones, a damaged one, or none."""
     draw, path, again = random.Random(drawn), tmp_path / "model_1.deltas", tmp_path / "model_2.deltas"
-    kept = KeptDeltas(tmp_path / "kept", LENGTHS, HIDDEN)
+    kept = DeltaCache(tmp_path / "kept", LENGTHS, HIDDEN)
     kept._content[:] = np.frombuffer(draw.randbytes(len(kept._content)), np.uint8)
     kept.save(path)
     content, checksum = path.read_bytes(), checksum_of(path).read_bytes()
@@ -214,7 +214,7 @@ def test_kept_noise(tmp_path: Path, drawn: bytes) -> None:
     elif kind == 3:
         checksum_of(path).unlink()
 
-    def load() -> KeptDeltas:
+    def load() -> DeltaCache:
         has_right_checksum(path)
         kept.load(path)
         return kept

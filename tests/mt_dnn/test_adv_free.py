@@ -15,7 +15,7 @@ from mt_dnn.checkpoints.checkpoint import deltas_of
 from mt_dnn.perturbation import PERTURBATIONS
 from mt_dnn.perturbation.injection import NoiseInjection, available_levels
 from mt_dnn.perturbation.search import Kept
-from mt_dnn.training.delta_cache import KeptDeltas
+from mt_dnn.training.delta_cache import DeltaCache
 from mt_dnn.training.trainer import Trainer
 from tests.encoders import ALL_FAMILIES, LEVELS, tiny_classifier, tiny_encoder, token_batch
 from tests.mt_dnn.runs import SIFT, assert_same, parameters, tiny_config, tiny_run
@@ -106,23 +106,23 @@ def test_the_size_of_what_is_kept_is_known_before_the_first_pass(family: str) ->
 
 def test_what_was_kept_comes_back_by_example(tmp_path: Path) -> None:
     lengths = np.array([3, 1, 2])
-    deltas = KeptDeltas(tmp_path / "deltas", lengths, 4)
+    deltas = DeltaCache(tmp_path / "deltas", lengths, 4)
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
     delta = torch.arange(24.0).view(2, 3, 4) * mask.unsqueeze(-1)
     assert not deltas.of([2, 0], mask).known.any()
     deltas.of([2, 0], mask).keep(delta)
-    other = KeptDeltas(tmp_path / "deltas", lengths, 4, new=False)
+    other = DeltaCache(tmp_path / "deltas", lengths, 4, new=False)
     found = other.of([0, 1, 2], torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]]))
     assert found.known.tolist() == [True, False, True]
     assert torch.equal(found.delta[[2, 0]], delta)
     assert not found.delta[1].any()
-    assert (tmp_path / "deltas").stat().st_size == KeptDeltas.bytes_of(lengths, 4) == 4 + 2 * 6 * 4
+    assert (tmp_path / "deltas").stat().st_size == DeltaCache.bytes_of(lengths, 4) == 4 + 2 * 6 * 4
     deltas.save(tmp_path / "copy")
-    fresh = KeptDeltas(tmp_path / "fresh", lengths, 4)
+    fresh = DeltaCache(tmp_path / "fresh", lengths, 4)
     fresh.load(tmp_path / "copy")
     assert torch.equal(fresh.of([2, 0], mask).delta, delta)
     with pytest.raises(DataError, match="expected 18 for this data"):
-        KeptDeltas(tmp_path / "less", lengths[:2], 2).load(tmp_path / "copy")
+        DeltaCache(tmp_path / "less", lengths[:2], 2).load(tmp_path / "copy")
 
 
 # runs

@@ -20,11 +20,11 @@ import torch
 
 from data_utils.checksum import checksum_of
 from data_utils.errors import DataError, FlagError, Stopped, UserError
-from data_utils.files import LOCK, held_folder
+from data_utils.files import LOCK, folder_lock
 from mt_dnn.batcher import Batch
 from mt_dnn.checkpoints.checkpoint import newest_checkpoint
 from mt_dnn.data import token_arrays
-from mt_dnn.training.failures import told_in_a_line
+from mt_dnn.training.failures import one_line_errors
 from mt_dnn.training.selection import Selection
 from mt_dnn.training.stop_signals import SIGNALS
 from mt_dnn.training.trainer import Trainer
@@ -141,11 +141,11 @@ def test_a_stopped_process_says_so_in_a_line_and_a_folder_in_use_is_refused(
 
 
 def test_a_killed_run_leaves_no_lock_behind(running: subprocess.Popen[str], tmp_path: Path) -> None:
-    with pytest.raises(FlagError, match="is in use"), held_folder(tmp_path, "output_dir"):
+    with pytest.raises(FlagError, match="is in use"), folder_lock(tmp_path, "output_dir"):
         pass
     running.kill()
     running.wait()
-    with held_folder(tmp_path, "output_dir"):
+    with folder_lock(tmp_path, "output_dir"):
         assert (tmp_path / LOCK).read_text() == str(os.getpid())
 
 
@@ -289,13 +289,13 @@ def test_too_many_in_a_row_stop_the_run_and_the_last_checkpoint_stays(tmp_path: 
     ],
 )
 def test_too_little_memory_is_told_with_what_helps(error: Exception, said: str) -> None:
-    with pytest.raises(UserError) as found, told_in_a_line():
+    with pytest.raises(UserError) as found, one_line_errors():
         raise error
     assert str(found.value).startswith(said) and "\n" not in str(found.value)
 
 
 def test_other_errors_stay_what_they_are() -> None:
-    with pytest.raises(RuntimeError, match="a mistake of the program"), told_in_a_line():
+    with pytest.raises(RuntimeError, match="a mistake of the program"), one_line_errors():
         raise RuntimeError("a mistake of the program")
 
 

@@ -17,7 +17,7 @@ from data_utils.readers import read_score_file
 from mt_dnn.batcher import Collater, MultiTaskDataset, SingleTaskDataset
 from mt_dnn.loss import RankCeCriterion, SymKlCriterion
 from mt_dnn.perturbation.outputs import Comparison
-from mt_dnn.training.delta_cache import KeptDeltas
+from mt_dnn.training.delta_cache import DeltaCache
 from tasks import get_task
 from tasks.definition import TaskDefs
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
@@ -75,7 +75,7 @@ def test_noise_is_kept_by_candidate_and_a_checkpoint_gives_the_runs_scores(data:
     learned(data, encoder, tmp_path, "toy", "ACC", *SIFT, "--adv_free", "--epochs", "2")
     task_def = TaskDefs(data.parent / "tasks.yml").get_task_def("toy")
     train = SingleTaskDataset(data / "toy_train.json", True, 0, task_def)
-    kept = KeptDeltas(tmp_path / "model_1.deltas", train.row_lengths, 32, new=False)
+    kept = DeltaCache(tmp_path / "model_1.deltas", train.row_lengths, 32, new=False)
     rows = len(train.row_lengths)
     assert rows > 2 * len(train)
     width = int(train.row_lengths.max())
