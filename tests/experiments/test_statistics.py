@@ -205,6 +205,18 @@ def test_seeds_that_agree_by_chance_show_nothing():
     assert found.low < 0 < found.high
 
 
+@pytest.mark.parametrize("median", [0.0, -8e-17])
+def test_a_difference_of_zero_whose_seeds_differ_has_a_p_of_one(median: float, monkeypatch: pytest.MonkeyPatch):
+    """Before scipy 1.17 the median of Student's t is 0 to rounding alone."""
+    quantile = stats.t.isf
+    monkeypatch.setattr(stats.t, "isf", lambda p, count: median if p == 0.5 else quantile(p, count))
+    resampled = np.random.default_rng(0).normal(80, 1, (500, 2))
+    ours, theirs = (Sample((1, 2), np.array(values), resampled) for values in ([79.0, 81.0], [81.0, 79.0]))
+    found = compare([ours], [theirs])
+    assert found is not None and found.estimate == 0 and found.p == 1
+    assert found.high == -found.low > 0
+
+
 def test_equal_methods_do_not_differ_and_differences_turn_with_their_sides():
     same = compare([values(80, 81)], [values(80, 81)])
     assert same == Difference(0.0, 0.0, 0.0, 1.0, 2)

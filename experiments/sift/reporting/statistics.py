@@ -165,8 +165,10 @@ def _difference(differences: np.ndarray, common: float, alone: float) -> Differe
         return math.sqrt(max(t**2 * between + z**2 * common, z**2 * alone))
 
     half = half_width(1 - CONFIDENCE)
-    if half_width(SMALLEST_P) <= abs(estimate):
-        p = SMALLEST_P if estimate else 1.0
+    if abs(estimate) <= half_width(1.0):  # 0, but before scipy 1.17 a quantile of 1/2 is 0 to rounding alone
+        p = 1.0
+    elif half_width(SMALLEST_P) <= abs(estimate):
+        p = SMALLEST_P
     else:
         p = float(brentq(lambda level: half_width(level) - abs(estimate), SMALLEST_P, 1.0, xtol=1e-15, rtol=1e-10))
     return Difference(estimate, estimate - half, estimate + half, p, count)
