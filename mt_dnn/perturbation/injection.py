@@ -250,7 +250,7 @@ def _innermost_stack(encoder: nn.Module) -> nn.Module:
     if len(innermost) != 1:
         raise UnsupportedLevelError(
             f"{type(encoder).__name__} embeds words in {len(innermost)} stacks of layers; accepted: a model with one, "
-            "and encoder-decoders, whose encoder is taken"
+            "such as the encoder of an encoder-decoder (find_encoder)"
         )
     return innermost[0]
 

@@ -128,7 +128,9 @@ def test_noise_has_the_size_of_what_stands_at_the_injection_point(family: str, l
 )
 def test_an_encoder_decoder_is_refused_in_a_line_and_its_encoder_is_not(model: Any) -> None:
     whole = tiny_encoder("t5", model=model)
-    with pytest.raises(UnsupportedLevelError, match=rf"^{model.__name__} embeds words in 2 stacks.*get_encoder[^\n]*$"):
+    with pytest.raises(
+        UnsupportedLevelError, match=rf"^{model.__name__} embeds words in 2 stacks.*find_encoder[^\n]*$"
+    ):
         NoiseInjection(whole, "pre_ln")
     assert available_levels(whole.get_encoder()) == ("pre_ln",)
 
@@ -261,8 +263,8 @@ def test_a_layer_beside_the_table_is_no_layer_norm_for_holding_some() -> None:
     assert available_levels(OneLayer()) == ("pre_ln",)
 
 
-def test_a_wrapper_that_embeds_words_itself_has_pre_ln_alone() -> None:
-    """As in prompt tuning, where the embedding block is given the prompt's rows beside the batch's."""
+def test_a_wrapper_that_names_the_words_as_well_has_the_levels_of_the_block_inside() -> None:
+    """As PEFT's of a learned prefix; learned prompts, which are rows of their own, are refused by their name."""
 
     class Prompted(nn.Module):
         def __init__(self, encoder: Any) -> None:
@@ -271,8 +273,7 @@ def test_a_wrapper_that_embeds_words_itself_has_pre_ln_alone() -> None:
             self.words = encoder.get_input_embeddings()
 
     prompted = Prompted(tiny_encoder("bert"))
-    assert available_levels(prompted) == ("pre_ln",)
-    assert available_levels(prompted.encoder) == levels_of("bert")
+    assert available_levels(prompted) == available_levels(prompted.encoder) == levels_of("bert")
 
 
 # the documentation

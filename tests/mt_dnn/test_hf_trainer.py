@@ -341,7 +341,7 @@ def test_what_cannot_be_regularized_is_refused_when_the_trainer_is_made(tmp_path
 def test_several_gpus_in_one_process_are_refused(tmp_path: Path) -> None:
     args = arguments(tmp_path)
     args._n_gpu = 2
-    with pytest.raises(ValueError, match="several GPUs in one process; accepted: a process a device with"):
+    with pytest.raises(ValueError, match="several GPUs in one process; accepted: DistributedDataParallel with"):
         AdversarialTrainer(model=tiny_model("classification"), args=args, perturbation=search())
 
 
