@@ -1,6 +1,7 @@
 """Thin name: the export, and its command, live in `mt_dnn/export/export.py`."""
 
+from data_utils.errors import run_command_line
 from mt_dnn.export.export import main
 
 if __name__ == "__main__":
-    main()
+    run_command_line(main)
