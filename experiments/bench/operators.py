@@ -110,7 +110,8 @@ class Operators(TorchDispatchMode):
         frame: Any = sys._getframe(1)
         while frame is not None:
             path = Path(frame.f_code.co_filename)
-            if path.is_relative_to(ROOT) and path != Path(__file__):
+            own = path.is_relative_to(ROOT) and "site-packages" not in path.parts  # an environment may lie in the tree
+            if own and path != Path(__file__):
                 file = str(path.relative_to(ROOT))
                 if (file, frame.f_code.co_name) not in ON_CPU_ALONE:
                     self.reads[Read(f"{file}:{frame.f_lineno}", name)] += 1

@@ -23,6 +23,7 @@ from tests.loops.trl_trainers import method, trainer_of, words
 pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.usefixtures("frozen_memory")]
 ROOT = Path(__file__).parents[2]
 RUN = """
+import os
 import sys
 import torch
 from safetensors.torch import save_file
@@ -36,8 +37,11 @@ for job in jobs:
     assert trainer.accelerator.num_processes == 2
     if trainer.is_world_process_zero():
         save_file(parameters(trainer.model), f"{folder}/{job}.safetensors")
-# Left to the interpreter's end, gloo's threads may abort the process.
+# What is left to the interpreter's end, gloo's threads or a thread of Trainer's, may abort the process.
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)
 """
 JOBS: dict[str, tuple[str, dict[str, Any]]] = {
     "sft": ("smart", {}),

@@ -134,6 +134,7 @@ def test_tokens_without_a_target_weigh_nothing(tmp_path: Path) -> None:
 
 
 RUN = """
+import os
 import sys
 import torch
 from safetensors.torch import save_file
@@ -147,8 +148,11 @@ for job in jobs:
     if trainer.is_world_process_zero():
         save_file(parameters(trainer.model), f"{folder}/{job}.safetensors")
         print(job, trainer.accelerator.num_processes, trainer.state.log_history[0]["adv_loss"])
-# Left to the interpreter's end, gloo's threads may abort the process.
+# What is left to the interpreter's end, gloo's threads or a thread of Trainer's, may abort the process.
+torch.distributed.barrier()
 torch.distributed.destroy_process_group()
+sys.stdout.flush()
+os._exit(0)
 """
 
 # name: head, method, options of the trainer
