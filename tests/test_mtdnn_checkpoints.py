@@ -22,8 +22,8 @@ from mt_dnn.export import export as hf_export
 from mt_dnn.training.trainer import Trainer
 from tests.encoder_folder import write_encoder
 from tests.faults import command
+from tests.mt_dnn.checkpoints.test_mtdnn_config import as_before
 from tests.mt_dnn.runs import DEFAULT_RUN, RUN, TASK_DEF, assert_same, parameters, tiny_config, tiny_run
-from tests.mt_dnn.test_mtdnn_config import as_before
 from tests.test_faults_files import with_checkpoint
 
 NAMES = ("cola_dev", "mnli_matched_dev", "mnli_mismatched_dev", "stsb_dev")

@@ -15,7 +15,7 @@ from docs_build.notebook import FIGURES, NOTEBOOK, run, script
 from experiments.sift.data import hutto
 from experiments.sift.data.hutto import DOMAINS
 from tests.docs.pages import ROOT
-from tests.experiments.hutto_archive import rated_lines, write_archive
+from tests.experiments.sift.hutto_archive import rated_lines, write_archive
 
 FEW = {"UPDATES": 12, "SENTENCES": 4, "RADII": [10 ** (step / 3) for step in range(-3, 1)]}
 LONGEST = 300  # seconds

@@ -28,7 +28,7 @@ from experiments.squad.squad_prepro import read_squad
 from experiments.superglue import superglue_prepro
 from experiments.xnli import xnli_prepro
 from tasks.definition import TaskDefs
-from tests.experiments.hutto_archive import rated_lines, write_archive
+from tests.experiments.sift.hutto_archive import rated_lines, write_archive
 from tests.fuzz.check import reading
 from tests.fuzz.inputs import DRAWN, Choices
 

@@ -32,7 +32,7 @@ from tests.loops.trl_trainers import (
     words,
 )
 from tests.loops.trl_trainers import frozen_memory as frozen_memory
-from tests.mt_dnn.test_hf_peft import lora
+from tests.mt_dnn.huggingface.test_peft import lora
 
 pytestmark = [pytest.mark.filterwarnings("ignore::FutureWarning"), pytest.mark.usefixtures("frozen_memory")]
 TOLERANCE = 1e-6

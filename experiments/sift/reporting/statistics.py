@@ -16,7 +16,7 @@ The 95 % interval is ± sqrt(t² var(d) / S + z² c), with the quantiles t of St
 freedom and z of the normal distribution; it covers at least its nominal rate [Banerjee 1960, Sankhyā 22]. It is never
 narrower than ± z sqrt(e), e being the bootstrap's variance of the mean over these very seeds: few seeds may agree by
 chance, the more so where a measure has few values, and var(d) is then too small. p is the level at which the interval
-ends at zero. tests/experiments/test_statistics.py checks all this by simulation.
+ends at zero. tests/experiments/sift/reporting/test_statistics.py checks all this by simulation.
 
 (The percentiles of a bootstrap over seeds and examples at once, in the same simulations, reject a true null hypothesis
 in 0 to 11 % of cases at 10 seeds and 0.5 to 23 % at 3: too often where seeds differ much, for few seeds have too small
