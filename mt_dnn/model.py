@@ -41,7 +41,7 @@ class UpdateReport(NamedTuple):
 
     task_loss: ℓ; adv_loss: R; emb_val, eff_perturb, delta_size, ascent_rise, chance_rise: as in `Regularization`;
     skipped: share of examples whose search met a number that is not finite; unlabeled: R of the unlabeled examples;
-    bregman: μ times the proximal term. token_shares is no mean and no scalar: ‖δ‖₂/‖h‖₂ of each real token of this
+    bregman: μ times the proximal term. relative_sizes is no mean and no scalar: ‖δ‖₂/‖h‖₂ of each real token of this
     process's examples, (tokens,).
     """
 
@@ -55,7 +55,7 @@ class UpdateReport(NamedTuple):
     skipped: Tensor | None = None
     ascent_rise: Tensor | None = None
     chance_rise: Tensor | None = None
-    token_shares: Tensor | None = None
+    relative_sizes: Tensor | None = None
 
 
 class Seeded(NamedTuple):
@@ -151,7 +151,7 @@ class MTDNNModel:
         """Whether the next update has the regularizer: not in the plain part of a curriculum, nor between every Nth."""
         if self.perturbation is None or (self.updates + 1) % self.config.adversarial.adv_every:
             return False
-        return self.perturbation.begun(self.updates, self.total_updates)
+        return self.perturbation.is_active(self.updates, self.total_updates)
 
     def update(
         self, *batches: Batch, unlabeled: Sequence[Batch | None] = (), measure_gain: bool = False
@@ -173,7 +173,7 @@ class MTDNNModel:
             None if extra is None else self._prepare(extra, UNLABELED) for extra in unlabeled or [None] * len(batches)
         ]
         shares = self._shares([seeded.batch for seeded in own], [extra and extra.batch for extra in beside])
-        reports, token_shares = [], []
+        reports, relative_sizes = [], []
         for position, (seeded, extra) in enumerate(zip(own, beside, strict=True)):
             last = position == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.objective):
@@ -183,14 +183,14 @@ class MTDNNModel:
                     loss = loss + value.unlabeled_loss * (shares.unlabeled[position] * shares.accompanied)
                 self.accelerator.backward(loss)
             found = value.regularization
-            if found is not None and found.token_shares is not None:
-                token_shares.append(found.token_shares if seeded.batch.counted else found.token_shares[:0])
+            if found is not None and found.relative_sizes is not None:
+                relative_sizes.append(found.relative_sizes if seeded.batch.counted else found.relative_sizes[:0])
             parts = zip(_report(value, seeded.batch), shares.of_report(position), strict=True)
             reports.append([part if part is None else part.float() * weight for part, weight in parts])
         columns = [[value for value in column if value is not None] for column in zip(*reports, strict=True)]
         report = UpdateReport(*map(_sum_of, columns))  # type: ignore[arg-type]
         self._step(report)
-        return report._replace(token_shares=torch.cat(token_shares)) if token_shares else report
+        return report._replace(relative_sizes=torch.cat(relative_sizes)) if relative_sizes else report
 
     def _step(self, report: UpdateReport) -> None:
         """Move the parameters, and what follows them: schedule and teacher stay where a step is skipped.
