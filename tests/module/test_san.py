@@ -173,7 +173,7 @@ def test_gradients_are_those_of_finite_differences(options: dict[str, Any]) -> N
 def test_turns_left_out_of_the_average() -> None:
     head = network(num_turn=3, mem_drop_p=0.6, dropout_p=0.0).train()
     torch.manual_seed(0)
-    kept = head._kept_turns(torch.zeros(20000, 3))
+    kept = head._turn_mask(torch.zeros(20000, 3))
     assert kept.any(1).all()
     # One turn of three is kept for sure, each other one with probability 0.4.
     assert kept.float().mean() == pytest.approx((1 + 2 * 0.4) / 3, abs=0.01)

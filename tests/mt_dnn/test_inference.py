@@ -13,7 +13,7 @@ from data_utils.readers import read_token_json
 from mt_dnn.batcher import Collater, SingleTaskDataset, evaluation_batches
 from mt_dnn.data.run_data import RunData
 from mt_dnn.data.sampler import EVALUATION_TOKENS
-from mt_dnn.inference import dealt_out, eval_model
+from mt_dnn.inference import split_among_processes, eval_model
 from mt_dnn.model import MTDNNModel
 from tests.mt_dnn.runs import RUN, tiny_config, tiny_run
 
@@ -64,7 +64,7 @@ def test_no_process_has_more_than_a_batch_more_work_than_another(
 ) -> None:
     data: SingleTaskDataset = corpus(2000, is_train=False)
     batches = evaluation_batches(data, batch_size)
-    shares = dealt_out(batches, data.lengths, processes)
+    shares = split_among_processes(batches, data.lengths, processes)
     assert sorted(batch for share in shares for batch in share) == sorted(batches)
     work = [[len(batch) * int(data.lengths[batch].max()) for batch in share] for share in shares]
     totals = [sum(share) for share in work]
