@@ -262,7 +262,7 @@ class AdversarialMixin:
             )
 
     def _regularized(self) -> bool:
-        return self.regularizer.perturbation.begun(self.state.global_step, self.state.max_steps)
+        return self.regularizer.perturbation.is_active(self.state.global_step, self.state.max_steps)
 
     def _is_logged(self) -> bool:
         """Whether this update ends with an entry in the log, as far as the steps tell."""
@@ -361,8 +361,8 @@ class AdversarialMixin:
     def _counted(self, arguments: Mapping[str, Any]) -> Tensor | int:
         """How many distributions the R of this batch is a mean over."""
         read = self.regularizer.read
-        if "counted" in read:
-            return read["counted"].sum()
+        if "loss_mask" in read:
+            return read["loss_mask"].sum()
         return token_mask(arguments).sum() if read["task_type"] == "tokens" else len(arguments["input_ids"])
 
 

@@ -165,7 +165,7 @@ class Trainer:
             DeltaCache(path, lengths, hidden)
         self.accelerator.wait_for_everyone()
         kept = DeltaCache(path, lengths, hidden, new=False)
-        self.model.keep_deltas(kept)
+        self.model.use_delta_cache(kept)
         return kept
 
     def run(self) -> RunResult:
@@ -242,7 +242,7 @@ class Trainer:
             self.seconds.append(time.perf_counter() - start)
             inside = f"model_{epoch}_{self.model.updates}.pt"
             wanted = training.save_per_updates_on and self.model.updates % training.save_per_updates == 0
-            asked = self.stop.agreed(self.model.last_asked)
+            asked = self.stop.agreed(self.model.last_stop_requested)
             if wanted or asked:
                 self.checkpoints.save(inside, epoch, batches_done)
             if asked:
