@@ -31,9 +31,9 @@ from data_utils.text_files import read_lines, write_lines
 from experiments.sift.attacks.robustness import evenly_spread
 from experiments.sift.data.study_data import prepare
 from experiments.sift.reporting.results import STUDY_FILE, TUNED_FILE
-from experiments.sift.runs import Record, cross_entropy, development_data
-from experiments.sift.study import TRAINED, Flags, Study, read_study
-from experiments.sift.study_run import RunSpec, finished, write_spec
+from experiments.sift.running.runs import Record, cross_entropy, development_data
+from experiments.sift.running.study import TRAINED, Flags, Study, read_study
+from experiments.sift.running.study_run import RunSpec, finished, write_spec
 from tasks.definition import TaskDefs
 
 POLL_SECONDS = 0.5
@@ -277,7 +277,7 @@ class Jobs:
         threads = str(self.threads)
         variables = os.environ | {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         with _log(spec).open("wb") as log:
-            command = [sys.executable, "-m", "experiments.sift.study_run", str(path)]
+            command = [sys.executable, "-m", "experiments.sift.running.study_run", str(path)]
             return subprocess.Popen(command, stdout=log, stderr=log, env=variables)
 
 

@@ -17,7 +17,7 @@ from data_utils.text_files import write_lines
 from experiments.sift import archive, borrowed
 from experiments.sift.borrowed import run_until
 from experiments.sift.reporting.results import read_study
-from experiments.sift.study import read_study as read_definition
+from experiments.sift.running.study import read_study as read_definition
 
 TASK_DEF = Path("experiments/sift/sentiment_task_def.yml").resolve()
 

@@ -18,11 +18,12 @@ import yaml
 import prepro_std
 from data_utils.errors import DataError, FlagError, UserError
 from data_utils.text_files import write_lines
-from experiments.sift import matrix, report, study_run
+from experiments.sift import matrix, report
 from experiments.sift.matrix import Folders, Jobs, Trial, all_alike, chosen, run_specs, trial_specs, trials_of
-from experiments.sift.runs import Record
-from experiments.sift.study import TRAINED, Robustness, Seeds, Study
-from experiments.sift.study_run import RunSpec, execute, finished, rounded
+from experiments.sift.running import study_run
+from experiments.sift.running.runs import Record
+from experiments.sift.running.study import TRAINED, Robustness, Seeds, Study
+from experiments.sift.running.study_run import RunSpec, execute, finished, rounded
 from mt_dnn.configuration.config import Config
 from mt_dnn.training.trainer import train
 from tests.terminal import Terminal, drawn_to_the_end
@@ -283,7 +284,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
     spec = first_spec(study, folders)
     whole = execute(replace(spec, result=str(tmp_path / "whole.json"), work=str(tmp_path / "whole")))
     study_run.write_spec(spec, tmp_path / "spec.json")
-    command = [sys.executable, "-m", "experiments.sift.study_run", str(tmp_path / "spec.json")]
+    command = [sys.executable, "-m", "experiments.sift.running.study_run", str(tmp_path / "spec.json")]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process, for sums depend on it
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread)
     checkpoint = Path(spec.work) / "trained" / "model_0.pt"

@@ -19,8 +19,8 @@ from experiments.sift import matrix, report
 from experiments.sift.matrix import run_specs, trial_specs, trials_of
 from experiments.sift.reporting.results import read_study
 from experiments.sift.reporting.statistics import _counts, sample
-from experiments.sift.study import Study
-from experiments.sift.study_run import execute
+from experiments.sift.running.study import Study
+from experiments.sift.running.study_run import execute
 
 TASK_DEF = Path("experiments/glue/glue_task_def.yml").resolve()
 SIZES = {"train": 12, "dev": 6, "test": 9}

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.sift import matrix, report
 from experiments.sift.matrix import lay_out, run_specs, run_study
-from experiments.sift.study import Seeds, read_study
+from experiments.sift.running.study import Seeds, read_study
 from tests.encoder_folder import write_encoder
 from tests.experiments.sift.study_files import write_all
 from tests.experiments.sift.test_matrix import Inside
