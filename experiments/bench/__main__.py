@@ -39,7 +39,7 @@ from experiments.bench.measure import PRECISIONS, Memory, Setting
 from experiments.bench.others import Step
 from experiments.bench.report import Bench, Measured
 from experiments.bench.rows import PLAIN, ROWS
-from experiments.sift.runs import TRAINED_DATASET, prepare_data
+from experiments.sift.running.runs import TRAINED_DATASET, prepare_data
 
 
 def run(setting: Setting, names: Sequence[str], command: str, memory: bool = True) -> Bench:

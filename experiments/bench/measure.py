@@ -20,7 +20,7 @@ from data_utils.errors import UserError
 from data_utils.task_def import DataFormat, TaskType
 from experiments.bench.others import Contest, Step
 from experiments.bench.rows import ROWS
-from experiments.sift.runs import FIRST_SEED
+from experiments.sift.running.runs import FIRST_SEED
 from module.encoder import load_encoder
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset, SingleTaskDataset
 from mt_dnn.configuration.flag_groups import TrainingConfig
