@@ -114,7 +114,8 @@ class TaskModel:
         metrics: Sequence[Metric] | None = None,
         batch_size: int | None = None,
         where: str = "texts",
-        first: int = 1,
+        numbers: Sequence[int] | None = None,
+        unit: str = "row",
     ) -> Scored:
         """Answers to rows, and metrics where they have labels.
 
@@ -124,7 +125,8 @@ class TaskModel:
             metrics: those to compute; by default the definition's.
             batch_size: rows a batch; by default as many as make a full batch of tokens.
             where: what the rows come from, for messages.
-            first: the number that messages give the first row.
+            numbers: what messages call each row; by default its number from 1.
+            unit: what they count, `line` or `row`.
 
         Raises:
             UserError: a row, a label or a metric that is not accepted.
@@ -134,11 +136,15 @@ class TaskModel:
         if labels is not None:
             check_metrics(self.task.task_def, metrics, "--metric")
             self.task.check_text(where)
-        lines, unlabeled = self._lines(rows, labels, where, first)
+        numbers = range(1, len(rows) + 1) if numbers is None else numbers
         found = [NO_ANSWER] * len(rows)
-        if not lines:
-            return Scored(found, {}, self._notes([], found, 0, first))
-        samples = list(tokenize_rows(where, self.task, lines, self.text))
+        try:
+            lines, unlabeled = self._lines(rows, labels, where, numbers)
+            samples = list(tokenize_rows(where, self.task, lines, self.text))
+        except DataError as error:
+            raise UserError(str(error).replace(f"{where}, line ", f"{where}, {unit} ", 1)) from error
+        if not samples:
+            return Scored(found, {}, self._notes([], found, 0, numbers))
         examples = TextExamples(where, self.task, self.task_id, samples)
         check_fits_encoder(examples, self.network.bert)
         scores, predictions = self._run(examples, batch_size)
@@ -148,10 +154,10 @@ class TaskModel:
         values: dict[str, float] = {}
         if labels is not None:
             values = self._measure(samples, scores, predictions, metrics, where)
-        return Scored(found, values, self._notes(samples, found, unlabeled, first))
+        return Scored(found, values, self._notes(samples, found, unlabeled, numbers))
 
     def _lines(
-        self, rows: Sequence[Cells], labels: Sequence[Any] | None, where: str, first: int
+        self, rows: Sequence[Cells], labels: Sequence[Any] | None, where: str, numbers: Sequence[int]
     ) -> tuple[list[tuple[int, dict[str, Any]]], int]:
         """The rows that have a text, as lines of a canonical TSV with the row's place as uid; how many lack a label."""
         lines, unlabeled = [], 0
@@ -164,11 +170,10 @@ class TaskModel:
                 label = None if labels is None else labels[place]
                 given = {} if _is_unlabeled(label) else self.task.label_fields(fields, label)
             except ValueError as error:
-                raise DataError(str(error), where, first + place) from error
+                raise DataError(str(error), where, numbers[place]) from error
             unlabeled += labels is not None and not given
-            lines.append(
-                (first + place, {"uid": str(place), "label": "", "answers": "", "starts": "", **fields, **given})
-            )
+            unknown = {"label": "", "answers": "", "starts": ""}
+            lines.append((numbers[place], {"uid": str(place), **unknown, **fields, **given}))
         return lines, unlabeled
 
     def _run(self, examples: TextExamples, batch_size: int | None) -> tuple[Values, Values]:
@@ -208,10 +213,10 @@ class TaskModel:
         return self.task.evaluate(labeled, metrics, *chosen).metrics
 
     def _notes(
-        self, samples: Sequence[Mapping[str, Any]], answers: Sequence[Answer], unlabeled: int, first: int
+        self, samples: Sequence[Mapping[str, Any]], answers: Sequence[Answer], unlabeled: int, numbers: Sequence[int]
     ) -> list[str]:
         notes = []
-        empty = [first + place for place, answer in enumerate(answers) if answer is NO_ANSWER]
+        empty = [number for number, answer in zip(numbers, answers, strict=True) if answer is NO_ANSWER]
         if empty:
             shown = ", ".join(map(str, empty[:SHOWN_ROWS])) + (", …" if len(empty) > SHOWN_ROWS else "")
             notes.append(f"{len(empty)} of {len(answers)} rows have no text and get no answer: {shown}")
