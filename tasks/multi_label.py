@@ -17,7 +17,7 @@ from tasks.base import SMALLEST, Task
 from tasks.classification import count_mistakes
 from tasks.interfaces import Batch, Examples
 from tasks.registry import register_task
-from tasks.table_rows import as_list, as_text, is_missing
+from tasks.table_rows import as_list, as_text
 from tasks.values import Answer, Entries, Values
 
 THRESHOLD = 0.5  # of a probability, and of a gold label that is a fraction
@@ -126,14 +126,13 @@ class MultiLabelTask(Task):
             found = [label]
         if found is None:
             raise ValueError(f"found {as_text(label)[:SHOWN]!r}, accepted: a list of some of {', '.join(names)}")
-        if all(isinstance(own, str) and own in names for own in found):
-            return {"label": json.dumps([int(name in found) for name in names])}
-        values = [None if is_missing(own) else TRUTHS.get(as_text(own).lower()) for own in found]
-        if None in values:
-            shown = as_text(found[values.index(None)])[:SHOWN]
-            raise ValueError(
-                f"found {shown!r}, accepted: 0 or 1 for each label, or a list of some of {', '.join(names)}"
-            )
+        texts = [as_text(own) for own in found]
+        by_name = not texts or any(text in names for text in texts)
+        wrong = next((text for text in texts if text not in names and (by_name or text.lower() not in TRUTHS)), None)
+        if wrong is not None:
+            accepted = f"0 or 1 for each label, or a list of some of {', '.join(names)}"
+            raise ValueError(f"found {wrong[:SHOWN]!r}, accepted: {accepted}")
+        values = [int(name in texts) for name in names] if by_name else [TRUTHS[text.lower()] for text in texts]
         return {"label": json.dumps(values)}
 
     def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
