@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from mt_dnn.inference import in_order
 from mt_dnn.prediction.text_examples import CUT, TextExamples, TextTokenization, tokenize_rows
 from tasks import Task, Values, check_metrics
 from tasks.interfaces import Batch
-from tasks.table_rows import fields_of_row, is_missing, takes, takes_in_words
+from tasks.table_rows import TEXT_COLUMNS, fields_of_row, is_missing, takes, takes_in_words
 from tasks.values import NO_ANSWER, Answer
 
 logger = logging.getLogger(__name__)
@@ -144,7 +144,7 @@ class TaskModel:
         except DataError as error:
             raise UserError(str(error).replace(f"{where}, line ", f"{where}, {unit} ", 1)) from error
         if not samples:
-            return Scored(found, {}, self._notes([], found, 0, numbers))
+            return Scored(found, {}, self._notes([], found, 0, numbers, unit))
         examples = TextExamples(where, self.task, self.task_id, samples)
         check_fits_encoder(examples, self.network.bert)
         scores, predictions = self._run(examples, batch_size)
@@ -154,7 +154,7 @@ class TaskModel:
         values: dict[str, float] = {}
         if labels is not None:
             values = self._measure(samples, scores, predictions, metrics, where)
-        return Scored(found, values, self._notes(samples, found, unlabeled, numbers))
+        return Scored(found, values, self._notes(samples, found, unlabeled, numbers, unit))
 
     def _lines(
         self, rows: Sequence[Cells], labels: Sequence[Any] | None, where: str, numbers: Sequence[int]
@@ -213,13 +213,18 @@ class TaskModel:
         return self.task.evaluate(labeled, metrics, *chosen).metrics
 
     def _notes(
-        self, samples: Sequence[Mapping[str, Any]], answers: Sequence[Answer], unlabeled: int, numbers: Sequence[int]
+        self,
+        samples: Sequence[Mapping[str, Any]],
+        answers: Sequence[Answer],
+        unlabeled: int,
+        numbers: Sequence[int],
+        unit: str,
     ) -> list[str]:
         notes = []
         empty = [number for number, answer in zip(numbers, answers, strict=True) if answer is NO_ANSWER]
         if empty:
             shown = ", ".join(map(str, empty[:SHOWN_ROWS])) + (", …" if len(empty) > SHOWN_ROWS else "")
-            notes.append(f"{len(empty)} of {len(answers)} rows have no text and get no answer: {shown}")
+            notes.append(f"{len(empty)} of {len(answers)} rows have no text and get no answer: {unit} {shown}")
         cut = {str(sample["uid"]) for sample in samples if np.any(sample.get(CUT, False))}
         if cut:
             longest = self.text.spec.max_seq_len
@@ -341,18 +346,16 @@ def _rows(texts: Iterable[Any], formats: Sequence[DataFormat]) -> list[Cells]:
     """What `predict` is given, as the texts of rows."""
     if isinstance(texts, str):
         raise UserError(f"found the text {texts[:40]!r}; accepted: a list of texts")
-    single = all(takes(own, 1) for own in formats)
-    return list(_cells(texts, single, 2 if not any(takes(own, 1) for own in formats) else 1))
-
-
-def _cells(texts: Iterable[Any], single: bool, least: int) -> Iterator[Cells]:
+    has_words = DataFormat.Seqence in formats  # a list is the words of one text
+    nothing = (None,) * len(TEXT_COLUMNS[formats[0]])
+    found = []
     for own in texts:
         if is_missing(own):
-            yield (None,) * least
-        elif single or isinstance(own, str) or not isinstance(own, Sequence):
-            yield (own,)
+            found.append(nothing)
         else:
-            yield tuple(own)
+            is_row = isinstance(own, list | tuple) and not has_words
+            found.append(tuple(own) if is_row else (own,))
+    return found
 
 
 def _is_unlabeled(label: Any) -> bool:

@@ -110,9 +110,9 @@ def test_a_run_is_its_best_epochs_checkpoint(
 
 def test_mtdnns_checkpoint_needs_its_tokenizer_named(tmp_path: Path) -> None:
     """MT-DNN's names a folder that is not there; its vocabulary is that of the tokenizer given."""
-    small = write_small_encoder(tmp_path / "small", (f"w{number}" for number in range(200)))
+    small = write_small_encoder(tmp_path / "small", (f"w{number}" for number in range(190)))
     content = load_checkpoint(RUN / "model_0.pt")
-    assert content["config"]["vocab_size"] >= 205
+    assert content["config"]["vocab_size"] >= 195
     with pytest.raises(UserError, match="--tokenizer: the model's is not found") as caught:
         load_model(RUN / "model_0.pt", cuda=False)
     assert "\n" not in str(caught.value)
@@ -147,7 +147,7 @@ def test_an_encoder_without_a_head_is_no_classifier(make: Any, every_type: Path,
         ("nowhere", {}, "nowhere: no such file or folder; accepted: the folder of a run, a checkpoint"),
         ("nowhere.pt", {}, "nowhere.pt: no such file or folder"),
         (".", {}, "holds no model; accepted"),
-        ("tasks.yml", {}, "tasks.yml: is damaged or no checkpoint"),
+        ("tasks.yml", {}, "tasks.yml: is damaged or"),
         ("model_0.pt", {"task": "oen"}, "--task: found 'oen' (did you mean 'one'?), accepted: one, pair"),
         ("model_0.pt", {"max_seq_len": 65}, "--max_seq_len: found 65, accepted: at most 64, which the encoder has"),
         ("model_0.pt", {"max_seq_len": 2}, "--max_seq_len: found 2, accepted: at least 5"),

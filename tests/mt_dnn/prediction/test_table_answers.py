@@ -131,7 +131,7 @@ def test_several_label_columns_go_by_their_names(run: Any) -> None:
     first, second = (json.loads(Path(f"{name}_metrics.json").read_text()) for name in ("first", "second"))
     assert first == second
     Path("in.csv").write_text("review,z,x,w\nred,0,1,0\n")
-    with pytest.raises(UserError, match="--label: found z, x, w, accepted: one column, or x, y, z"):
+    with pytest.raises(UserError, match="--label: found z, x, w, accepted: the task's labels x, y, z, or one column"):
         run("--task several --text review --label z,x,w --output third.csv")
     with pytest.raises(UserError, match="--label: found 2 columns, accepted: one for task one"):
         run("--task one --text review --label z,x --output third.csv")

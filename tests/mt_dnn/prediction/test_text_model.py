@@ -166,7 +166,7 @@ def test_an_empty_text_gets_no_answer_and_moves_no_other(
         first, *between, last = model.predict(given, task)
     assert between == [NOTHING] * len(nothing)
     assert first == last != NOTHING
-    assert f"{len(nothing)} of {len(given)} rows have no text and get no answer: 2" in caplog.text
+    assert f"{len(nothing)} of {len(given)} rows have no text and get no answer: row 2" in caplog.text
     assert model.predict(nothing, task) == [NOTHING] * len(nothing)
     assert model.predict([], task) == []
 
@@ -284,7 +284,7 @@ def test_answers_and_metrics_are_those_of_the_token_file(
         ("oen", ["red"], "--task: found 'oen' (did you mean 'one'?), accepted: one, pair"),
         (None, ["red"], "--task: found nothing, accepted: one, pair"),
         ("one", "red", "found the text 'red'; accepted: a list of texts"),
-        ("one", ["red", ["red", "blue"]], "texts, row 2: found \"['red', 'blue']\", accepted: a text or a number"),
+        ("one", ["red", ["red", "blue"]], "task one takes 1 column (text), found 2"),
         ("pair", ["red"], "task pair takes 2 columns (premise, hypothesis), found 1"),
         ("pair", [("a", "b", "c")], "found 3"),
         ("rank", [("red", "one")], "texts, row 1: found 'one', accepted: a list of texts such as"),
