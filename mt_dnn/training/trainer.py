@@ -42,13 +42,12 @@ from mt_dnn.training.delta_cache import DeltaCache
 from mt_dnn.training.failures import SkippedUpdates, one_line_errors
 from mt_dnn.training.processes import build_accelerator
 from mt_dnn.training.run_log import opening
-from mt_dnn.training.run_result import RunResult, metrics_text
+from mt_dnn.training.run_result import RESULT_FILE, RunResult, metrics_text
 from mt_dnn.training.selection import Selection
 from mt_dnn.training.stop_signals import StopSignals
 from mt_dnn.training.telemetry import METRICS_FILE, Telemetry
 
 CONFIG_FILE = "config.yml"  # all flags of the run, for --config
-RESULT_FILE = "results.json"
 KEPT_DELTAS = "kept_deltas.bin"  # δ of the run as it goes
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar
 
