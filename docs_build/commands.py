@@ -11,7 +11,7 @@ from unittest.mock import patch
 ROOT = Path(__file__).parents[1]
 PLACES = ("*.py", "mt_dnn/**/*.py", "experiments/**/*.py", "examples/*.py")
 MARKS = ("\n    run_command_line(main)\n", "\n    main()\n")  # the last line of a file that is a command
-WITHOUT_FLAGS = "experiments.sift.study_run"  # started by the study alone, with a file
+WITHOUT_FLAGS = "experiments.sift.running.study_run"  # started by the study alone, with a file
 TITLES = {  # of a section of the page of flags, by where the command lies
     "": "Training and data",
     "mt_dnn": "Export",

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from experiments.bench import others
 from experiments.bench.others import Contest, Step
-from experiments.sift.runs import FIRST_SEED, Method, configure
+from experiments.sift.running.runs import FIRST_SEED, Method, configure
 from module.linear import choose_linears
 from mt_dnn.batcher import Batch
 from mt_dnn.configuration.config import Config
