@@ -13,7 +13,7 @@ from data_utils.readers import read_token_json
 from mt_dnn.batcher import Collater, SingleTaskDataset, evaluation_batches
 from mt_dnn.data.run_data import RunData
 from mt_dnn.data.sampler import EVALUATION_TOKENS
-from mt_dnn.inference import split_among_processes, eval_model
+from mt_dnn.inference import eval_model, split_among_processes
 from mt_dnn.model import MTDNNModel
 from tests.mt_dnn.runs import RUN, tiny_config, tiny_run
 
