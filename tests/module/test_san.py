@@ -124,7 +124,7 @@ def test_names_of_attentions_and_cells_are_those_that_the_flags_accept() -> None
     assert AnswerOptions() == AnswerOptions.from_flat(Config().to_flat())
 
 
-def test_a_flag_without_meaning_is_told_in_a_line() -> None:
+def test_an_unusable_flag_is_an_error_of_one_line() -> None:
     for flat, message in (
         ({"answer_att_type": "dot"}, "--answer_att_type: found 'dot', accepted: bilinear, simple"),
         ({"answer_rnn_type": "tanh"}, "--answer_rnn_type: found 'tanh', accepted: gru, lstm, rnn"),
@@ -136,7 +136,7 @@ def test_a_flag_without_meaning_is_told_in_a_line() -> None:
         network(n_class=1)
 
 
-def test_what_stands_outside_the_sentences_changes_nothing() -> None:
+def test_tokens_outside_the_sentences_change_nothing() -> None:
     head = network()
     states, premise, hypothesis = states_and_masks()
     expected = head(states, premise, hypothesis)

@@ -50,7 +50,7 @@ def test_by_default_a_batch_is_as_large_as_a_number_of_tokens(corpus) -> None:
     assert padded.sum() < 1.06 * data.lengths.sum()
 
 
-def test_an_example_of_more_tokens_is_a_batch_of_its_own(dataset) -> None:
+def test_an_example_with_too_many_tokens_is_a_batch_alone(dataset) -> None:
     from tests.mt_dnn.conftest import example
 
     data = dataset([example(0, length=EVALUATION_TOKENS + 1), example(1)], is_train=False)
