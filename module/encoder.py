@@ -86,7 +86,7 @@ def load_encoder(
     # The pooler is not used; files of masked language models have none.
     missing = sorted(name for name in info["missing_keys"] if "pooler" not in name)
     if missing:
-        raise DataError(f"encoder {name!r}: its weights have no parameter {missing[0]!r}; are the files whole?")
+        raise DataError(f"encoder {name!r}: its weights have no parameter {missing[0]!r}; are the files complete?")
     return encoder
 
 
@@ -164,7 +164,9 @@ def _auto_class(config: PretrainedConfig, with_decoder: bool) -> Any:
         return AutoModel
     wanted = AutoModelForSeq2SeqLM if with_decoder else AutoModelForTextEncoding
     if type(config) not in wanted._model_mapping:
-        raise ValueError(f"the encoder of {config.model_type} does not stand alone; accepted: generation tasks")
+        raise ValueError(
+            f"the encoder of {config.model_type} cannot be loaded without its decoder; accepted: generation tasks"
+        )
     return wanted
 
 
