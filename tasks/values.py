@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from module.sentence_masks import kept_tokens, sentence_masks
+from module.sentence_masks import from_mtdnn_mask, sentence_masks
 
 Values = np.ndarray | Sequence[Any]  # one of each example
 
@@ -33,7 +33,7 @@ class ModelInputs(NamedTuple):
         found = sentence_masks(self.input_ids, self.token_type_ids, self.attention_mask)
         given, width = (self.premise_mask, self.hyp_mask), self.input_ids.size(1)
         premise, hypothesis = (
-            own if mask is None else kept_tokens(mask, width) for own, mask in zip(found, given, strict=True)
+            own if mask is None else from_mtdnn_mask(mask, width) for own, mask in zip(found, given, strict=True)
         )
         return premise, hypothesis
 
