@@ -24,7 +24,7 @@ from matplotlib.ticker import MaxNLocator
 
 from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.files import atomic_write
-from data_utils.text_files import decoded, parse_json, read_json
+from data_utils.text_files import decode_line, parse_json, read_json
 from experiments.sift.reporting.figures import COLOURS, SETTINGS, plain_axes
 from mt_dnn.training.telemetry import METRICS_FILE
 
@@ -108,7 +108,7 @@ def _read_metrics(path: Path) -> Run:
     run, damaged = Run(path.parent), []
     for line_number, line in _lines(path):
         try:
-            found = parse_json(decoded(line, path, line_number), path, line_number)
+            found = parse_json(decode_line(line, path, line_number), path, line_number)
             kind = found.get("kind") if isinstance(found, dict) else None
             if kind == "update":
                 run.add_update(found)

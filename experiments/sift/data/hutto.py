@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from data_utils.errors import DataError, OneLineParser, run_command_line
-from data_utils.text_files import decoded, write_lines
+from data_utils.text_files import decode_line, write_lines
 from experiments.canonical import SEPARATORS
 
 PACKAGE = "vaderSentiment"
@@ -131,7 +131,7 @@ def parse_ratings(content: bytes, domain: str) -> list[Example]:
     """
     examples = []
     for number, line in enumerate(content.split(b"\n"), start=1):
-        fields = decoded(line.rstrip(b"\r"), DOMAINS[domain], number).split("\t")
+        fields = decode_line(line.rstrip(b"\r"), DOMAINS[domain], number).split("\t")
         if fields == [""]:
             continue
         if len(fields) != 3:

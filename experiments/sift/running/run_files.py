@@ -10,7 +10,7 @@ from typing import Any
 
 from data_utils.errors import DataError
 from data_utils.files import atomic_write
-from data_utils.text_files import LARGEST_DOCUMENT, decoded, parse_json, read_json
+from data_utils.text_files import LARGEST_DOCUMENT, decode_line, parse_json, read_json
 
 PLAIN, PACKED = ".json", ".json.gz"
 
@@ -40,7 +40,7 @@ def read_run_file(path: Path) -> Any:
         raise DataError(f"is no readable gzip ({error})", path) from error
     if len(content) > LARGEST_DOCUMENT:
         raise DataError(f"holds more than {LARGEST_DOCUMENT} bytes, the most that it may have", path)
-    return parse_json(decoded(content, path, 1), path)
+    return parse_json(decode_line(content, path, 1), path)
 
 
 def write_packed(path: Path, content: Any) -> bool:
