@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
@@ -115,18 +115,19 @@ def read_json(path: Path | str) -> Any:
     return parse_json(read_text(path), path)
 
 
-def parse_json(text: str, path: Path | str, number: int | None = None) -> Any:
+def parse_json(text: str, path: Path | str, number: int | None = None, decoder: json.JSONDecoder | None = None) -> Any:
     """The value of a JSON text.
 
     Args:
         text: the content of the file `path`, or of its line `number`.
+        decoder: made by `decoder`; None: the default one.
 
     Raises:
         DataError: the text is no JSON, an object has a key twice, values are nested too deeply, an integer has too many
             digits, or an escape is half a surrogate pair.
     """
     try:
-        found = DECODER.decode(text)
+        found = (decoder or DECODER).decode(text)
         # Counting brackets is fast, but counts those inside strings too.
         if _depth(text) > DEEPEST and _is_deep(found):
             raise RecursionError
@@ -164,7 +165,16 @@ def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_object_of)
+def decoder(parse_float: Callable[[str], Any] | None = None) -> json.JSONDecoder:
+    """A JSON decoder that refuses an object with a key twice.
+
+    Args:
+        parse_float: text of a number with a point or exponent → value; None: a float.
+    """
+    return json.JSONDecoder(object_pairs_hook=_object_of, parse_float=parse_float)
+
+
+DECODER = decoder()
 STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 OTHER_BYTES = bytes(set(range(256)) - STEPS.keys())
 

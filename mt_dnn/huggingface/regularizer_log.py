@@ -64,6 +64,6 @@ def distribution_count(arguments: Mapping[str, Any], read: Mapping[str, Any]) ->
         arguments: of the model.
         read: how the logits are read, `ModelRegularizer.read`.
     """
-    if "counted" in read:
-        return read["counted"].sum()
+    if "loss_mask" in read:
+        return read["loss_mask"].sum()
     return token_mask(arguments).sum() if read["task_type"] == "tokens" else len(arguments["input_ids"])

@@ -130,7 +130,7 @@ class AdversarialMixin:
         if not model.training:
             return self._base_loss(model, inputs, return_outputs, num_items_in_batch)
         method, batch = self.regularizer.perturbation, self._row_seeds.next_batch()
-        if not method.begun(self.state.global_step, self.state.max_steps):
+        if not method.is_active(self.state.global_step, self.state.max_steps):
             with self.regularizer.clean(model):
                 return self._base_loss(model, inputs, return_outputs, num_items_in_batch)
         refuse_arguments(self, inputs)
