@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from data_utils.errors import DataError, FlagError
 from data_utils.readers import read_canonical_tsv
-from data_utils.tokenizer import load_tokenizer, usable
+from data_utils.tokenizer import load_tokenizer, tokenizer_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -119,7 +119,7 @@ class Tokenization:
 
     def encode(self, texts: Sequence[str | tuple[str, str]]) -> Iterator[dict[str, list[int]]]:
         """Texts, or pairs of texts, as a token file's `token_id`, `type_id` and `attention_mask`, cut and padded."""
-        with usable(self.spec.name):
+        with tokenizer_errors(self.spec.name):
             found = self._backend().encode_batch_fast(list(texts))
         yield from map(self._example, found)
 
@@ -136,13 +136,13 @@ class Tokenization:
         backend.encode_special_tokens = self.tokenizer.split_special_tokens
         backend.no_truncation()
         backend.no_padding()
-        with usable(self.spec.name):
+        with tokenizer_errors(self.spec.name):
             found = backend.encode_batch(list(texts), add_special_tokens=False)
         return list(found)
 
     def pair(self, first: Any, second: Any) -> dict[str, list[int]]:
         """Two of `pieces` with the special tokens of a pair: `token_id`, `type_id`, and `is_special`, 1 at those."""
-        with usable(self.spec.name):
+        with tokenizer_errors(self.spec.name):
             joined = self.tokenizer.backend_tokenizer.post_process(first, second)
         return {
             "token_id": joined.ids,

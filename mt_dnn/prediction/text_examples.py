@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_utils.prepro import Split, Tokenization
-from data_utils.tokenizer import usable
+from data_utils.tokenizer import tokenizer_errors
 from mt_dnn.data.dataset import Example
 from tasks import Task
 
@@ -21,7 +21,7 @@ class TextTokenization(Tokenization):
     """The tokenization of `prepro_std.py`, whose examples say whether their text was cut."""
 
     def encode(self, texts: Sequence[str | tuple[str, str]]) -> Iterator[dict[str, Any]]:
-        with usable(self.spec.name):
+        with tokenizer_errors(self.spec.name):
             found = self._backend().encode_batch_fast(list(texts))
         for encoded in found:
             yield {**self._example(encoded), CUT: bool(encoded.overflowing)}

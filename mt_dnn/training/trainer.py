@@ -258,7 +258,7 @@ class Trainer:
             f"stopped by {signal.Signals(number).name} after update {self.model.updates}; {self.output_dir / saved} "
             "holds the run: --resume goes on with it",
             number,
-            told=not self.main,
+            reported=not self.main,
         )
 
     def _is_logged(self, update: int) -> bool:
