@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,19 +23,24 @@ def eval_model(
     collater: Collater,
     batch_size: int | None = None,
     with_label: bool = True,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """What a model's scores of a dataset come to, in each process.
 
     Args:
         metric_meta: metrics to compute where the dataset has labels and `with_label` is set.
-        batch_size: as in `score_examples`.
+        batch_size, on_batch: as in `score_examples`.
     """
-    scores, predictions = score_examples(model, dataset, collater, batch_size)
+    scores, predictions = score_examples(model, dataset, collater, batch_size, on_batch)
     return model.network.tasks[dataset.task_id].evaluate(dataset, metric_meta, scores, predictions, with_label)
 
 
 def score_examples(
-    model: MTDNNModel, dataset: SingleTaskDataset, collater: Collater, batch_size: int | None = None
+    model: MTDNNModel,
+    dataset: SingleTaskDataset,
+    collater: Collater,
+    batch_size: int | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> tuple[Values, Values]:
     """Scores and predictions of each example, in the dataset's order.
 
@@ -43,12 +48,17 @@ def score_examples(
 
     Args:
         batch_size: examples a batch; by default as many as make up a number of tokens (`evaluation_batches`).
+        on_batch: is called after each batch with the number of this process's batches that are scored, and of all.
     """
     accelerator = model.accelerator
     batches = evaluation_batches(dataset, batch_size)
     mine = dealt_out(batches, dataset.tokens, accelerator.num_processes)[accelerator.process_index]
     bar = progress(mine, name=dataset.name, unit="batch", main=accelerator.is_main_process)
-    results = [(indices, *model.predict(collater([dataset[index] for index in indices]))) for indices in bar]
+    results = []
+    for indices in bar:
+        results.append((indices, *model.predict(collater([dataset[index] for index in indices]))))
+        if on_batch is not None:
+            on_batch(len(results), len(mine))
     if accelerator.num_processes > 1:
         results = gather_object(results)
     order = np.concatenate([indices for indices, _, _ in results]).argsort()

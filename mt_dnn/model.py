@@ -140,11 +140,11 @@ class MTDNNModel:
         self.skipped_steps = 0
         self.last_finite = True  # whether the last update had a finite loss and gradient, and so a step
         self.stop_requested: Callable[[], bool] = lambda: False  # whether this process was asked to stop
-        self.last_asked = False  # whether a process was, in the last update
+        self.last_stop_requested = False  # whether a process was, in the last update
 
-    def keep_deltas(self, kept: DeltaCache) -> None:
-        """Keep δ of the training examples between epochs (`--adv_free`)."""
-        self.accelerator.unwrap_model(self.objective).kept = kept
+    def cache_deltas(self, cache: DeltaCache) -> None:
+        """Cache δ of the training examples between epochs (`--adv_free`)."""
+        self.accelerator.unwrap_model(self.objective).delta_cache = cache
 
     @property
     def regularized(self) -> bool:
@@ -204,7 +204,7 @@ class MTDNNModel:
         self.accelerator.unscale_gradients(self.wrapped_optimizer)
         norm = clip_gradients(self.network, self.config.training)
         scale = None if scaler is None else scaler.get_scale()
-        self.last_finite, self.last_asked = self._together(report, None if scaler is not None else norm)
+        self.last_finite, self.last_stop_requested = self._together(report, None if scaler is not None else norm)
         if self.last_finite or scaler is not None:
             self.wrapped_optimizer.step()
         self.wrapped_optimizer.zero_grad(set_to_none=True)

@@ -342,7 +342,7 @@ def test_losses_that_are_no_numbers_end_the_run_with_the_last_checkpoint_kept(tm
         r"2 updates in a row had a loss or a gradient that is not finite \(the last: update 5, task cola, examples .*"
         r"\); the last checkpoint in \S+ is kept. Try a smaller --learning_rate, --adv_radius or --adv_alpha",
     )
-    assert "epoch 1, update 4, task cola, examples" in ended.output
+    assert "epoch 2, update 4, task cola, examples" in ended.output
     assert [path.name for path in (tmp_path / "run").glob("model_*.pt")] == ["model_0.pt"]
 
 

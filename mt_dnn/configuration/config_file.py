@@ -25,6 +25,7 @@ class ConfigFile:
 
     Attributes:
         values: by flag name, those at their default left out; a text is read as on a command line.
+        names: of all flags in the file.
 
     Raises:
         DataError: missing, no YAML, an unknown flag or one that stands there twice, a value of another kind.
@@ -52,6 +53,10 @@ class ConfigFile:
             (default,) = (item.default for item in fields(group_of[name]) if item.name == name)
             if found != default:
                 self.values[name] = found
+
+    @property
+    def names(self) -> set[str]:
+        return set(self._lines)
 
     def combined_with(self, given: Mapping[str, Any], make: Callable[[dict[str, Any]], Made]) -> Made:
         """What `make` makes of the file's flags and of `given`, which win; its error names the file, and the line of

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, partial
 from typing import Any, get_args, get_origin, get_type_hints
@@ -84,16 +84,19 @@ class FlagParser(OneLineParser):
         return vars(namespace)
 
 
-def add_flags(parser: argparse.ArgumentParser, group: type, title: str) -> None:
-    """Declare the flags of the dataclass `group` on `parser`, under `title` in its help."""
-    section = parser.add_argument_group(title)
-    defaults = {item.name: item.default for item in fields(group)}
-    for name, spec in flags_of(group).items():
+def add_flags(section: argparse._ArgumentGroup, flags: Iterable[tuple[type, str]]) -> None:
+    """Declare flags in a section of the help.
+
+    Args:
+        flags: (dataclass, name of the flag) pairs.
+    """
+    for group, name in flags:
+        spec = flags_of(group)[name]
         settings: dict[str, Any] = {"type": partial(convert, group, name), "metavar": metavar(group, name)}
         if kind_of(group, name)[0] is bool:
             settings |= {"nargs": "?", "const": spec.const}
-        default = spec.shown or plain_text(defaults[name])
-        text = f"{spec.notice or spec.help} (default: {default})"
+        (default,) = (item.default for item in fields(group) if item.name == name)
+        text = f"{spec.notice or spec.help} (default: {spec.shown or plain_text(default)})"
         section.add_argument(f"--{name}", help=text.replace("%", "%%"), **settings)
 
 

@@ -102,6 +102,12 @@ class RunData:
                 )
                 self.task_defs[task_id] = own.replaced(actf=before.actf)
 
+    def check_fits_encoder(self, encoder: PreTrainedModel) -> None:
+        """`check_fits_encoder` of every dataset, with the width that batches are padded to."""
+        width = self.config.model.max_seq_len if self.config.data.do_padding else 0
+        for dataset in [*self.train, *self.unlabeled, *self.evaluation.values()]:
+            check_fits_encoder(dataset, encoder, width)
+
     def _check_soft_labels(self) -> None:
         """See that there is something to distil, and that its tasks can be."""
         with_soft = [dataset for dataset in self.train if dataset.has_soft_labels]

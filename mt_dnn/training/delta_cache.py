@@ -9,11 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from data_utils.checksum import checked_write
-from data_utils.errors import DataError, WriteError
+from data_utils.errors import DataError, FlagError, WriteError
+from mt_dnn.configuration.config import Config
+from mt_dnn.data.dataset import SingleTaskDataset
+from mt_dnn.matcher import SANBertNetwork
+from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.perturbation.search import Kept
+
+DELTA_CACHE_FILE = "kept_deltas.bin"  # in the output folder, while the run goes on
 
 
 class DeltaCache:
@@ -97,3 +104,42 @@ class DeltaCache:
             target = self._rows(position)
             target[:] = values[row, : len(target)]
         self._seen[list(positions)] = 1
+
+
+def delta_cache_of_run(
+    config: Config,
+    network: SANBertNetwork,
+    datasets: Sequence[SingleTaskDataset],
+    accelerator: Accelerator,
+    folder: Path,
+) -> DeltaCache | None:
+    """The file of `--adv_free`, made by the main process and mapped by all; None without the flag.
+
+    Args:
+        datasets: the training datasets.
+        folder: where the file lies.
+
+    Raises:
+        FlagError: the flag is not accepted with these tasks or processes, or the file would be too large.
+        WriteError: the file cannot be made.
+    """
+    adversarial = config.adversarial
+    if not (adversarial.adv_train and adversarial.adv_free):
+        return None
+    if any(task.own_labels for task in network.tasks):
+        raise FlagError("--adv_free: the tokens of a MaskLM task are others in every update; accepted: other tasks")
+    lengths = np.concatenate([dataset.row_lengths for dataset in datasets])
+    hidden = NoiseInjection(network.encoder, adversarial.adv_norm_level).size
+    gigabytes = DeltaCache.bytes_of(lengths, hidden) / 1e9
+    if gigabytes > adversarial.adv_free_budget:
+        raise FlagError(
+            f"--adv_free: the noise of {lengths.sum()} tokens takes {gigabytes:.3g} GB; accepted: at most "
+            f"--adv_free_budget, {adversarial.adv_free_budget:g} GB"
+        )
+    if accelerator.num_processes > int(os.environ.get("LOCAL_WORLD_SIZE", 1)):
+        raise FlagError("--adv_free: the processes share a file; accepted: processes on one machine")
+    path = folder / DELTA_CACHE_FILE
+    if accelerator.is_main_process:
+        DeltaCache(path, lengths, hidden)
+    accelerator.wait_for_everyone()
+    return DeltaCache(path, lengths, hidden, new=False)

@@ -28,6 +28,7 @@ from mt_dnn.checkpoints.resumption import WITH_DELTAS
 from mt_dnn.configuration.config import Config
 from mt_dnn.configuration.flag_groups import TrainingConfig
 from mt_dnn.training.failures import WHAT_HELPS, one_line_errors
+from mt_dnn.training.report_points import duration
 from mt_dnn.training.trainer import Trainer
 
 STEPS = 3  # timed updates of each kind
@@ -109,8 +110,8 @@ def _rehearse(trainer: Trainer, config: Config) -> None:
         seconds += each * len(updates)
     epochs = training.epochs - first_epoch
     evaluation = epochs * sum(_evaluation(trainer, dataset) for dataset in trainer.data.evaluation.values())
-    parts = f"training {_duration(seconds)}, evaluation {_duration(evaluation)}"
-    log("time: about %s (%s; writing checkpoints aside)", _duration(seconds + evaluation), parts)
+    parts = f"training {duration(seconds)}, evaluation {duration(evaluation)}"
+    log("time: about %s (%s; writing checkpoints aside)", duration(seconds + evaluation), parts)
     model.updates = 0
     trainer.checkpoints.save("model_0.pt", 0, 0)
     log("disk: %s", _disk(trainer, epochs, left))
@@ -204,10 +205,3 @@ def _bytes(number: float) -> str:
         if number < 1000 or unit == UNITS[-1]:
             break
     return f"{number:.3g} {unit}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.1f} s"

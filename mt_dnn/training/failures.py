@@ -46,7 +46,7 @@ class SkippedUpdates:
         shown = ", ".join(uids[:SHOWN_UIDS]) + (", …" if len(uids) > SHOWN_UIDS else "")
         tasks = ", ".join(dict.fromkeys(self.tasks[batch.task_id] for batch in batches))
         which = f"update {update}, task {tasks}, examples {shown}"
-        logger.info("epoch %d, %s: the loss or its gradient is not finite; skipped", epoch, which)
+        logger.info("epoch %d, %s: the loss or its gradient is not finite; skipped", epoch + 1, which)
         if self.in_a_row >= self.most:
             raise DivergedError(
                 f"{self.in_a_row} updates in a row had a loss or a gradient that is not finite (the last: {which}); "

@@ -63,7 +63,7 @@ class TrainingObjective(nn.Module):
         kd_criteria: of each task id, what compares logits with a teacher's; empty: soft labels are not learned.
 
     Attributes:
-        kept: δ of the training examples between epochs; None searches anew in every update.
+        delta_cache: δ of the training examples between epochs; None searches anew in every update.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class TrainingObjective(nn.Module):
         self.perturbation = perturbation
         self.alpha = alpha
         self.bregman = bregman
-        self.kept: DeltaCache | None = None
+        self.delta_cache: DeltaCache | None = None
         self.injection = None if perturbation is None else NoiseInjection(network.encoder, perturbation.level)
 
     def forward(
@@ -151,8 +151,8 @@ class TrainingObjective(nn.Module):
     ) -> Regularization:
         assert self.injection is not None
         kept = None
-        if self.kept is not None and batch.positions:
-            kept = self.kept.of(batch.positions, batch.attention_mask)
+        if self.delta_cache is not None and batch.positions:
+            kept = self.delta_cache.of(batch.positions, batch.attention_mask)
         return method.regularize(
             lambda: self.network.run(batch),
             self.injection,

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 from accelerate import Accelerator
 
+from data_utils.task_def import DataFormat
 from mt_dnn.configuration.config import Config
 from mt_dnn.configuration.description import changed_settings, method_in_words
 from mt_dnn.data.dataset import SingleTaskDataset
 from mt_dnn.data.run_data import RunData
+from mt_dnn.training.run_result import RunResult, metrics_text
+from mt_dnn.training.selection import Selection
+from tasks.interfaces import Definition
+
+# Task types whose answers `predict.py --from` writes for the rows of a table.
+OF_TABLES = ("Classification", "Regression", "MultiLabel")
+TEXT_FLAGS = {DataFormat.PremiseOnly: "TEXT", DataFormat.PremiseAndOneHypothesis: "TEXT,SECOND_TEXT"}
 
 
 def opening(config: Config, data: RunData, total_updates: int, accelerator: Accelerator) -> list[str]:
@@ -27,6 +38,67 @@ def opening(config: Config, data: RunData, total_updates: int, accelerator: Acce
         f"Every epoch ends with an evaluation and a checkpoint: {training.output_dir}/model_0.pt after epoch 1, "
         "model_1.pt after epoch 2, and so on",
     ]
+
+
+def found(result: RunResult, selection: Selection) -> list[str]:
+    """The best epoch with its metrics, and the minutes that the run took, all of its starts together."""
+    ranked = "no development set ranks the epochs"
+    if result.best_value is not None:
+        ranked = f"{selection}: {result.best_value:.2f}"
+    epochs, minutes = len(result.history), result.seconds / 60
+    return [
+        f"best epoch: {result.best_epoch + 1} of {epochs} ({ranked}); {minutes:.1f} minutes",
+        *(f"  {dataset}: {metrics_text(metrics)}" for dataset, metrics in result.metrics.items()),
+    ]
+
+
+def written(result: RunResult, best: Path | None, folder: Path, others: Iterable[str]) -> list[str]:
+    """Where the best model and the other files are.
+
+    Args:
+        best: the best epoch's checkpoint; None where the folder has none of this run.
+        folder: `--output_dir`.
+        others: names of files that the run writes there; those that are missing are left out.
+    """
+    lines = []
+    if best is not None:
+        lines.append(f"model: {best}, the checkpoint after epoch {result.best_epoch + 1}")
+    names = [name for name in others if (folder / name).is_file()]
+    if result.metrics:
+        names.append(f"*_scores_epoch_{result.best_epoch}.json (predictions of epoch {result.best_epoch + 1})")
+    return [*lines, f"in {folder}: {', '.join(names)}"]
+
+
+def use(
+    tasks: Mapping[str, Definition], task_def: str, best: Path | None, exported: Path | None = None
+) -> Iterator[str]:
+    """The commands that use the model.
+
+    Args:
+        tasks: definitions by name.
+        task_def: `--task_def`.
+        best: the best epoch's checkpoint; None where there is none.
+        exported: the folder of `--save_hf`.
+    """
+    several = len(tasks) > 1
+    for task, definition in tasks.items():
+        text = TEXT_FLAGS.get(definition.data_type)
+        if exported is not None:
+            model = str(exported / task if several else exported)
+        elif best is None:
+            return
+        elif definition.task_type.name not in OF_TABLES or text is None:
+            words = ["--checkpoint", str(best), "--task_def", task_def, "--task", task]
+            yield f"to use it: python predict.py {shlex.join(words)} --prep_input FILE.json --score scores.json"
+            continue
+        else:
+            model = str(best.parent)
+        words = ["--model", model] + (["--task", task] if several and exported is None else [])
+        yield f"to use it: python predict.py {shlex.join(words)} --from new.csv --text {text} --output answers.csv"
+        if exported is not None:
+            example = '"A text."' if text == "TEXT" else '{"text": "A text.", "text_pair": "A second text."}'
+            call = f'pipeline("text-classification", {json.dumps(model)}, truncation=True)({example})'
+            yield f"in Python: from transformers import pipeline; {call}"
 
 
 def _sizes(datasets: Iterable[SingleTaskDataset]) -> str:

@@ -1,7 +1,8 @@
-"""What a run found."""
+"""What a run found, and how long it took."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ class RunResult:
         best_epoch: by the development sets; the last epoch where there are none.
         seconds_per_update: median over the updates of this process, evaluation aside; None where none was left to do.
         output_dir: where checkpoints and score files are.
+        seconds: that the run took, all of its starts together.
     """
 
     output_dir: str
@@ -23,6 +25,7 @@ class RunResult:
     best_epoch: int = 0
     best_value: float | None = None
     seconds_per_update: float | None = None
+    seconds: float = 0.0
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -33,3 +36,19 @@ class RunResult:
 def metrics_text(metrics: Mapping[str, float]) -> str:
     """Metrics by name, in percent, as the log has them."""
     return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+
+
+class RunClock:
+    """Counts the seconds of a run over all of its starts.
+
+    Attributes:
+        before: seconds of the starts before this one, as the checkpoint that a resume takes over has them.
+    """
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        self._started = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Of all starts, up to now."""
+        return self.before + time.perf_counter() - self._started

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from data_utils.errors import FlagError, nearest
 from data_utils.metrics import Metric
+from mt_dnn.configuration.flag_groups import TrainingConfig
 from mt_dnn.data.run_data import RunData
 
 DEV = "dev"
@@ -23,6 +24,18 @@ class Selection:
     """
 
     parts: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def of_run(cls, training: TrainingConfig, data: RunData) -> Selection:
+        """From `--best_metric`, which has to rank the epochs where `--early_stop` needs a ranking.
+
+        Raises:
+            FlagError: it does not, or as in `from_flag`.
+        """
+        selection = cls.from_flag(training.best_metric, data)
+        if training.early_stop and not selection.parts:
+            raise FlagError("--early_stop: no development set with labels ranks the epochs; accepted: 0, or such a set")
+        return selection
 
     @classmethod
     def from_flag(cls, best_metric: str | None, data: RunData) -> Selection:

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
 
 from data_utils.files import atomic_write, written
 from mt_dnn.configuration.config import GROUPS, RESUME_FLAGS, UPLOAD_FLAGS, Config
@@ -21,6 +20,7 @@ from mt_dnn.configuration.flags import flags_of
 from mt_dnn.model import UpdateReport
 from mt_dnn.training.curves import Curves
 from mt_dnn.training.run_result import RunResult
+from mt_dnn.training.running_losses import RunningLosses
 
 METRICS_FILE = "metrics.jsonl"
 # Flags that say where things lie or what is shown, not what is computed.
@@ -29,8 +29,7 @@ PLACES = (
     "dataloader_num_workers", "log_per_updates", "batch_size_eval",
 )  # fmt: skip
 
-# Names of the figures in every report: losses are means since the last one, the rest is of the last regularized update.
-LOSSES = {"task_loss": "loss", "adv_loss": "R", "unlabeled": "R_unlabeled", "bregman": "bregman"}
+# Figures of the last regularized update; losses are means since the last report (`RunningLosses`).
 RISES = ("ascent_rise", "chance_rise")
 TOKEN_SHARES = "delta_share"  # name of the histogram in TensorBoard
 FIGURES = ("emb_val", "eff_perturb", "delta_size", "skipped", *RISES)
@@ -54,8 +53,10 @@ class Telemetry:
         accelerator: Accelerator | None = None,
         updates: int = 0,
         epoch: int = 0,
+        losses: RunningLosses | None = None,
     ):
         self.config = config
+        self.losses = RunningLosses() if losses is None else losses
         self.accelerator = accelerator
         self.curves: Curves | None = None
         self.path = Path(config.training.output_dir) / METRICS_FILE if enabled else None
@@ -65,7 +66,6 @@ class Telemetry:
             kept = _lines_until(self.path, updates, epoch) if updates else []
             with atomic_write(self.path) as file:
                 file.writelines(kept)
-        self._losses: dict[str, list[Tensor]] = {name: [] for name in LOSSES}
 
     def __enter__(self) -> Telemetry:
         return self
@@ -77,17 +77,12 @@ class Telemetry:
             self.curves.close()
 
     def add(self, report: UpdateReport) -> None:
-        for name, losses in self._losses.items():
-            value = getattr(report, name)
-            if value is not None:
-                losses.append(value)
+        """Take in what an update did."""
+        self.losses.add(report)
 
     def recent(self) -> str:
         """For the bar, which has little room: losses as means since the last report."""
-        return _text(self._means(), digits=3)
-
-    def _means(self) -> dict[str, float]:
-        return {LOSSES[name]: float(torch.stack(losses).mean()) for name, losses in self._losses.items() if losses}
+        return _text(self.losses.means(), digits=3)
 
     def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
         """The means of these numbers over processes."""
@@ -102,7 +97,7 @@ class Telemetry:
         Args:
             searched: the last update that had the regularizer, whose figures are told; None before the first.
         """
-        losses = self._over_processes(self._means())
+        losses = self._over_processes(self.losses.means())
         figures = self._over_processes(
             {name: float(value) for name in FIGURES if (value := getattr(searched, name, None)) is not None}
         )
@@ -110,8 +105,7 @@ class Telemetry:
         if gain is not None:
             figures["ascent_gain"] = gain
         values = {**losses, **figures, "lr": learning_rate}
-        for collected in self._losses.values():
-            collected.clear()
+        self.losses.clear()
         if self.curves is not None:
             self.curves.add({f"train/{name}": value for name, value in values.items()}, update)
         self._add_shares(searched, update)
