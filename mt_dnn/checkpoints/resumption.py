@@ -176,7 +176,7 @@ class RunCheckpoints:
             return self._restore(path, content)
 
     def _restore(self, path: Path, content: Mapping[str, Any]) -> tuple[int, int]:
-        progress, optimizer_restored = self.model.take_over(content, path)
+        progress, optimizer_restored = self.model.restore(content, path)
         logger.info("resumed from %s", path)
         if not optimizer_restored:
             logger.info("--optimizer differs from the checkpoint's: the optimizer's state starts anew")

@@ -18,7 +18,7 @@ from mt_dnn.configuration.config import Config
 from mt_dnn.data.dataset import SingleTaskDataset
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.perturbation.injection import NoiseInjection
-from mt_dnn.perturbation.search import Kept
+from mt_dnn.perturbation.search import CachedDelta
 
 DELTA_CACHE_FILE = "kept_deltas.bin"  # in the output folder, while the run goes on
 
@@ -61,7 +61,7 @@ class DeltaCache:
         """Size of the file: two bytes a number, one an example."""
         return len(lengths) + len(lengths) % 2 + 2 * hidden * int(lengths.sum())
 
-    def of(self, positions: Sequence[int], mask: Tensor) -> Kept:
+    def of(self, positions: Sequence[int], mask: Tensor) -> CachedDelta:
         """What is kept of a batch, and how its new δ is.
 
         Args:
@@ -73,7 +73,7 @@ class DeltaCache:
             values = self._rows(position)
             delta[row, : len(values)] = torch.from_numpy(values.astype(np.float32))
         known = torch.from_numpy(self._seen[list(positions)] != 0)
-        return Kept(delta.to(mask.device), known.to(mask.device), lambda found: self._keep(positions, found))
+        return CachedDelta(delta.to(mask.device), known.to(mask.device), lambda found: self._keep(positions, found))
 
     def save(self, path: Path) -> None:
         """Copy the file; the copy appears when it is whole, its checksum beside it."""

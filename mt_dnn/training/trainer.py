@@ -99,7 +99,7 @@ class Trainer:
         self.unlabeled = self.batches.unlabeled(self.data.unlabeled, self.collater)
         delta_cache = delta_cache_of_run(config, self.model.network, self.data.train, self.accelerator, self.output_dir)
         if delta_cache is not None:
-            self.model.cache_deltas(delta_cache)
+            self.model.use_delta_cache(delta_cache)
         self.result, self.clock, self.losses = RunResult(str(self.output_dir)), RunClock(), RunningLosses()
         state = RunState(self.result, self.clock, self.losses, self.unlabeled, delta_cache)
         self.checkpoints = RunCheckpoints(config, self.model, self.data.train, state, self.output_dir, checkpoint)
