@@ -9,7 +9,6 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from data_utils.task_def import DataFormat
 from mt_dnn.configuration.config import Config
 from mt_dnn.configuration.description import changed_settings, method_in_words
 from mt_dnn.data.dataset import SingleTaskDataset
@@ -17,10 +16,7 @@ from mt_dnn.data.run_data import RunData
 from mt_dnn.training.run_result import RunResult, metrics_text
 from mt_dnn.training.selection import Selection
 from tasks.interfaces import Definition
-
-# Task types whose answers `predict.py --from` writes for the rows of a table.
-OF_TABLES = ("Classification", "Regression", "MultiLabel")
-TEXT_FLAGS = {DataFormat.PremiseOnly: "TEXT", DataFormat.PremiseAndOneHypothesis: "TEXT,SECOND_TEXT"}
+from tasks.table_rows import TEXT_COLUMNS
 
 
 def opening(config: Config, data: RunData, total_updates: int, accelerator: Accelerator) -> list[str]:
@@ -69,35 +65,28 @@ def written(result: RunResult, best: Path | None, folder: Path, others: Iterable
     return [*lines, f"in {folder}: {', '.join(names)}"]
 
 
-def use(
-    tasks: Mapping[str, Definition], task_def: str, best: Path | None, exported: Path | None = None
-) -> Iterator[str]:
-    """The commands that use the model.
+def use(tasks: Mapping[str, Definition], best: Path | None, exported: Path | None = None) -> Iterator[str]:
+    """The commands that use the model, for each task.
 
     Args:
         tasks: definitions by name.
-        task_def: `--task_def`.
         best: the best epoch's checkpoint; None where there is none.
-        exported: the folder of `--save_hf`.
+        exported: the folder of `--save_hf`, with a folder for each of several tasks.
     """
     several = len(tasks) > 1
     for task, definition in tasks.items():
-        text = TEXT_FLAGS.get(definition.data_type)
+        columns = TEXT_COLUMNS[definition.data_type]
         if exported is not None:
-            model = str(exported / task if several else exported)
-        elif best is None:
-            return
-        elif definition.task_type.name not in OF_TABLES or text is None:
-            words = ["--checkpoint", str(best), "--task_def", task_def, "--task", task]
-            yield f"to use it: python predict.py {shlex.join(words)} --prep_input FILE.json --score scores.json"
-            continue
+            words = ["--model", str(exported / task if several else exported)]
+        elif best is not None:
+            words = ["--model", str(best.parent)] + (["--task", task] if several else [])
         else:
-            model = str(best.parent)
-        words = ["--model", model] + (["--task", task] if several and exported is None else [])
-        yield f"to use it: python predict.py {shlex.join(words)} --from new.csv --text {text} --output answers.csv"
+            return
+        texts = ",".join(columns).upper()
+        yield f"to use it: python predict.py {shlex.join(words)} --from new.csv --text {texts} --output answers.csv"
         if exported is not None:
-            example = '"A text."' if text == "TEXT" else '{"text": "A text.", "text_pair": "A second text."}'
-            call = f'pipeline("text-classification", {json.dumps(model)}, truncation=True)({example})'
+            example = '"A text."' if len(columns) == 1 else '{"text": "A text.", "text_pair": "A second text."}'
+            call = f'pipeline("text-classification", {json.dumps(words[1])}, truncation=True)({example})'
             yield f"in Python: from transformers import pipeline; {call}"
 
 

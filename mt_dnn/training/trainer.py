@@ -303,7 +303,7 @@ class Trainer:
         return [
             *found(self.result, self.selection),
             *written(self.result, best, self.output_dir, (CONFIG_FILE, RESULT_FILE, METRICS_FILE)),
-            *use(tasks, self.config.data.task_def, best, exported),
+            *use(tasks, best, exported),
         ]
 
     def describe(self, config: Config) -> None:

@@ -166,7 +166,7 @@ def test_a_run_ends_with_what_it_found_and_where(tmp_path: Path, capsys: pytest.
         assert name in others and (tmp_path / "run" / name).is_file()
     assert f"*_scores_epoch_{best}.json (predictions of epoch {best + 1})" in others
     assert list((tmp_path / "run").glob(f"*_scores_epoch_{best}.json"))
-    texts = {"cola": "TEXT", "mnli": "TEXT,SECOND_TEXT", "stsb": "TEXT,SECOND_TEXT"}
+    texts = {"cola": "TEXT", "mnli": "PREMISE,HYPOTHESIS", "stsb": "PREMISE,HYPOTHESIS"}
     assert use == [
         f"to use it: python predict.py --model {tmp_path / 'run'} --task {task} --from new.csv --text {text} "
         "--output answers.csv"
