@@ -298,7 +298,7 @@ def test_a_run_of_several_processes_ends_without_threads_that_wait_for_the_inter
 @pytest.mark.usefixtures("sigint_interrupts")
 def test_a_later_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signals = StopSignals(accelerator=None)  # type: ignore[arg-type]
-    monkeypatch.setattr(mt_dnn.training.stop_signals, "SAME_WISH_SECONDS", 0.05)
+    monkeypatch.setattr(mt_dnn.training.stop_signals, "SAME_REQUEST_SECONDS", 0.05)
     with signals:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)

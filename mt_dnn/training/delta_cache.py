@@ -1,4 +1,4 @@
-"""δ of every training example between epochs, for the ascent that costs no pass of its own (`--adv_free`)."""
+"""δ of every training example, cached between epochs, for an ascent without an extra pass (`--adv_free`)."""
 
 from __future__ import annotations
 
@@ -24,17 +24,18 @@ DELTA_CACHE_FILE = "kept_deltas.bin"  # in the output folder, while the run goes
 
 
 class DeltaCache:
-    """A memory-mapped file of half-precision numbers, (tokens of all examples, hidden), that the processes of a machine
-    share; each example is in one process's batch an epoch.
+    """A memory-mapped file of half-precision numbers, (tokens of all examples, hidden).
+
+    The processes of a machine share it. Each example is in one process's batch per epoch.
 
     Args:
         path: the file.
         lengths: tokens of each example, (examples,).
         hidden: size of the tensor at the injection point.
-        new: make the file, with no example's δ in it; else it is there already.
+        new: create the file, without any δ in it; otherwise it exists already.
 
     Raises:
-        WriteError: the file cannot be made, or has another size.
+        WriteError: the file cannot be created, or has another size.
     """
 
     def __init__(self, path: Path, lengths: np.ndarray, hidden: int, new: bool = True):
@@ -46,7 +47,7 @@ class DeltaCache:
         try:
             if new:
                 with path.open("wb") as file:
-                    # All of it at once: a mapped page that finds no room on the disk later would kill the process.
+                    # Reserve all of it now: a mapped page without room on the disk would kill the process later.
                     os.posix_fallocate(file.fileno(), 0, size)
             content = np.memmap(path, dtype=np.uint8, mode="r+", shape=(size,))
         except (OSError, ValueError) as error:
@@ -58,14 +59,14 @@ class DeltaCache:
 
     @staticmethod
     def bytes_of(lengths: np.ndarray, hidden: int) -> int:
-        """Size of the file: two bytes a number, one an example."""
+        """Size of the file: two bytes per number, and one byte per example."""
         return len(lengths) + len(lengths) % 2 + 2 * hidden * int(lengths.sum())
 
     def of(self, positions: Sequence[int], mask: Tensor) -> CachedDelta:
-        """What is kept of a batch, and how its new δ is.
+        """The cached δ of a batch, with the function that stores its new δ.
 
         Args:
-            positions: the examples' places among all.
+            positions: the examples' indices among all examples.
             mask: (batch, tokens), 1 at real tokens, which come first.
         """
         delta = torch.zeros(*mask.shape, self._values.shape[1])
@@ -73,19 +74,19 @@ class DeltaCache:
             values = self._rows(position)
             delta[row, : len(values)] = torch.from_numpy(values.astype(np.float32))
         known = torch.from_numpy(self._seen[list(positions)] != 0)
-        return CachedDelta(delta.to(mask.device), known.to(mask.device), lambda found: self._keep(positions, found))
+        return CachedDelta(delta.to(mask.device), known.to(mask.device), lambda new: self._store(positions, new))
 
     def save(self, path: Path) -> None:
-        """Copy the file; the copy appears when it is whole, its checksum beside it."""
+        """Copy the file, with a checksum next to it; the copy appears when it is complete."""
         self._content.flush()
         with self.path.open("rb") as source, checked_write(path) as target:
             shutil.copyfileobj(source, target)
 
     def load(self, path: Path) -> None:
-        """Take over what `save` wrote and whose checksum was compared.
+        """Restore what `save` wrote; the checksum was compared before.
 
         Raises:
-            DataError: it cannot be read, or is of other data or another encoder.
+            DataError: it cannot be read, or belongs to other data or another encoder.
         """
         try:
             size = path.stat().st_size
@@ -98,7 +99,7 @@ class DeltaCache:
     def _rows(self, position: int) -> np.ndarray:
         return self._values[self._offsets[position] : self._offsets[position + 1]]
 
-    def _keep(self, positions: Sequence[int], delta: Tensor) -> None:
+    def _store(self, positions: Sequence[int], delta: Tensor) -> None:
         values = delta.to(torch.float16).cpu().numpy()
         for row, position in enumerate(positions):
             target = self._rows(position)

@@ -15,11 +15,12 @@ class RunResult:
     """What a run found.
 
     Attributes:
-        history: an entry an epoch: `epoch`, and `metrics`, by `DATASET_SPLIT` and metric name, in percent.
-        best_epoch: by the development sets; the last epoch where there are none.
-        seconds_per_update: median over the updates of this process, evaluation aside; None where none was left to do.
-        output_dir: where checkpoints and score files are.
-        seconds: that the run took, all of its starts together.
+        output_dir: folder of checkpoints and score files.
+        history: one entry per epoch: `epoch`, from 0, and `metrics`, by `DATASET_SPLIT` and metric name, in percent.
+        best_epoch: by the development sets, from 0; the last epoch if there are none.
+        best_value: the number that ranks the best epoch; None if there are no development sets.
+        seconds_per_update: median over the updates of this start, without evaluation; None if it made none.
+        seconds: that the run took, over all of its starts.
     """
 
     output_dir: str
@@ -36,7 +37,7 @@ class RunResult:
 
 
 def metrics_text(metrics: Mapping[str, float]) -> str:
-    """Metrics by name, in percent, as the log has them."""
+    """Metrics by name, in percent, as text for the log."""
     return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
 
 
@@ -44,7 +45,7 @@ class RunClock:
     """Counts the seconds of a run over all of its starts.
 
     Attributes:
-        before: seconds of the starts before this one, as the checkpoint that a resume takes over has them.
+        before: seconds of the starts before this one, from the checkpoint that is resumed.
     """
 
     def __init__(self) -> None:
@@ -52,5 +53,5 @@ class RunClock:
         self._started = time.perf_counter()
 
     def seconds(self) -> float:
-        """Of all starts, up to now."""
+        """The seconds of all starts up to now."""
         return self.before + time.perf_counter() - self._started

@@ -1,4 +1,4 @@
-"""What a run reports while it trains: to the log, the bar, TensorBoard, and `metrics.jsonl` for tools."""
+"""The figures that a run reports while it trains: for the log, the bar, TensorBoard and `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -39,11 +39,12 @@ class Telemetry:
     """Collects update reports without reading a number back before it is shown.
 
     Args:
-        config: says where the files are written, and whether TensorBoard is.
+        config: has the output folder and the flags of TensorBoard.
         enabled: write files in this process.
-        accelerator: what is reported is the mean over its processes, each of which calls `flush`.
-        updates, epoch: of a resumed run, the updates done and the epoch it goes on with: what `metrics.jsonl` holds of
-            later updates, and of evaluations that come again, is dropped.
+        accelerator: means over its processes are reported; all of them call `flush`.
+        updates, epoch: of a resumed run, the updates done and the epoch that it goes on with. Lines of `metrics.jsonl`
+            about later updates, and about evaluations that are repeated, are removed.
+        losses: those since the last report, of a resumed run too; by default none.
     """
 
     def __init__(
@@ -63,9 +64,9 @@ class Telemetry:
         if config.data.tensorboard and enabled:
             self.curves = Curves(config.data.tensorboard_logdir)
         if self.path is not None:
-            kept = _lines_until(self.path, updates, epoch) if updates else []
+            lines = _lines_until(self.path, updates, epoch) if updates else []
             with atomic_write(self.path) as file:
-                file.writelines(kept)
+                file.writelines(lines)
 
     def __enter__(self) -> Telemetry:
         return self
@@ -81,7 +82,7 @@ class Telemetry:
         self.losses.add(report)
 
     def recent(self) -> str:
-        """For the bar, which has little room: losses as means since the last report."""
+        """Mean losses since the last report, in few characters for the bar."""
         return _text(self.losses.means(), digits=3)
 
     def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
@@ -95,7 +96,7 @@ class Telemetry:
         """Report an update; returns the log line.
 
         Args:
-            searched: the last update that had the regularizer, whose figures are told; None before the first.
+            searched: the last update with the regularizer, whose figures are reported; None before the first.
         """
         losses = self._over_processes(self.losses.means())
         figures = self._over_processes(
@@ -113,7 +114,7 @@ class Telemetry:
         return _text({name: value for name, value in values.items() if name not in RISES})
 
     def _add_shares(self, searched: UpdateReport | None, update: int) -> None:
-        """The histogram of ‖δ‖₂/‖h‖₂ over the tokens of all processes, where the update told them."""
+        """The histogram of ‖δ‖₂/‖h‖₂ over the tokens of all processes, if the update computed it."""
         if searched is None or searched.relative_sizes is None:
             return
         shares = [searched.relative_sizes.cpu().numpy()]
@@ -123,7 +124,7 @@ class Telemetry:
             self.curves.add_histogram(f"train/{TOKEN_SHARES}", np.concatenate(shares), update)
 
     def result(self, result: RunResult, update: int) -> None:
-        """The run's flags and the metrics of its best epoch, at its end, to TensorBoard."""
+        """Write the run's flags and the metrics of its best epoch to TensorBoard, at the end."""
         if self.curves is not None:
             best = [entry["metrics"] for entry in result.history if entry["epoch"] == result.best_epoch]
             metrics = {
@@ -137,14 +138,14 @@ class Telemetry:
             )
 
     def evaluation(self, epoch: int, update: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
-        """Metrics of an evaluation, by dataset and name."""
+        """Report the metrics of an evaluation, by dataset and metric name."""
         for dataset, values in metrics.items():
             self._write({"kind": "evaluation", "epoch": epoch, "update": update, "dataset": dataset, **values})
             if self.curves is not None:
                 self.curves.add({f"{dataset}/{name}": value for name, value in values.items()}, update)
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        """Add a line to `metrics.jsonl`; a number that is not finite is null there."""
+        """Add a line to `metrics.jsonl`; a number that is not finite becomes null."""
         if self.path is not None:
             plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
             with written(self.path), self.path.open("a", encoding="utf-8") as file:
@@ -166,26 +167,26 @@ def hyperparameters(config: Config) -> dict[str, Any]:
 
 
 def ascent_gain(values: Mapping[str, float]) -> float | None:
-    """(R(δ) − R(0)) / (R(δ′) − R(0)); None where it was not measured, or where chance raised nothing."""
+    """(R(δ) − R(0)) / (R(δ′) − R(0)); None if it was not measured, or if chance did not raise R."""
     if values.get("chance_rise", 0.0) <= 0:
         return None
     return values["ascent_rise"] / values["chance_rise"]
 
 
 def _lines_until(path: Path, updates: int, epoch: int) -> list[str]:
-    """The lines of an interrupted run's file that stay when it goes on after `updates`, in `epoch`."""
+    """The lines of an interrupted run's file that stay valid when it resumes after `updates`, in `epoch`."""
     if not path.is_file():
         return []
-    kept = []
+    lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             found = json.loads(line)
             stays = found["epoch"] < epoch or (found["kind"] == "update" and found["update"] <= updates)
         except (ValueError, KeyError, TypeError, RecursionError):
-            continue  # a line that the interruption cut, or that is damaged
+            continue  # a line that was cut by the interruption, or is damaged
         if stays:
-            kept.append(line + "\n")
-    return kept
+            lines.append(line + "\n")
+    return lines
 
 
 def _text(values: Mapping[str, float], digits: int = 4) -> str:

@@ -186,7 +186,7 @@ class Trainer:
             report = self.model.update(*batches, unlabeled=unlabeled, measure_gain=measures_gain)
             batches_done += len(batches)
             if self.model.last_finite:
-                self.skipped.none()
+                self.skipped.reset()
                 self.searched = self.searched if report.emb_val is None else report
                 self.telemetry.add(report)
             else:
@@ -207,7 +207,11 @@ class Trainer:
         return self.batches.loader(self.data.train, self.sampler, self.collater, self.accelerator.device)
 
     def _end(self, saved: str) -> None:
-        """Stop because a signal asked for it, with the checkpoint of that name just written."""
+        """Stop after a signal; the checkpoint of that name was just written.
+
+        Raises:
+            Stopped: always.
+        """
         number = self.stop.received
         assert number is not None
         self.model.end()
