@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 
 from data_utils.checksum import remove_checked
 from data_utils.errors import DataError, DivergedError, Stopped, UserError, WriteError
-from mt_dnn.checkpoints.checkpoint import checkpoints_in, deltas_of, forget_older, load_with_deltas, newest_checkpoint
+from mt_dnn.checkpoints.checkpoint import checkpoints_in, deltas_of, load_with_deltas, newest_checkpoint, remove_older
 from mt_dnn.checkpoints.random_state import random_state, set_random_state
 from mt_dnn.configuration.config import RESUME_FLAGS, Config
 from mt_dnn.data.dataset import SingleTaskDataset
@@ -64,12 +64,12 @@ class RunCheckpoints:
         config: of the run.
         model: is saved and restored.
         train: the training datasets.
-        state: likewise.
+        state: what else is saved and restored.
         folder: of the checkpoints.
-        found: of `checkpoint_to_resume`.
+        found: the checkpoint to restore, from `checkpoint_to_resume`.
 
     Attributes:
-        first_here: the epoch from which on the checkpoints are in this folder.
+        first_here: the first epoch whose checkpoint is in this folder.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class RunCheckpoints:
                 newest = {deltas_of(checkpoint) for checkpoint in checkpoints_in(self.folder)[:WITH_DELTAS]}
                 for older in set(self.folder.glob("model_*.deltas")) - newest:
                     remove_checked(older)
-            forget_older(self.folder, self.config.training.keep_last, f"model_{result.best_epoch}.pt")
+            remove_older(self.folder, self.config.training.keep_last, f"model_{result.best_epoch}.pt")
         self.accelerator.wait_for_everyone()
 
     def save_unevaluated(self, epoch: int, batches: int) -> str:
@@ -209,7 +209,7 @@ class RunCheckpoints:
         return epoch, batches_done
 
     def _report_length(self, saved: Mapping[str, Any], epoch: int) -> None:
-        """Say what another number of epochs changes, or that none is left."""
+        """Log what another number of epochs changes, or that no epoch is left."""
         epochs, before, model = self.config.training.epochs, int(saved["epochs"]), self.model
         if epochs == epoch:
             logger.info("all %d epochs are trained; --resume --epochs N with a larger N trains on", epochs)

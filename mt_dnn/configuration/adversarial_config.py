@@ -62,7 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 NEED_LABELS = ("at", "freelb")
 CLIMBS_R = ("at", "vat", "smart", "alum")  # methods whose ascent climbs what is added to the loss
-# What makes a method what it is, and no preset of another method sets.
+# Settings that define a method; a preset of another method does not set them.
 OWN_BY_METHOD = {
     "freelb": ("adv_k", "adv_noise", "adv_norm_scope"),
     "r3f": ("adv_k", "adv_noise"),
@@ -115,8 +115,8 @@ def _by_method(name: str) -> str:
 class AdversarialConfig:
     """The noise and its regularizer.
 
-    A field left out is set by `adv_preset`, or else by the measured defaults of method and level; after construction
-    every field has its value. `adv_radius` is None where the projection has no ball.
+    A field that is left out is set by `adv_preset`, or otherwise by the measured defaults of method and level. After
+    construction every field has its value. `adv_radius` is None if the projection has no ball.
     """
 
     adv_train: bool = flag(False, "train with adversarial noise; without it, plain fine-tuning")
@@ -253,7 +253,7 @@ class AdversarialConfig:
             found = ",".join(self.bregman_beta)
             raise FlagError(f"--bregman_beta: found {found!r}, accepted: one or two numbers from 0 to 1, as 0.99,0.999")
         if self.unlabeled_datasets and not self.adv_train:
-            raise FlagError("--unlabeled_datasets: needs --adv_train, whose regularizer is all that they are for")
+            raise FlagError("--unlabeled_datasets: needs --adv_train: unlabeled examples enter its regularizer only")
         if self.unlabeled_datasets and self.adv_opt in NEED_LABELS:
             accepted = ", ".join(method for method in BY_METHOD if method not in NEED_LABELS)
             raise FlagError(f"--unlabeled_datasets: --adv_opt {self.adv_opt} needs labels, accepted: {accepted}")
@@ -274,7 +274,7 @@ class AdversarialConfig:
             raise FlagError(f"--adv_radius: no meaning with --adv_projection {self.adv_projection}, accepted: project")
 
     def _check_free(self) -> None:
-        """The training loss's gradient has to be the ascent's, up to a factor that the step does not see."""
+        """Check that the gradient of the training loss is a multiple of the ascent's, as `--adv_free` needs."""
         if self.adv_opt not in CLIMBS_R:
             raise FlagError(
                 f"--adv_free: no search to spare with --adv_opt {self.adv_opt}, accepted: {', '.join(CLIMBS_R)}"
@@ -286,7 +286,7 @@ class AdversarialConfig:
         if self.adv_alpha == 0:
             raise FlagError("--adv_free: with --adv_alpha 0 no gradient reaches the noise, accepted: above 0")
         if self.unlabeled_datasets:
-            raise FlagError("--adv_free: keeps the noise of labeled examples alone; leave out --unlabeled_datasets")
+            raise FlagError("--adv_free: caches the noise of labeled examples only; leave out --unlabeled_datasets")
 
 
 def translate_numbers(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -321,7 +321,7 @@ def adversarial_without_effect(given: Iterable[str], adversarial: AdversarialCon
 
 
 def adversarial_hints(given: Mapping[str, Any], adversarial: AdversarialConfig) -> list[str]:
-    """A line for each flag given in MT-DNN's meaning, or beside defaults that do not fit it."""
+    """A line for each flag given in MT-DNN's meaning, or combined with defaults that do not fit it."""
     if not adversarial.adv_train:
         return []
     lines = []
@@ -336,5 +336,5 @@ def adversarial_hints(given: Mapping[str, Any], adversarial: AdversarialConfig) 
     changed = [f"--{name}" for name in units if getattr(adversarial, name) != expected[name]]
     missing = [f"--{name}" for name in NOISE_SIZES if name not in given and getattr(adversarial, name) is not None]
     if changed and missing:
-        lines.append(f"{', '.join(changed)}: the defaults of {', '.join(missing)} are for other noise; give them too")
+        lines.append(f"{', '.join(changed)}: the defaults of {', '.join(missing)} are for other noise; set them, too")
     return lines

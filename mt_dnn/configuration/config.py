@@ -24,8 +24,8 @@ from mt_dnn.configuration.flag_groups import CANONICAL_DATA, DataConfig, ModelCo
 from mt_dnn.configuration.flags import FlagParser, add_flags, build, flags_of, plain_text
 from mt_dnn.configuration.help_groups import FIRST, help_groups
 
-RESUME_FLAGS = ("resume", "model_ckpt", "dry_run")  # of one start, not of the run
-UPLOAD_FLAGS = ("push_to_hub", "hub_private")  # a run that is repeated replaces no model on the Hub unasked
+RESUME_FLAGS = ("resume", "model_ckpt", "dry_run")  # belong to one start, not to the run
+UPLOAD_FLAGS = ("push_to_hub", "hub_private")  # a repeated run must not replace a model on the Hub by accident
 
 CONFIG_HELP = (
     "read flags from a YAML file, a line NAME: VALUE each, such as the config.yml that every run writes; a flag on the "
@@ -46,7 +46,7 @@ class Config:
 
     Attributes:
         data, model, training, adversarial: the groups; a field's name is its flag's.
-        notices: a line for each flag that the user gave and that has no effect (yet).
+        notices: a line for each flag that the user gave and that has no effect.
         given: the flags that the user gave, by name; those of a file that are at their default are left out.
         stated: names of all flags that the user gave.
     """
@@ -78,7 +78,7 @@ class Config:
 
     @property
     def _named_encoder(self) -> str:
-        """The encoder's name; that of a checkpoint file tells nothing, so there it is `--bert_model_type`."""
+        """The encoder's name; for a checkpoint file, whose name says nothing, `--bert_model_type`."""
         is_checkpoint = self.encoder.endswith(".pt") or Path(self.encoder).is_file()
         return self.model.bert_model_type if is_checkpoint else self.encoder
 
@@ -132,11 +132,11 @@ class Config:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Config:
-    """The configuration that a command line asks for; without `argv`, this process's own.
+    """The configuration of a command line; by default of this process's own.
 
     Raises:
-        UserError: an unknown flag, a value that is not accepted, flags that contradict each other, or a `--config` with
-            such or that cannot be read.
+        UserError: a flag is unknown, a value is not accepted, flags contradict each other, or the file of `--config`
+            cannot be read.
     """
     parser = FlagParser(
         prog="train.py",
@@ -164,7 +164,7 @@ def without_effect(given: Iterable[str], config: Config) -> dict[str, str]:
     flags = {name: spec for group in GROUPS.values() for name, spec in flags_of(group).items()}
     found = {name: flags[name].notice for name in given if flags[name].notice}
     if "encoder_type" in given and config.model.encoder_type != EncoderModelType.SAN:
-        found["encoder_type"] = "no use any more but for 4: the encoder's own configuration tells its kind"
+        found["encoder_type"] = "no use any more but for 4: the kind is read from the encoder's configuration"
     if config.training.model_ckpt is not None and not config.training.resume:
         found["model_ckpt"] = "no effect without --resume"
     if "batch_size" in given and config.training.max_tokens_per_batch:

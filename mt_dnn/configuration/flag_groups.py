@@ -1,6 +1,6 @@
-"""Three of a run's four groups of flags: what is read, the model, the training; the noise is `adversarial_config.py`.
+"""Three of a run's four groups of flags: data, model and training; `adversarial_config.py` has the noise.
 
-Names and defaults are MT-DNN's where MT-DNN has the flag.
+Flags that MT-DNN has keep its names and, with the exceptions in docs/migration.md, its defaults.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LAUNCHER = "no use any more: torchrun or `accelerate launch` starts the processe
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What is read, and where things are written down."""
+    """What is read, and where logs are written."""
 
     data_dir: str | None = flag(
         None, "folder of the token files that prepro_std.py writes", shown=f"{CANONICAL_DATA}/ENCODER"
@@ -48,7 +48,7 @@ class DataConfig:
     tensorboard: bool = flag(False, "write curves for TensorBoard")
     tensorboard_logdir: str = flag("tensorboard_logdir", "folder of the curves for TensorBoard")
     data_sort_on: bool = flag(False, "sort data by length", notice=LENGTH_GROUPS)
-    name: str = flag("farmer", "name of the run", notice="no use any more: --output_dir tells runs apart")
+    name: str = flag("farmer", "name of the run", notice="no use any more: each run has its own --output_dir")
 
     def __post_init__(self) -> None:
         check_flags(self)

@@ -28,9 +28,9 @@ class Flag:
         help: shown by `--help`, unless there is a notice.
         choices: the accepted values, where they can be counted.
         at_least, above, below: bounds of a number, the last two exclusive.
-        notice: what to tell a user who gives the flag although it has no effect here (yet).
-        const: the value of a switch given without one; False for switches that turn something off.
-        shown: what `--help` gives as the default, where the field's own says nothing.
+        notice: the message for a user who gives the flag although it has no effect here.
+        const: the value of a switch that is given alone; False for a switch that turns something off.
+        shown: the default in `--help`, if the field's own value does not say enough.
     """
 
     help: str
@@ -66,13 +66,17 @@ def truth(text: str) -> bool:
 
 
 class FlagParser(OneLineParser):
-    """Gives the flags that were given alone; unknown ones are answered with the nearest one."""
+    """Returns only the flags that were given; an error about an unknown flag suggests the nearest name."""
 
     def __init__(self, **settings: Any):
         super().__init__(argument_default=argparse.SUPPRESS, **settings)
 
     def given(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
-        """The flags that `argv` holds, and no others, with their values."""
+        """The flags in `argv` with their values, without defaults.
+
+        Raises:
+            FlagError: a flag is unknown, or a word belongs to no flag.
+        """
         namespace, unknown = self.parse_known_args(argv)
         if unknown:
             accepted = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
@@ -125,10 +129,10 @@ def kind_of(group: type, name: str) -> tuple[type, bool]:
 
 
 def convert(group: type, name: str, text: str) -> Any:
-    """The value of a flag given as text, an empty one as if the flag were left out, where it may be None.
+    """The value of a flag from its text; an empty text is None, if the flag may be None.
 
     Raises:
-        FlagError: the text is no such value. Bounds are checked by `check_flags`.
+        FlagError: the text is of another kind. `check_flags` checks bounds.
     """
     kind, optional = kind_of(group, name)
     choices = flags_of(group)[name].choices
