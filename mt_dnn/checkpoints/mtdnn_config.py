@@ -44,7 +44,7 @@ GROUP_OF = {name: group for group in GROUPS.values() for name in flags_of(group)
 NUMBERED = ("adv_opt", "adv_norm_level")  # numbers there, texts here
 # What decides MT-DNN's regularizer and is no flag there.
 UNTOLD = set(flags_of(AdversarialConfig)) - MTDNN_FLAGS - {"adv_preset", "adv_norm_scope"}
-MODEL_CKPT, BATCH_SIZE_EVAL = "checkpoints/model_0.pt", 8  # MT-DNN's defaults
+MODEL_CKPT, BATCH_SIZE_EVAL, LOG_PER_UPDATES = "checkpoints/model_0.pt", 8, 500  # MT-DNN's defaults
 OPTIMIZERS = {"adamw": "adam"}  # this project's names of what MT-DNN calls otherwise
 KINDS = {
     "bert": EncoderModelType.BERT,
@@ -71,6 +71,8 @@ def to_mtdnn(config: Config, network: SANBertNetwork, cuda: bool) -> dict[str, A
         "init_checkpoint": config.encoder,
         "cuda": cuda,
         "batch_size_eval": config.training.batch_size_eval or BATCH_SIZE_EVAL,
+        # MT-DNN would divide by 0.
+        "log_per_updates": config.training.log_per_updates or LOG_PER_UPDATES,
         "optimizer": OPTIMIZERS.get(config.training.optimizer, config.training.optimizer),
         "encoder_type": _kind(config, network),
         # MT-DNN would resume from the named file whenever it reads this one.
