@@ -61,15 +61,15 @@ class StopSignals:
     def _receive(self, number: int) -> None:
         self._received_at, self.received = time.monotonic(), number
 
-    def own(self) -> bool:
+    def got_signal(self) -> bool:
         """Whether this process got a signal."""
         return self.received is not None
 
     def requested(self) -> bool:
         """Whether any process got a signal. All processes call this at the same point and get the same answer."""
         if self.accelerator.num_processes == 1:
-            return self.own()
-        own = torch.tensor(float(self.own()), device=self.accelerator.device)
+            return self.got_signal()
+        own = torch.tensor(float(self.got_signal()), device=self.accelerator.device)
         return self.agreed(float(self.accelerator.reduce(own, "sum")) > 0)
 
     def agreed(self, stop_requested: bool) -> bool:
@@ -79,7 +79,7 @@ class StopSignals:
             stop_requested: whether any process got a signal; with one process its own signal counts.
         """
         if self.accelerator.num_processes == 1:
-            return self.own()
+            return self.got_signal()
         if stop_requested and self.received is None:
             self._receive(signal.SIGTERM)
         return stop_requested

@@ -1,4 +1,4 @@
-"""A training run: epochs, log, evaluation, checkpoints, resume."""
+"""A training run: epochs, evaluation, checkpoints and reports."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ class Trainer:
         self.searched: UpdateReport | None = None  # the last update that had the regularizer
         self.skipped = SkippedUpdates(training.max_skipped, self.data.tasks, self.output_dir)
         self.stop = StopSignals(self.accelerator)
-        self.model.stop_requested = self.stop.own
+        self.model.stop_requested = self.stop.got_signal
 
     def _build_model(self, total_updates: int) -> MTDNNModel:
         """The model, whose encoder can embed all of the data.
