@@ -57,7 +57,7 @@ class Run:
     def _endless(self) -> Iterator[Batch]:
         for epoch in count():
             self.trainer.sampler.set_epoch(epoch)
-            yield from self.trainer._loader()
+            yield from self.trainer.loader()
 
 
 class Group:
