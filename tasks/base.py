@@ -147,7 +147,8 @@ class Task:
         texts: list[Any] = [fields["premise"] for _, fields in lines]
         if "hypothesis" in lines[0][1]:
             texts = [(premise, fields["hypothesis"]) for premise, (_, fields) in zip(texts, lines, strict=True)]
-        for (number, fields), encoded in zip(lines, text.encode(texts), strict=True):
+        encoded_texts = text.encode(texts, [number for number, _ in lines])
+        for (number, fields), encoded in zip(lines, encoded_texts, strict=True):
             label = {} if _unlabeled(split, fields) else {"label": self.parse_label(split, number, fields["label"])}
             yield {"uid": fields["uid"], **label, **encoded}
 
