@@ -157,12 +157,14 @@ class Tokenization:
         with usable(self.spec.name):
             found = self._backend().encode_batch_fast(list(texts))
         self._count_losses(texts, lines, [sum(encoded.attention_mask) for encoded in found])
-        for encoded in found:
-            yield {
-                "token_id": encoded.ids,
-                "type_id": encoded.type_ids if self._has_types else [0] * len(encoded.ids),
-                "attention_mask": encoded.attention_mask,
-            }
+        yield from map(self._example, found)
+
+    def _example(self, encoded: Any) -> dict[str, list[int]]:
+        return {
+            "token_id": encoded.ids,
+            "type_id": encoded.type_ids if self._has_types else [0] * len(encoded.ids),
+            "attention_mask": encoded.attention_mask,
+        }
 
     def _count_losses(self, texts: Sequence[Any], lines: Sequence[int], lengths: Sequence[int]) -> None:
         """Tokenize those that are as long as they may be once more, not cut, and count what they have lost."""
