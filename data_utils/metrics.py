@@ -229,6 +229,13 @@ def mean_entity_f1(golds: Sequence[Sequence[str]], predictions: Sequence[Sequenc
     return float(np.mean(values))
 
 
+def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """The entities of a sentence: type, first and last word; none where tags are not such as O and B-PER."""
+    if not all(tag == "O" or tag[1:2] == "-" for tag in tags):
+        return []
+    return list(get_entities(list(tags)))
+
+
 ENTITY_METRICS = {Metric.SeqEval: entity_f1, Metric.SeqEvalList: mean_entity_f1}
 
 

@@ -106,7 +106,7 @@ def write_config(
     output = {"output_dir": f"runs/{own}"}
     if can_be_saved:
         output["save_hf"] = f"runs/{own}-model"
-    groups = {
+    groups: dict[str, Mapping[str, object]] = {
         f"python train.py --config {folder / f'{own}.yml'}: flags on the command line win over those here. Data": data,
         "Encoder": {"init_checkpoint": encoder, **options},
         "Training, as suggested by experiments/suggested_settings.py": training,

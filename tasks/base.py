@@ -177,6 +177,14 @@ class Task:
         """
         return type(label) is int and 0 <= label < self.task_def.n_class
 
+    def read_label(self, sample: Mapping[str, Any]) -> Any:
+        """The label of a token file's line, which `accepts_label` accepts, as a dataset holds it.
+
+        Raises:
+            ValueError: what the line says besides of its label is not accepted.
+        """
+        return sample["label"]
+
     def soft_count(self, lengths: Sequence[int]) -> int:
         """How many numbers an example's `softlabel` has; `lengths` as above."""
         return self.task_def.n_class * len(lengths)
