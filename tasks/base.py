@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.errors import DataError, FlagError, UserError, nearest
-from data_utils.metrics import Metric, calc_metrics
+from data_utils.metrics import Metric, calc_metrics, undefined
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import OF_CLASSES, DataFormat, LossCriterion
 from data_utils.tokenizer import load_tokenizer
@@ -312,7 +312,7 @@ class Task:
         values = {}
         if golds is not None:
             values = self.measure(metrics, golds, found)
-            for note in self.notes(metrics, golds):
+            for note in [*self.notes(metrics, golds), *undefined(values)]:
                 logger.info("%s: %s", dataset.name, note)
         return Evaluation(values, found.predictions, found.scores, golds, found.uids)
 
