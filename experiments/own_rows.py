@@ -209,9 +209,9 @@ def merge_similar(rows: dict[str, list[OwnRow]], choice: str, findings: Findings
         )
     merged = {other: group[0] for group in groups for other in group[1:]}
     for other, kept in merged.items():
+        done = f"made {kept!r}" if choice == "merge" else f"kept apart from {kept!r}"
         for _ in range(counts[other]):
-            what = f"labels {other!r} that were made {kept!r}" if choice == "merge" else f"{other!r} beside {kept!r}"
-            findings.add(what, first[other])
+            findings.add(f"labels {other!r}, {done}", first[other])
     if choice == "merge" and merged:
         for split, found in rows.items():
             rows[split] = [

@@ -73,7 +73,7 @@ def _read_question(
         reading.leave_out("whose answer is not where it is said to be")
     else:
         if found_at != starts:
-            reading.tell("kept though an answer is not where it is said to be, as the official score counts it")
+            reading.note("kept though an answer is not where it is said to be, as the official score counts it")
         starts = found_at
         yield question["id"], json.dumps(texts, ensure_ascii=False), str(starts), context, question["question"]
 

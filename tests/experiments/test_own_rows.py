@@ -58,7 +58,7 @@ def test_similar_labels_stop_merge_or_stay(tmp_path: Path) -> None:
     assert "'bad' (9), 'Bad' (1)" in said and "'good' (9), 'GOOD' (1)" in said and "--similar_labels" in said
     task = OwnTask(source, COLUMNS, choices=Choices(similar_labels="merge"))
     assert task.labels == ["bad", "good"] and labels_of(task, "dev") == ["good"]
-    assert f"labels 'Bad' that were made 'bad': 1 (first: {source}/train.jsonl, line 19)" in task.findings.lines()
+    assert f"labels 'Bad', made 'bad': 1 (first: {source}/train.jsonl, line 19)" in task.findings.lines()
     with pytest.raises(UserError, match="found the label 'GOOD'"):
         OwnTask(source, COLUMNS, choices=Choices(similar_labels="keep"))
     folder_of(tmp_path / "own", dev=[("z", "good")])
