@@ -17,8 +17,10 @@ import numpy as np
 
 from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.log_wrapper import create_logger
+from data_utils.metrics import undefined
 from data_utils.prepro import Split
 from data_utils.readers import read_canonical_tsv, read_scores
+from data_utils.text_files import with_null
 from mt_dnn.data.dataset import SingleTaskDataset
 from tasks import Entries, Task, check_metrics, get_task
 from tasks.definition import TaskDefs
@@ -72,9 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     predictions, scores = read_scores(arguments.score, uids, lambda found: task.shapes_of_scores(found, golds))
     values: Any = np.stack(scores) if len({own.shape for own in scores}) == 1 else scores
     answers: Any = [np.array(own) if isinstance(own, list) else own for own in predictions]
-    for note in task.notes(task_def.metric_meta, golds):
+    found = task.measure(task_def.metric_meta, golds, Entries(uids, answers, values))
+    for note in [*task.notes(task_def.metric_meta, golds), *undefined(found)]:
         print(note, file=sys.stderr)
-    print(json.dumps(task.measure(task_def.metric_meta, golds, Entries(uids, answers, values))))
+    print(json.dumps(with_null(found)))
 
 
 if __name__ == "__main__":

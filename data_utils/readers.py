@@ -13,7 +13,15 @@ import numpy as np
 from data_utils.errors import DataError, NotFiniteError
 from data_utils.files import atomic_write
 from data_utils.task_def import DataFormat
-from data_utils.text_files import decode_line, parse_json_object, plain_object, read_byte_lines, read_json, read_lines
+from data_utils.text_files import (
+    decode_line,
+    parse_json_object,
+    plain_object,
+    read_byte_lines,
+    read_json,
+    read_lines,
+    with_null,
+)
 
 MASK, SHORT_MASK = "attention_mask", "mask"  # the short name is in MT-DNN's files of span tasks
 TOKEN_KEYS = ("token_id", "type_id", MASK, SHORT_MASK)
@@ -191,7 +199,7 @@ def write_score_file(
         scores: one or more numbers for each example, flattened row by row.
     """
     content = {
-        "metrics": dict(metrics),
+        "metrics": with_null(metrics),
         "predictions": _plain(predictions),
         "uids": list(uids),
         "scores": _flat(_plain(scores)),
@@ -251,7 +259,8 @@ def read_score_file(path: Path | str) -> Scores:
             "expected one prediction and equally many scores for each uid",
             path,
         )
-    return Scores(metrics=content["metrics"], predictions=predictions, uids=uids, scores=scores)
+    metrics = {name: math.nan if value is None else value for name, value in content["metrics"].items()}
+    return Scores(metrics=metrics, predictions=predictions, uids=uids, scores=scores)
 
 
 def _is_prediction(found: Any) -> bool:

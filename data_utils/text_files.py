@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
@@ -236,6 +237,15 @@ def plain_object(line: bytes) -> dict[str, Any] | None:
     # One letter is found faster than a word, and the usual keys have neither.
     words = (b"r" in line and b"true" in line) or (b"f" in line and b"false" in line)
     return found if plain and not words else None
+
+
+def with_null(values: Any) -> Any:
+    """The same with null in the place of numbers that are not finite, which JSON does not have."""
+    if isinstance(values, Mapping):
+        return {name: with_null(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [with_null(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def write_lines(path: Path | str, lines: Iterable[str]) -> int:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.errors import DataError, FlagError, UserError, nearest
-from data_utils.metrics import Metric, calc_metrics
+from data_utils.metrics import Metric, calc_metrics, undefined
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import OF_CLASSES, DataFormat, LossCriterion
 from data_utils.tokenizer import load_tokenizer
@@ -148,7 +148,8 @@ class Task:
         texts: list[Any] = [fields["premise"] for _, fields in lines]
         if "hypothesis" in lines[0][1]:
             texts = [(premise, fields["hypothesis"]) for premise, (_, fields) in zip(texts, lines, strict=True)]
-        for (number, fields), encoded in zip(lines, text.encode(texts), strict=True):
+        encoded_texts = text.encode(texts, [number for number, _ in lines])
+        for (number, fields), encoded in zip(lines, encoded_texts, strict=True):
             label = {} if _unlabeled(split, fields) else {"label": self.parse_label(split, number, fields["label"])}
             yield {"uid": fields["uid"], **label, **encoded}
 
@@ -175,6 +176,14 @@ class Task:
             lengths: tokens of each of the example's sequences.
         """
         return type(label) is int and 0 <= label < self.task_def.n_class
+
+    def read_label(self, sample: Mapping[str, Any]) -> Any:
+        """The label of a token file's line, which `accepts_label` accepts, as a dataset holds it.
+
+        Raises:
+            ValueError: what the line says besides of its label is not accepted.
+        """
+        return sample["label"]
 
     def soft_count(self, lengths: Sequence[int]) -> int:
         """How many numbers an example's `softlabel` has; `lengths` as above."""
@@ -303,7 +312,7 @@ class Task:
         values = {}
         if golds is not None:
             values = self.measure(metrics, golds, found)
-            for note in self.notes(metrics, golds):
+            for note in [*self.notes(metrics, golds), *undefined(values)]:
                 logger.info("%s: %s", dataset.name, note)
         return Evaluation(values, found.predictions, found.scores, golds, found.uids)
 

@@ -12,6 +12,7 @@ from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.spans import Offsets, tokens_of
 from tasks.table_rows import SHOWN, as_list, as_text
 
+NOWHERE = -1  # the start of an answer that is not in the context
 NULL_ANSWER = 0  # the token that windows without an answer point at
 
 
@@ -107,6 +108,8 @@ def read_golds(sample: Mapping[str, Any], path: Path) -> list[str]:
 def parse_answers(split: Split, number: int, fields: Mapping[str, str]) -> Answers | None:
     """The columns `answers` and `starts`; None for an example without labels.
 
+    Outside training the start -1 is of an answer that is not in the context, which counts in the metrics all the same.
+
     Raises:
         DataError: no lists, or an answer that does not stand where it is said to; names file and line.
     """
@@ -118,6 +121,8 @@ def parse_answers(split: Split, number: int, fields: Mapping[str, str]) -> Answe
         found = f"{len(texts)} answers and {len(starts)} starts"
         raise DataError(f"expected the character at which each answer starts, found {found}", split.path, number)
     for answer, start in zip(texts, starts, strict=True):
+        if start == NOWHERE and not split.is_train and answer:
+            continue
         if not answer or start < 0 or fields["context"][start : start + len(answer)] != answer:
             found = f"the answer {answer!r} is not at character {start} of the context, counted from 0"
             raise DataError(found, split.path, number)
@@ -147,7 +152,7 @@ def answer_fields(context: str, label: Any) -> dict[str, Any]:
 def _token_spans(offsets: Offsets, answers: Answers, split: Split, number: int) -> list[tuple[int, int]]:
     spans = []
     for answer, start in zip(answers.texts, answers.starts, strict=True):
-        span = tokens_of(offsets, start, start + len(answer))
+        span = (NOWHERE, NOWHERE) if start == NOWHERE else tokens_of(offsets, start, start + len(answer))
         if span is None:
             raise DataError(f"the answer {answer!r} is in no token of the context", split.path, number)
         spans.append(span)

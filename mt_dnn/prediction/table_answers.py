@@ -15,6 +15,7 @@ from data_utils.errors import FlagError, UserError
 from data_utils.files import atomic_write
 from data_utils.metrics import Metric
 from data_utils.tables import Row, Table, write_table
+from data_utils.text_files import with_null
 from mt_dnn.prediction.text_model import Scored, TaskModel, TextModel
 from tasks.values import Answer
 
@@ -74,7 +75,7 @@ def answer_table(model: TextModel, request: Request, output: Path, metrics_file:
     if request.label:
         (values,) = found.values()
         with atomic_write(metrics_file) as file:
-            json.dump(values, file, indent=1)
+            json.dump(with_null(values), file, indent=1)
         for name, value in values.items():
             logger.info("%s: %.2f", name, value)
         logger.info("%s: the metrics", metrics_file)

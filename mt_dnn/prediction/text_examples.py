@@ -20,7 +20,7 @@ CUT = "cut"  # in a sample: whether the text, or one of its texts, was cut
 class TextTokenization(Tokenization):
     """The tokenization of `prepro_std.py`, whose examples say whether their text was cut."""
 
-    def encode(self, texts: Sequence[str | tuple[str, str]]) -> Iterator[dict[str, Any]]:
+    def encode(self, texts: Sequence[str | tuple[str, str]], lines: Sequence[int] = ()) -> Iterator[dict[str, Any]]:
         with tokenizer_errors(self.spec.name):
             found = self._backend().encode_batch_fast(list(texts))
         for encoded in found:
@@ -49,7 +49,7 @@ class TextExamples:
         self.uids = [str(sample["uid"]) for sample in samples]
         self.labels: Any = None
         if samples and all("label" in sample for sample in samples):
-            found = [np.array(sample["label"], dtype=task.label_type) for sample in samples]
+            found = [np.array(task.read_label(sample), dtype=task.label_type) for sample in samples]
             self.labels = found if task.many_labels else np.array(found)
 
     @property
