@@ -18,6 +18,8 @@ from data_utils.text_files import read_json, read_json_lines, read_lines
 MASK, SHORT_MASK = "attention_mask", "mask"  # MT-DNN's files of spans have the short name
 
 HYPOTHESES = "hypotheses"  # a last column of that name is one hypothesis or several, a field each
+SEPARATORS = str.maketrans("\t\n\r\0", "    ")  # characters that no field can hold, and what takes their place
+GAP = "@placeholder"  # in a query: where a choice stands, as in ReCoRD
 LONGEST_DOCUMENT = 1000  # sentences that are tokenized together
 
 CANONICAL_COLUMNS = {

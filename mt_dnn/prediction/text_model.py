@@ -165,7 +165,7 @@ class TaskModel:
             data_format = self.format_of(len(row))
             try:
                 fields = fields_of_row(data_format, row)
-                if fields is None:
+                if fields is None or not self._has_tokens(fields):
                     continue
                 label = None if labels is None else labels[place]
                 given = {} if _is_unlabeled(label) else self.task.label_fields(fields, label)
@@ -175,6 +175,11 @@ class TaskModel:
             unknown = {"label": "", "answers": "", "starts": ""}
             lines.append((numbers[place], {"uid": str(place), **unknown, **fields, **given}))
         return lines, unlabeled
+
+    def _has_tokens(self, fields: Mapping[str, Any]) -> bool:
+        """Whether the tokenizer leaves something of a context, as it does not of invisible characters alone."""
+        context = fields.get("context", "") if self.task.in_windows else "a"
+        return any(map(str.isalnum, context)) or bool(self.text.pieces([context])[0].offsets)
 
     def _run(self, examples: TextExamples, batch_size: int | None) -> tuple[Values, Values]:
         """Scores and predictions of each example, in order; batches are of similar length."""
@@ -188,9 +193,8 @@ class TaskModel:
                 bar.update(len(indices))
         order = np.concatenate(batches).argsort()
         scores, predictions = (in_order(list(parts), order) for parts in zip(*results, strict=True))
-        for own in scores:
-            if not np.isfinite(own).all():
-                raise NotFiniteError(f"task {self.name}: the model's scores are not finite; its training diverged")
+        if not all(np.isfinite(own).all() for own in ([scores] if isinstance(scores, np.ndarray) else scores)):
+            raise NotFiniteError(f"task {self.name}: the model's scores are not finite; its training diverged")
         return scores, predictions
 
     def _measure(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from tokenizers.normalizers import BertNormalizer
 
 import predict
 from data_utils.errors import DataError, FlagError, UserError
@@ -169,6 +170,13 @@ def test_an_empty_text_gets_no_answer_and_moves_no_other(
     assert f"{len(nothing)} of {len(given)} rows have no text and get no answer: row 2" in caplog.text
     assert model.predict(nothing, task) == [NOTHING] * len(nothing)
     assert model.predict([], task) == []
+
+
+def test_a_context_that_the_tokenizer_leaves_nothing_of_gets_no_answer(every_type: Path) -> None:
+    model = load_model(every_type / "model_0.pt", task="span", cuda=False)
+    model.tasks["span"].text.tokenizer.backend_tokenizer.normalizer = BertNormalizer()
+    first, second = model.predict([("red", "\u200b"), ("red", "blue")])
+    assert (first, second.label) == (NOTHING, "blue")
 
 
 def test_a_long_text_is_cut_and_counted(model: TextModel, caplog: pytest.LogCaptureFixture) -> None:
