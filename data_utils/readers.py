@@ -13,9 +13,10 @@ import numpy as np
 from data_utils.errors import DataError, NotFiniteError
 from data_utils.files import atomic_write
 from data_utils.task_def import DataFormat
-from data_utils.text_files import read_json, read_json_lines, read_lines
+from data_utils.text_files import decoded, parse_json_object, plain_object, read_byte_lines, read_json, read_lines
 
 MASK, SHORT_MASK = "attention_mask", "mask"  # MT-DNN's files of spans have the short name
+TOKEN_KEYS = ("token_id", "type_id", MASK, SHORT_MASK)
 
 HYPOTHESES = "hypotheses"  # a last column of that name is one hypothesis or several, a field each
 SEPARATORS = str.maketrans("\t\n\r\0", "    ")  # characters that no field can hold, and what takes their place
@@ -118,17 +119,39 @@ def read_token_json(path: Path | str, many_rows: bool = False) -> Iterator[tuple
         DataError: a line that is no JSON object, or whose `token_id` is not a non-empty list of integers, or whose
             `type_id` or `attention_mask` is no such list of the same length.
     """
-    for number, sample in read_json_lines(path):
-        if many_rows:
-            _check_rows(sample, path, number)
-        else:
-            _check_tokens(sample, path, number)
+    for number, line in read_byte_lines(path):
+        sample = plain_object(line)
+        if sample is None or many_rows or not _has_plain_tokens(sample):
+            sample = parse_json_object(decoded(line, path, number), path, number)
+            if many_rows:
+                _check_rows(sample, path, number)
+            else:
+                _check_tokens(sample, path, number)
         yield number, sample
+
+
+def _has_plain_tokens(sample: Mapping[str, Any]) -> bool:
+    """Whether a line that `plain_object` has read passes `_check_tokens`; false where it is not sure.
+
+    Such a line holds no true and no false, so that a list of numbers is one of integers where its sum is an integer.
+    """
+    tokens = sample.get("token_id")
+    if not tokens or not isinstance(tokens, list) or isinstance(sample.get("uid"), float):
+        return False
+    count = len(tokens)
+    try:
+        for key in TOKEN_KEYS:
+            values = sample.get(key)
+            if values is not None and (type(sum(values)) is not int or len(values) != count):
+                return False
+    except TypeError:
+        return False
+    return True
 
 
 def _check_rows(sample: Mapping[str, Any], path: Path | str, number: int) -> None:
     """Each of an example's sequences, as `_check_tokens` does."""
-    keys = [key for key in ("token_id", "type_id", MASK, SHORT_MASK) if sample.get(key) is not None]
+    keys = [key for key in TOKEN_KEYS if sample.get(key) is not None]
     count = len(sample["token_id"]) if isinstance(sample.get("token_id"), list) else 0
     if not count:
         raise DataError("token_id must be a list of at least one sequence", path, number)
@@ -143,7 +166,7 @@ def _check_tokens(sample: Mapping[str, Any], path: Path | str, number: int) -> N
     tokens = sample.get("token_id")
     if not tokens or not _is_integers(tokens):
         raise DataError("token_id must be a list of at least one integer", path, number)
-    for key in ("type_id", MASK, SHORT_MASK):
+    for key in TOKEN_KEYS[1:]:
         values = sample.get(key)
         if values is None:
             continue

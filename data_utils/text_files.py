@@ -10,6 +10,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
+
 from data_utils.errors import DataError
 from data_utils.files import atomic_write
 
@@ -34,6 +36,12 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, str]]:
     Raises:
         DataError: the file is missing, unreadable or too large, or a line is too long, not UTF-8 or holds NUL.
     """
+    for number, line in read_byte_lines(path):
+        yield number, decoded(line, path, number)
+
+
+def read_byte_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
+    """As `read_lines`, before decoding: a line may hold NUL and bytes that are not UTF-8."""
     try:
         with open(path, "rb") as file:
             _check_size(file, LARGEST_FILE, path)
@@ -44,7 +52,7 @@ def read_lines(path: Path | str) -> Iterator[tuple[int, str]]:
                     raise DataError(f"is longer than {LONGEST_LINE} bytes, the most that a line may have", path, number)
                 if number == 1:
                     line = line.removeprefix(BYTE_ORDER_MARK)
-                yield number, decoded(line.removesuffix(b"\n").removesuffix(b"\r"), path, number)
+                yield number, line.removesuffix(b"\n").removesuffix(b"\r")
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", path) from error
 
@@ -187,10 +195,37 @@ def read_json_lines(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
         DataError: a line that is no JSON object; as `parse_json`.
     """
     for number, line in read_lines(path):
-        found = parse_json(line, path, number)
-        if not isinstance(found, dict):
-            raise DataError(f"expected a JSON object, found {line[:40]!r}", path, number)
-        yield number, found
+        yield number, parse_json_object(line, path, number)
+
+
+def parse_json_object(line: str, path: Path | str, number: int) -> dict[str, Any]:
+    """The object that line `number` of a JSON-lines file holds.
+
+    Raises:
+        DataError: the line is no JSON object; as `parse_json`.
+    """
+    found = parse_json(line, path, number)
+    if not isinstance(found, dict):
+        raise DataError(f"expected a JSON object, found {line[:40]!r}", path, number)
+    return found
+
+
+def plain_object(line: bytes) -> dict[str, Any] | None:
+    """A line of JSON lines that holds one object of numbers, texts, null and lists of them, read three times faster.
+
+    Returns:
+        what `parse_json` returns, but that an integer beyond 64 bits may be a float; None where the line is another
+        kind of JSON or none, so that `parse_json` has to read it or to refuse it.
+    """
+    try:
+        found = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    # As many colons as keys: no key is there twice, no object is inside another. Few brackets: no deep nesting.
+    plain = isinstance(found, dict) and line.count(b":") == len(found) and line.count(b"[") < DEEPEST
+    # One letter is found faster than a word, and the usual keys have neither.
+    words = (b"r" in line and b"true" in line) or (b"f" in line and b"false" in line)
+    return found if plain and not words else None
 
 
 def write_lines(path: Path | str, lines: Iterable[str]) -> int:

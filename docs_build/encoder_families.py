@@ -1,6 +1,6 @@
 """The encoder families that are tested, one row each.
 
-`python -m docs_build.encoder_families` prints the table of docs/methods.md.
+`python -m docs_build.encoder_families` prints the tables of docs/encoders.md.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import transformers
 from torch import nn
 
 from data_utils.errors import run_command_line
-from mt_dnn.perturbation.injection import find_modules
+from mt_dnn.perturbation.injection import LEVELS, find_modules
 
 SIZES: dict[str, Any] = {
     "vocab_size": 40,
@@ -33,6 +33,7 @@ class EncoderFamily(NamedTuple):
 
     Attributes:
         title: its name in the documentation.
+        example: a model of the family on the Hub.
         model: the class of the encoder.
         words: where the word embeddings in use are, a dotted name within the encoder.
         norm: where the embedding block's LayerNorm is; None where the block has none.
@@ -40,6 +41,7 @@ class EncoderFamily(NamedTuple):
     """
 
     title: str
+    example: str
     model: Any
     words: str = "embeddings.word_embeddings"
     norm: str | None = "embeddings.LayerNorm"
@@ -47,26 +49,42 @@ class EncoderFamily(NamedTuple):
 
 
 FAMILIES: dict[str, EncoderFamily] = {
-    "bert": EncoderFamily("BERT", transformers.BertModel),
-    "roberta": EncoderFamily("RoBERTa", transformers.RobertaModel, options={"pad_token_id": 1, "type_vocab_size": 1}),
-    "xlm_roberta": EncoderFamily(
-        "XLM-RoBERTa", transformers.XLMRobertaModel, options={"pad_token_id": 1, "type_vocab_size": 1}
+    "bert": EncoderFamily("BERT", "bert-base-uncased", transformers.BertModel),
+    "roberta": EncoderFamily(
+        "RoBERTa", "roberta-base", transformers.RobertaModel, options={"pad_token_id": 1, "type_vocab_size": 1}
     ),
-    "electra": EncoderFamily("ELECTRA", transformers.ElectraModel, options={"embedding_size": 12}),
-    "albert": EncoderFamily("ALBERT", transformers.AlbertModel, options={"embedding_size": 12}),
-    "distilbert": EncoderFamily("DistilBERT", transformers.DistilBertModel, options={"hidden_dim": 24}),
-    "mpnet": EncoderFamily("MPNet", transformers.MPNetModel, options={"pad_token_id": 1}),
-    "deberta": EncoderFamily("DeBERTa", transformers.DebertaModel, options={**DISENTANGLED, "type_vocab_size": 0}),
+    "xlm_roberta": EncoderFamily(
+        "XLM-RoBERTa",
+        "xlm-roberta-base",
+        transformers.XLMRobertaModel,
+        options={"pad_token_id": 1, "type_vocab_size": 1},
+    ),
+    "electra": EncoderFamily(
+        "ELECTRA", "google/electra-base-discriminator", transformers.ElectraModel, options={"embedding_size": 12}
+    ),
+    "albert": EncoderFamily("ALBERT", "albert-base-v2", transformers.AlbertModel, options={"embedding_size": 12}),
+    "distilbert": EncoderFamily(
+        "DistilBERT", "distilbert-base-uncased", transformers.DistilBertModel, options={"hidden_dim": 24}
+    ),
+    "mpnet": EncoderFamily("MPNet", "microsoft/mpnet-base", transformers.MPNetModel, options={"pad_token_id": 1}),
+    "deberta": EncoderFamily(
+        "DeBERTa", "microsoft/deberta-base", transformers.DebertaModel, options={**DISENTANGLED, "type_vocab_size": 0}
+    ),
     "deberta_v2": EncoderFamily(
-        "DeBERTa-v2", transformers.DebertaV2Model, options={**DISENTANGLED, "type_vocab_size": 2}
+        "DeBERTa-v2",
+        "microsoft/deberta-v2-xlarge",
+        transformers.DebertaV2Model,
+        options={**DISENTANGLED, "type_vocab_size": 2},
     ),
     "deberta_v3": EncoderFamily(
         "DeBERTa-v3",
+        "microsoft/deberta-v3-base",
         transformers.DebertaV2Model,
         options={**DISENTANGLED, **DEBERTA_V3, "type_vocab_size": 0, "position_biased_input": False},
     ),
     "modernbert": EncoderFamily(
         "ModernBERT",
+        "answerdotai/ModernBERT-base",
         transformers.ModernBertModel,
         words="embeddings.tok_embeddings",
         norm="embeddings.norm",
@@ -74,6 +92,7 @@ FAMILIES: dict[str, EncoderFamily] = {
     ),
     "xlnet": EncoderFamily(
         "XLNet",
+        "xlnet-base-cased",
         transformers.XLNetModel,
         words="word_embedding",
         norm=None,
@@ -81,15 +100,19 @@ FAMILIES: dict[str, EncoderFamily] = {
     ),
     "t5": EncoderFamily(
         "T5 (encoder)",
+        "t5-base",
         transformers.T5EncoderModel,
         words="encoder.embed_tokens",
         norm=None,
         options={"d_kv": 8, "d_ff": 24},
     ),
-    "gpt2": EncoderFamily("GPT-2", transformers.GPT2Model, words="wte", norm=None),
-    "llama": EncoderFamily("Llama", transformers.LlamaModel, words="embed_tokens", norm=None),
+    "gpt2": EncoderFamily("GPT-2", "gpt2", transformers.GPT2Model, words="wte", norm=None),
+    "llama": EncoderFamily(
+        "Llama", "meta-llama/Llama-3.2-1B", transformers.LlamaModel, words="embed_tokens", norm=None
+    ),
     "qwen3": EncoderFamily(
         "Qwen3",
+        "Qwen/Qwen3-0.6B",
         transformers.Qwen3Model,
         words="embed_tokens",
         norm=None,
@@ -120,19 +143,26 @@ def tiny_model(
 
 
 def levels_table() -> str:
-    """The families in Markdown: their levels, where noise enters, and δ's last dimension, found by structure."""
-    lines = [
-        "| family | levels | `pre_ln` enters at | `post_ln` and `deberta` enter at | size of δ |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    """The families in Markdown: an example, the levels, and δ's last dimension, found by structure."""
+    levels = [f"`{level}`" for level in LEVELS]
+    lines = [f"| family | for example | {' | '.join(levels)} | size of δ |", f"|{' --- |' * (len(levels) + 3)}"]
+    for name, row in FAMILIES.items():
+        encoder = tiny_model(name)
+        modules = find_modules(encoder)
+        has = ["yes" if level in modules else "–" for level in LEVELS]
+        lines.append(f"| {' | '.join((row.title, f'`{row.example}`', *has, _size(encoder, modules['pre_ln'])))} |")
+    return "\n".join(lines)
+
+
+def places_table() -> str:
+    """The families in Markdown: the modules that noise is added to, found by structure."""
+    lines = ["| family | `pre_ln` | `post_ln` and `deberta` |", "| --- | --- | --- |"]
     for name, row in FAMILIES.items():
         encoder = tiny_model(name)
         modules = find_modules(encoder)
         names = {module: f"`{path}`" for path, module in encoder.named_modules()}
         norm = names[modules["post_ln"]] if "post_ln" in modules else "–"
-        levels = ", ".join(f"`{level}`" for level in modules)
-        cells = (row.title, levels, names[modules["pre_ln"]], norm, _size(encoder, modules["pre_ln"]))
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {row.title} | {names[modules['pre_ln']]} | {norm} |")
     return "\n".join(lines)
 
 
@@ -141,4 +171,4 @@ def _size(encoder: Any, words: nn.Module) -> str:
 
 
 if __name__ == "__main__":
-    run_command_line(lambda: print(levels_table()))
+    run_command_line(lambda: print(f"{levels_table()}\n\n{places_table()}"))

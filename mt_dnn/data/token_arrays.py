@@ -226,7 +226,7 @@ def read_token_arrays(path: Path, task: Task, labeled: bool = True, needs_labels
         else:
             labels.append(label)
         label_offsets.append(len(labels))
-        soft = _soft_label(sample, task, lengths, path, line)
+        soft = _soft_label(sample, task, lengths, path, line) if "softlabel" in sample else []
         soft_labels.extend(soft)
         soft_offsets.append(len(soft_labels))
         softless = softless or (0 if soft else line)
@@ -266,21 +266,24 @@ def _sequences(sample: dict[str, Any], many: bool, path: Path, line: int) -> lis
     """Token and type ids of each sequence, without the padding that `prepro_std.py --do_padding` leaves in a file."""
     if "uid" not in sample or isinstance(sample["uid"], list | dict):
         raise DataError("found no uid; every example needs one, a text or a number", path, line)
-    tokens = sample["token_id"] if many else [sample["token_id"]]
-    found = []
-    for number, own in enumerate(tokens):
-        types, mask = (
-            None if (value := sample.get(key)) is None else value[number] if many else value
-            for key in ("type_id", MASK if MASK in sample else SHORT_MASK)
-        )
-        types = types or [0] * len(own)
-        if mask is not None:
-            length = mask.count(1)
-            if length == 0 or 0 in mask[:length] or length + mask.count(0) != len(mask):
-                raise DataError("attention_mask must be ones, then zeros where there is padding", path, line)
-            own, types = own[:length], types[:length]
-        found.append((own, types))
-    return found
+    tokens, types = sample["token_id"], sample.get("type_id")
+    mask = sample.get(MASK if MASK in sample else SHORT_MASK)
+    if not many:
+        return [_without_padding(tokens, types, mask, path, line)]
+    absent = [None] * len(tokens)
+    return [_without_padding(*row, path, line) for row in zip(tokens, types or absent, mask or absent, strict=True)]
+
+
+def _without_padding(
+    tokens: list[int], types: list[int] | None, mask: list[int] | None, path: Path, line: int
+) -> tuple[list[int], list[int]]:
+    """Token and type ids of a sequence up to its padding; types that the file leaves out are 0."""
+    types = types or [0] * len(tokens)
+    if mask is None or (length := mask.count(1)) == len(mask):
+        return tokens, types
+    if length == 0 or 0 in mask[:length] or length + mask.count(0) != len(mask):
+        raise DataError("attention_mask must be ones, then zeros where there is padding", path, line)
+    return tokens[:length], types[:length]
 
 
 def _label(sample: dict[str, Any], task: Task, lengths: Sequence[int], path: Path, line: int) -> Any:

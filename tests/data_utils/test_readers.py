@@ -1,8 +1,11 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
 from data_utils import readers
 from data_utils.errors import DataError
@@ -173,3 +176,55 @@ def test_a_prediction_that_its_task_refuses_is_told_with_the_file(tmp_path: Path
 
     with pytest.raises(DataError, match=r"file: found \[.*\]$"):
         read_scores(path, ["0", "1"], refuse)
+
+
+NUMBERS = st.one_of(st.integers(-3, 70000), st.sampled_from([2**31, 2**64, 10**30, True, False, 1.0, 1e300, None, "1"]))
+LISTS = st.one_of(st.lists(NUMBERS, max_size=4), st.lists(st.integers(0, 9), min_size=3, max_size=3))
+VALUES = st.one_of(LISTS, NUMBERS, st.text(max_size=4), st.just({}), st.just([[1], {"a": 2}]))
+KEYS = st.sampled_from(["token_id", "type_id", "attention_mask", "mask", "uid", "label", "a:b"])
+OTHER_LINES = st.one_of(st.text(max_size=6).map(str.encode), st.binary(max_size=6))
+
+
+@given(
+    content=st.one_of(st.lists(st.tuples(KEYS, VALUES), max_size=6), OTHER_LINES),
+    signs=st.sampled_from([(", ", ": "), (",", " :"), ("\t,", ":\r")]),
+    ascii_only=st.booleans(),
+)
+@example(content=[("uid", "x"), ("token_id", [5, 6, 7]), ("token_id", [1])], signs=(", ", ": "), ascii_only=True)
+@example(content=[("uid", 10**20), ("token_id", [5, 6])], signs=(", ", ": "), ascii_only=True)
+@example(content=[("uid", "\ud800"), ("token_id", [5, 6])], signs=(", ", ": "), ascii_only=True)
+@example(content=[("uid", "1"), ("token_id", [True, 1])], signs=(", ", ": "), ascii_only=True)
+@example(content=[("uid", "1"), ("token_id", [5, 6]), ("label", [[[[[[[[]]]]]]]])], signs=(", ", ": "), ascii_only=True)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_the_fast_parser_reads_and_refuses_what_the_careful_one_does(
+    content: list[tuple[str, Any]] | bytes, signs: tuple[str, str], ascii_only: bool, tmp_path: Path
+) -> None:
+    if isinstance(content, bytes):
+        line = content
+    else:
+        pairs = (json.dumps(key) + signs[1] + json.dumps(value, ensure_ascii=ascii_only) for key, value in content)
+        line = ("{" + signs[0].join(pairs) + "}").encode("utf-8", "surrogatepass")
+    path = write(tmp_path, line)
+
+    def outcome() -> Any:
+        try:
+            return [(number, sample, repr(sample)) for number, sample in read_token_json(path)]
+        except DataError as error:
+            return str(error)
+
+    fast = outcome()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readers, "plain_object", lambda line: None)
+        careful = outcome()
+    if isinstance(fast, list) and isinstance(careful, list) and fast != careful:
+        # The one difference: an integer beyond 64 bits is a float, which only a label can be.
+        assert [sample for _, sample, _ in fast] == [sample for _, sample, _ in careful]
+        assert all(abs(sample["label"]) >= 2**63 for _, sample, _ in careful)
+        return
+    assert fast == careful
+
+
+def test_ordinary_lines_take_the_fast_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = {"uid": "17", "label": 2, "token_id": [101, 7, 102], "type_id": [0, 0, 0], "attention_mask": [1, 1, 1]}
+    monkeypatch.setattr(readers, "parse_json_object", None)
+    assert list(read_token_json(write(tmp_path, json.dumps(sample).encode()))) == [(1, sample)]

@@ -17,7 +17,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 from data_utils.pretrained import EMBEDDED_NAME
-from examples.sentences import read_sentences
+from examples.plain_pytorch import read_sentences
 from mt_dnn.model import UpdateReport
 from mt_dnn.training.telemetry import Telemetry
 from tests.docs.pages import ROOT, Block

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
-from docs_build.encoder_families import FAMILIES, levels_table
+from docs_build.encoder_families import FAMILIES, levels_table, places_table
 from mt_dnn.perturbation.injection import (
     NoiseInjection,
     UnsupportedLevelError,
@@ -279,7 +279,8 @@ def test_a_wrapper_that_names_the_words_as_well_has_the_levels_of_the_block_insi
 # the documentation
 
 
-def test_the_documented_table_is_the_one_that_the_code_prints() -> None:
-    """Where this fails: put the output of `python -m docs_build.encoder_families` into docs/methods.md."""
-    methods = (Path(__file__).parents[3] / "docs" / "methods.md").read_text(encoding="utf-8")
-    assert f"\n{levels_table()}\n\n" in methods
+def test_the_documented_tables_are_those_that_the_code_prints() -> None:
+    """If this fails: put the output of `python -m docs_build.encoder_families` into docs/encoders.md."""
+    page = (Path(__file__).parents[3] / "docs" / "encoders.md").read_text(encoding="utf-8")
+    assert f"\n{levels_table()}\n\n" in page
+    assert f"\n{places_table()}\n\n" in page
