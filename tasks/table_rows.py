@@ -13,9 +13,6 @@ from typing import Any
 from data_utils.readers import GAP, SEPARATORS
 from data_utils.task_def import DataFormat
 
-SEPARATORS = str.maketrans(
-    "\t\n\r\0", "    "
-)  # what a canonical TSV cannot hold; models have not seen them in training
 SHOWN = 60  # characters of a cell in a message
 
 # The texts of a row, in the order in which a user names their columns.
