@@ -187,7 +187,6 @@ def task_id_of(arguments: argparse.Namespace, config: dict[str, Any]) -> int:
 def score_a_token_file(arguments: argparse.Namespace) -> None:
     """Write the score file of a file of token JSON lines."""
     from data_utils.log_wrapper import create_logger
-    from data_utils.metrics import Metric
     from data_utils.readers import write_score_file
     from mt_dnn.batcher import Collater, SingleTaskDataset
     from mt_dnn.checkpoints.build import restore_network
@@ -195,6 +194,7 @@ def score_a_token_file(arguments: argparse.Namespace) -> None:
     from mt_dnn.data.run_data import check_fits_encoder
     from mt_dnn.inference import eval_model, score_examples
     from mt_dnn.model import MTDNNModel
+    from mt_dnn.prediction.text_model import named_metrics
     from tasks import Evaluation, check_metrics
     from tasks.definition import TaskDefs
 
@@ -211,10 +211,7 @@ def score_a_token_file(arguments: argparse.Namespace) -> None:
             )
     metrics = task_def.metric_meta
     if arguments.metric is not None:
-        unknown = [name for name in arguments.metric.split(",") if name not in Metric.__members__]
-        if unknown:
-            raise FlagError(f"--metric: found {unknown[0]!r}, accepted: {', '.join(Metric.__members__)}")
-        metrics = tuple(Metric[name] for name in arguments.metric.split(","))
+        metrics = named_metrics(arguments.metric.split(","))
     longest = arguments.max_seq_len or LONGEST
     dataset = SingleTaskDataset(arguments.prep_input, False, task_id, task_def, longest)
     check_fits_encoder(dataset, network.bert)

@@ -215,7 +215,7 @@ class MaskLMTask(Task):
         for sample, own, tokens in zip(dataset.samples(), scores, predictions, strict=True):
             text = sample["text"]
             for token in tokens.tolist():
-                text = text.replace(gap, self.tokenizer.decode([token]).strip(), 1)
+                text = text.replace(gap, str(self.tokenizer.decode([token])).strip(), 1)
             found.append(Answer(text, own.tolist()))
         return found
 

@@ -89,10 +89,11 @@ def load_classifier(folder: Path) -> LoadedClassifier:
 
 def _definition(config: PretrainedConfig) -> tuple[TaskDef, Sequence[DataFormat], Sequence[Metric]]:
     """The task of a classifier: what `--save_hf` wrote, or what transformers' configuration tells."""
-    by_problem = {problem: kind for kind, problem in PROBLEM_TYPES.items()}
-    default = "Regression" if config.num_labels == 1 else "Classification"
+    by_problem: dict[Any, str] = {problem: kind for kind, problem in PROBLEM_TYPES.items()}
+    default = "Regression" if len(config.id2label or ()) == 1 else "Classification"
     kind = by_problem.get(config.problem_type, default)
-    names = [str(config.id2label[index]) for index in range(config.num_labels)]
+    labels: Any = config.id2label
+    names = [str(labels[index]) for index in range(len(labels))]
     known = getattr(config, DEFINITION_KEY, None)
     known = known if isinstance(known, dict) else {}
     formats: Sequence[DataFormat] = [own for own in ONE_OR_TWO if own.name == known.get("data_format")] or ONE_OR_TWO

@@ -143,6 +143,8 @@ class TaskModel:
             samples = list(tokenize_rows(where, self.task, lines, self.text))
         except DataError as error:
             raise UserError(str(error).replace(f"{where}, line ", f"{where}, {unit} ", 1)) from error
+        if labels is not None and not any("label" in sample for sample in samples):
+            raise FlagError("--label: no row has a text and a label; accepted: a column with labels")
         if not samples:
             return Scored(found, {}, self._notes([], found, 0, numbers, unit))
         examples = TextExamples(where, self.task, self.task_id, samples)
@@ -172,8 +174,8 @@ class TaskModel:
             except ValueError as error:
                 raise DataError(str(error), where, numbers[place]) from error
             unlabeled += labels is not None and not given
-            unknown = {"label": "", "answers": "", "starts": ""}
-            lines.append((numbers[place], {"uid": str(place), **unknown, **fields, **given}))
+            unknown = {"answers": "", "starts": ""} if "context" in fields else {}
+            lines.append((numbers[place], {"uid": str(place), "label": "", **unknown, **fields, **given}))
         return lines, unlabeled
 
     def _has_tokens(self, fields: Mapping[str, Any]) -> bool:
@@ -207,14 +209,8 @@ class TaskModel:
     ) -> dict[str, float]:
         """Metrics of the examples that have a label."""
         places = [place for place, sample in enumerate(samples) if "label" in sample]
-        if not places:
-            raise FlagError("--label: no row has a label; accepted: a column with labels")
         labeled = TextExamples(where, self.task, self.task_id, [samples[place] for place in places])
-        chosen = [
-            values[places] if isinstance(values, np.ndarray) else [values[place] for place in places]
-            for values in (scores, predictions)
-        ]
-        return self.task.evaluate(labeled, metrics, *chosen).metrics
+        return self.task.evaluate(labeled, metrics, _at(places, scores), _at(places, predictions)).metrics
 
     def _notes(
         self,
@@ -313,6 +309,10 @@ class TextModel:
         return scored
 
 
+def _at(places: Sequence[int], values: Values) -> Values:
+    return values[list(places)] if isinstance(values, np.ndarray) else [values[place] for place in places]
+
+
 def named_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
     """The metrics of these names.
 
@@ -352,7 +352,7 @@ def _rows(texts: Iterable[Any], formats: Sequence[DataFormat]) -> list[Cells]:
         raise UserError(f"found the text {texts[:40]!r}; accepted: a list of texts")
     has_words = DataFormat.Seqence in formats  # a list is the words of one text
     nothing = (None,) * len(TEXT_COLUMNS[formats[0]])
-    found = []
+    found: list[Cells] = []
     for own in texts:
         if is_missing(own):
             found.append(nothing)

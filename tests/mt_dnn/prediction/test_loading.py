@@ -64,6 +64,15 @@ def test_a_folder_of_save_hf_gives_the_answers_of_the_checkpoint_and_of_the_pipe
                 assert answer.probabilities == pytest.approx(scores, abs=1e-5)
 
 
+def test_the_folder_of_several_tasks_says_which_folders_transformers_opens(folders: Path) -> None:
+    with pytest.raises((OSError, ValueError)):
+        pipeline("text-classification", str(folders / "all"), device="cpu")
+    card = (folders / "all" / "README.md").read_text()
+    told = "Each task has a folder here: `one`, `several`, `number`. transformers opens one of these, not this folder."
+    assert told in card
+    assert "Each task has a folder here" not in (folders / "only-one" / "README.md").read_text()
+
+
 def test_a_pair_of_a_folder_of_save_hf_is_the_pipelines(tmp_path: Path, folders: Path) -> None:
     folder = shutil.copytree(folders / "only-one", tmp_path / "pair")
     config = json.loads((folder / "config.json").read_text())

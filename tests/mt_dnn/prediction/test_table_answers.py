@@ -162,6 +162,14 @@ def test_the_users_columns_are_never_overwritten(run: Any, caplog: pytest.LogCap
     assert (row.cells["prediction"], row.cells["model_probability"]) == ("mine", "too")
 
 
+def test_a_table_without_rows_stays_one(run: Any) -> None:
+    Path("in.csv").write_text("review,stars\n")
+    run("--task one --text review --output out.csv")
+    assert Path("out.csv").read_text() == "review,stars,prediction\n"
+    with pytest.raises(UserError, match="--label: no row has a text and a label"):
+        run("--task one --text review --label stars --output out.csv")
+
+
 def test_new_names_are_told(caplog: pytest.LogCaptureFixture) -> None:
     assert list(free_names({"prediction": [1]}, ["text"])) == ["prediction"] and not caplog.messages
     assert list(free_names({"prediction": [1]}, ["prediction"])) == ["model_prediction"]

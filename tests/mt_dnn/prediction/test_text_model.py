@@ -317,7 +317,7 @@ def test_a_mistake_is_one_line(model: TextModel, task: str | None, texts: Any, m
         ("span", ("red", "one"), "two", "found the answer 'two', which is not in the row's context"),
         ("cloze", ("red", "@placeholder", ["one"]), "two", "found 'two', accepted: one of the row's choices"),
         ("gaps", "[MASK]", "red", "MaskLM has no label column"),
-        ("one", "red", None, "--label: no row has a label"),
+        ("one", "red", None, "--label: no row has a text and a label"),
     ],
 )
 def test_a_label_that_is_none_is_one_line(model: TextModel, task: str, text: Any, label: Any, message: str) -> None:
