@@ -43,8 +43,13 @@ LENGTHS = {"cola": 11, "mnli": 40}
 EXAMPLES = 3200
 SHOWN_LINES = 30
 SQUARE = 8192  # of a matrix product that comes near the peak of a GPU
-SIZES: dict[str, int] = {}  # BertConfig's own: BERT-base
-TINY_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+SIZES: dict[str, Any] = {}  # BertConfig's own: BERT-base
+TINY_SIZES: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+}
 GOALS = (("smart", "plain", 2.7), ("sift", "plain", 2.7), ("plain", "trainer", 1.0), ("smart", "smart-pytorch", 0.8))
 
 

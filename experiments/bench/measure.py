@@ -79,8 +79,8 @@ def prepare(setting: Setting) -> tuple[Contest, dict[bool, Rounds]]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     collater = Collater(getattr(encoder.config, "pad_token_id", None) or 0)
     batches = {grouped: sample_of_epoch(dataset, collater, setting, grouped, device) for grouped in (True, False)}
-    flags = {name: "true" for name in ("bf16", "fp16") if name == setting.precision}
-    flags |= {"compile": "true"} if setting.compile else {}
+    wanted = {"bf16": setting.precision == "bf16", "fp16": setting.precision == "fp16", "compile": setting.compile}
+    flags = {name: "true" for name, value in wanted.items() if value}
     return Contest(network.to(device), setting.encoder, task_def, dataset.lengths, flags), batches
 
 
