@@ -316,7 +316,7 @@ def test_a_mistake_is_one_line(model: TextModel, task: str | None, texts: Any, m
         ("rank", ("red", ["one"]), "two", "found 'two', accepted: one of the row's candidates"),
         ("span", ("red", "one"), "two", "found the answer 'two', which is not in the row's context"),
         ("cloze", ("red", "@placeholder", ["one"]), "two", "found 'two', accepted: one of the row's choices"),
-        ("gaps", "[MASK]", "red", "MaskLM has no label column"),
+        ("gaps", "[MASK]", "red", "MaskLM takes no label column"),
         ("one", "red", None, "--label: no row has a text and a label"),
     ],
 )
