@@ -76,6 +76,7 @@ def load_classifier(folder: Path) -> LoadedClassifier:
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
             )
+        task_def, formats, metrics = _definition(config)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # of damaged files transformers, safetensors and torch raise errors of any kind
@@ -83,7 +84,6 @@ def load_classifier(folder: Path) -> LoadedClassifier:
     missing = sorted(info["missing_keys"])
     if missing:
         raise DataError(f"its weights have no parameter {missing[0]!r}; {ACCEPTED}", folder)
-    task_def, formats, metrics = _definition(config)
     return LoadedClassifier(HfClassifier(model, get_task(task_def)), formats, metrics)
 
 
@@ -94,13 +94,15 @@ def _definition(config: PretrainedConfig) -> tuple[TaskDef, Sequence[DataFormat]
     kind = by_problem.get(config.problem_type, default)
     labels: Any = config.id2label
     names = [str(labels[index]) for index in range(len(labels))]
+    if kind == "Regression" and len(names) != 1:
+        raise DataError(f"is a regression with {len(names)} outputs, accepted: one")
     known = getattr(config, DEFINITION_KEY, None)
     known = known if isinstance(known, dict) else {}
     formats: Sequence[DataFormat] = [own for own in ONE_OR_TWO if own.name == known.get("data_format")] or ONE_OR_TWO
     named = known.get("metric_meta")
     accepted = task_class(TaskType[kind]).metrics_of(len(names), True)
-    metrics = [Metric[name] for name in named if name in Metric.__members__] if isinstance(named, list) else []
-    metrics = [metric for metric in metrics or METRICS[kind] if metric in accepted]
+    own = [Metric[name] for name in named if name in Metric.__members__] if isinstance(named, list) else []
+    metrics = [metric for metric in own if metric in accepted] or METRICS[kind]
     unique = kind != "Regression" and len(set(names)) == len(names)
     task_def = TaskDef(
         Vocabulary.from_labels(names) if unique else None, len(names), formats[0], TaskType[kind], metrics,
