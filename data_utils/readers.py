@@ -27,6 +27,8 @@ MASK, SHORT_MASK = "attention_mask", "mask"  # the short name is in MT-DNN's fil
 TOKEN_KEYS = ("token_id", "type_id", MASK, SHORT_MASK)
 
 HYPOTHESES = "hypotheses"  # a last column of that name stands for one or more fields, a hypothesis each
+SEPARATORS = str.maketrans("\t\n\r\0", "    ")  # characters that no field can hold, and what takes their place
+GAP = "@placeholder"  # in a query: where a choice stands, as in ReCoRD
 LONGEST_DOCUMENT = 1000  # sentences; a longer document is split
 
 CANONICAL_COLUMNS = {

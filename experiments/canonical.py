@@ -14,11 +14,10 @@ from typing import Any
 
 from data_utils.errors import DataError, FlagError, OneLineParser, at_least, nearest
 from data_utils.files import atomic_write
-from data_utils.readers import split_columns
+from data_utils.readers import SEPARATORS, split_columns
 from data_utils.text_files import MARK, read_json_lines, read_lines
 
 NO_LABEL = ""
-SEPARATORS = str.maketrans("\t\n\r\0", "    ")  # what cannot stand in a field
 
 Example = tuple[str, ...]  # the fields of a canonical TSV's line
 Row = Mapping[str, Any]  # what a publisher's file holds of an example, by name

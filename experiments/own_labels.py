@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from data_utils.errors import UserError
+from tasks.multi_label import TRUTHS
 
 NOT_FINITE = ("nan", "inf", "infinity")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
-TRUTHS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
 # What a definition says of a task whose labels are such.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "Classification": {"metric_meta": ["ACC", "F1MAC"], "loss": "CeCriterion", "adv_loss": "SymKlCriterion"},

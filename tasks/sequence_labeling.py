@@ -22,7 +22,7 @@ from tasks.registry import register_task
 from tasks.table_rows import SHOWN, words_of
 from tasks.values import Answer, Entries, Values, check_classes
 
-LATER_PIECE, FIRST, LAST = "X", "CLS", "SEP"  # labels of a word's later pieces, and of the two special tokens
+LATER_PIECE, FIRST, LAST = "X", "CLS", "SEP"  # labels of all pieces of a word but the first, and of special tokens
 NO_ENTITY = "O"
 NOT_COUNTED = -1  # the label of padding
 CUT_LABEL = "cut_label"  # in a token file: the labels of words that no token stands for, which metrics count as missed
@@ -31,7 +31,7 @@ FIRST_CUT = -2  # in a dataset the label i of such a word is FIRST_CUT - i, afte
 
 @register_task("SeqenceLabeling")
 class SequenceLabelingTask(Task):
-    """One of `n_class` labels a token: a word's first piece has the word's, its other pieces `X`."""
+    """One of `n_class` labels for each token: a word's first piece has the word's label, other pieces have `X`."""
 
     default_loss = LossCriterion.SeqCeCriterion
     data_formats = (DataFormat.Seqence,)
@@ -116,14 +116,14 @@ class SequenceLabelingTask(Task):
         return sample["label"] + [FIRST_CUT - index for index in cut]
 
     def soft_count(self, lengths: Sequence[int]) -> int:
-        """Of each token `n_class`."""
+        """`n_class` for each token."""
         return self.task_def.n_class * lengths[0]
 
     def taught_label(self, scores: np.ndarray) -> list[int]:
         return scores.reshape(-1, self.task_def.n_class).argmax(-1).tolist()
 
     def collate_soft_labels(self, soft: Sequence[np.ndarray], width: int) -> Tensor:
-        """(examples, width, n_class); padding has 0."""
+        """(examples, width, n_class); 0 at padding."""
         padded = torch.zeros(len(soft), width, self.task_def.n_class)
         for row, own in enumerate(soft):
             by_token = torch.from_numpy(own.copy()).view(-1, self.task_def.n_class)
@@ -131,7 +131,7 @@ class SequenceLabelingTask(Task):
         return padded
 
     def collate_labels(self, labels: Sequence[Any], width: int) -> Tensor:
-        """(examples, width); padding has -1."""
+        """(examples, width); -1 at padding."""
         padded = np.full((len(labels), width), NOT_COUNTED, dtype=np.int64)
         for row, own in enumerate(labels):
             of_tokens, _ = _divided(own)
@@ -152,18 +152,18 @@ class SequenceLabelingTask(Task):
         return batch.attention_mask.bool()
 
     def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
-        """Of each example probabilities (tokens, n_class) and label indices (tokens,), without padding."""
+        """For each example probabilities (tokens, n_class) and label indices (tokens,), without padding."""
         lengths = batch.attention_mask.sum(1).tolist()
         scores = logits.float().softmax(-1).cpu().numpy()
         kept = [row[:length] for row, length in zip(scores, lengths, strict=True)]
         return kept, [row.argmax(-1) for row in kept]
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
-        """Over words, or over the entities in them: pieces labelled X and the special tokens do not count. A word that
-        was cut off has no prediction: it counts as one that the model takes for no entity.
+        """Metrics over words, or over entities. Pieces labelled X and special tokens do not count. A word that was cut
+        off has no prediction: it counts as one that the model takes for no entity.
 
         Raises:
-            UserError: a metric over entities, of labels without names.
+            UserError: a metric over entities, but the labels have no names.
         """
         found: dict[str, float] = {}
         parts: list[list[np.ndarray]] = [[], [], []]
@@ -191,13 +191,13 @@ class SequenceLabelingTask(Task):
         return [(len(own), self.task_def.n_class) for own in predictions]
 
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
-        """Of each example the list of its tokens' labels, by name where they have one, as JSON."""
+        """For each example the list of its tokens' labels, by name if they have one, as JSON."""
         labels = self.task_def.label_vocab
         names = {} if labels is None else labels.ind2tok
         return [json.dumps([names.get(index, index) for index in np.asarray(own).tolist()]) for own in predictions]
 
     def tokenize_texts(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
-        """With or without labels; `first_pieces`: of each word the place of its first token, None where it has none."""
+        """Lines with or without labels. `first_pieces` is the place of each word's first token, None without one."""
         begin, end = text.ends()
         room = text.spec.max_seq_len - 2
         for line in lines:
@@ -212,7 +212,7 @@ class SequenceLabelingTask(Task):
             yield example | {"first_pieces": first, "cut": sum(map(len, ids)) > room}
 
     def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
-        """A label for each word: a list, or a text that is divided at its blanks."""
+        """A label for each word: a list, or a text with blanks between the labels."""
         labels, words = words_of(label), json.loads(fields["premise"])
         if len(labels) != len(words):
             shown = " ".join(labels)[:SHOWN]
@@ -220,9 +220,9 @@ class SequenceLabelingTask(Task):
         return {"label": json.dumps(labels)}
 
     def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
-        """Of each word its label, by the word's first token; None for words that were cut off.
+        """The label of each word, by its first token; None for words that were cut off.
 
-        A word that is taken for a later piece or a special token counts as `O`, as in the metrics of entities.
+        The labels X, CLS and SEP count as `O`, as in the metrics over entities.
         """
         names, found = self.task_def.class_names(), []
         for sample, own, indices in zip(dataset.samples(), scores, predictions, strict=True):
@@ -239,8 +239,7 @@ class SequenceLabelingTask(Task):
         return found
 
     def _tags(self, metric: Metric, labels: np.ndarray) -> list[str]:
-        """A sentence's labels by name; a word taken for a later piece or a special token is in no entity, nor is one
-        whose label has no name."""
+        """A sentence's labels by name; X, CLS, SEP and labels without a name become `O`, which is no entity."""
         vocabulary = self.task_def.label_vocab
         if vocabulary is None:
             raise UserError(f"metric {metric.name} needs the labels' names; give them in the task definition: labels")

@@ -27,6 +27,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.errors import run_command_line
+from data_utils.readers import GAP
 from experiments.canonical import (
     NO_LABEL,
     Example,
@@ -42,7 +43,6 @@ from experiments.canonical import (
 
 FILES = {"train": "train.jsonl", "dev": "val.jsonl", "test": "test.jsonl"}  # by split
 TRUTH = {"true": "1", "false": "0", "1": "1", "0": "0"}
-GAP = "@placeholder"
 MARKS = '.,"“”'
 
 
