@@ -1,4 +1,6 @@
-r"""Score a file of token JSON lines with a checkpoint.
+r"""Answers of a trained model: to the texts of a table, or as a score file of token JSON lines.
+
+    python predict.py --model checkpoint --from reviews.csv --text review --output answers.csv
 
     python predict.py --task sst --prep_input data/canonical_data/bert-base-uncased/sst_dev.json --with_label \
         --checkpoint checkpoint/model_0.pt --score sst_dev_scores.json
@@ -8,31 +10,63 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from data_utils.errors import FlagError, OneLineParser, at_least, nearest, run_command_line
 from mt_dnn.configuration.flags import truth
 
+if TYPE_CHECKING:
+    from data_utils.tables import Table
+
+LONGEST = 512  # tokens of an example of a token file
+OF_TABLES = ("model", "text", "label", "output", "all_scores", "encoding", "tokenizer")
+OF_TOKEN_FILES = ("checkpoint", "task_id", "with_label", "by_window")
+
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task_def", default="experiments/glue/glue_task_def.yml", help="task definitions (YAML)")
-    parser.add_argument("--task", help="name of the task; may be left out where the checkpoint has one task")
-    parser.add_argument("--task_id", type=int, help="number of the task's head; default: by --task's name")
-    parser.add_argument("--prep_input", required=True, help="token JSON lines, as prepro_std.py writes them")
-    parser.add_argument("--with_label", action="store_true", help="the file has labels: compute the metrics")
-    parser.add_argument("--score", default="scores.json", help="score file to write (default: %(default)s)")
-    parser.add_argument(
+    table = parser.add_argument_group("a table")
+    table.add_argument("--model", help="folder of a run, a checkpoint, or a folder of --save_hf")
+    table.add_argument(
+        "--from", dest="source", type=Path, help="table with texts: .csv, .tsv, .jsonl, .json, .parquet, .xlsx"
+    )
+    table.add_argument("--text", help="columns with the texts, comma-separated: premise,hypothesis or question,context")
+    table.add_argument(
+        "--output", type=Path, help="table to write, with columns of answers; its ending says the format"
+    )
+    table.add_argument(
+        "--label", help="column with the right answers: compute the metrics; of several labels a column each"
+    )
+    table.add_argument("--all_scores", action="store_true", help="add the probability of every class")
+    table.add_argument("--encoding", help="of a text file without a mark of it (default: utf-8)")
+    table.add_argument("--tokenizer", help="hub name or local folder (default: the one that the model names)")
+    tokens = parser.add_argument_group("a token file")
+    tokens.add_argument("--checkpoint", help="checkpoint of train.py or of MT-DNN")
+    tokens.add_argument("--prep_input", help="token JSON lines, as prepro_std.py writes them")
+    tokens.add_argument("--task_def", default="experiments/glue/glue_task_def.yml", help="task definitions (YAML)")
+    tokens.add_argument("--task_id", type=int, help="number of the task's head; default: by --task's name")
+    tokens.add_argument("--with_label", action="store_true", help="the file has labels: compute the metrics")
+    tokens.add_argument("--score", default="scores.json", help="score file to write (default: %(default)s)")
+    tokens.add_argument(
         "--by_window",
         action="store_true",
         help="of texts that are read in windows: an entry a window, for prepare_distillation_data.py; no metrics",
     )
-    parser.add_argument("--metric", help="metrics, comma-separated (default: the task definition's)")
-    parser.add_argument("--max_seq_len", type=at_least(1), default=512, help="longest example in tokens (default: 512)")
-    parser.add_argument(
+    both = parser.add_argument_group("both")
+    both.add_argument(
+        "--task", help="name of the task (default: of a table all that the model has, of a token file the only one)"
+    )
+    both.add_argument("--metric", help="metrics, comma-separated (default: the task definition's)")
+    both.add_argument(
+        "--max_seq_len",
+        type=at_least(1),
+        help=f"longest example in tokens (default: of a table the model's, of a token file {LONGEST})",
+    )
+    both.add_argument(
         "--batch_size_eval", type=at_least(1), help="examples a batch (default: as many as make a full batch of tokens)"
     )
-    parser.add_argument(
+    both.add_argument(
         "--cuda",
         type=truth,
         nargs="?",
@@ -40,8 +74,98 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="true|false",
         help="use the GPU (default: where there is one)",
     )
-    parser.add_argument("--checkpoint", required=True, help="checkpoint of train.py or of MT-DNN")
-    return parser.parse_args(argv)
+    return _checked(parser.parse_args(argv))
+
+
+def _checked(arguments: argparse.Namespace) -> argparse.Namespace:
+    """See that the flags are those of a table, or those of a token file.
+
+    Raises:
+        FlagError: they are of both or of neither, or one is missing.
+    """
+    if (arguments.source is None) == (arguments.prep_input is None):
+        found = "neither" if arguments.source is None else "both"
+        raise FlagError(f"--from and --prep_input: found {found}, accepted: one of them")
+    of_table = arguments.source is not None
+    given, needed = ("--from", ("model", "text", "output")) if of_table else ("--prep_input", ("checkpoint",))
+    for name in needed:
+        if getattr(arguments, name) is None:
+            raise FlagError(f"--{name}: is missing; {given} needs it")
+    for name in OF_TOKEN_FILES if of_table else OF_TABLES:
+        if getattr(arguments, name) not in (None, False):
+            hint = "; --label COLUMN names the right answers" if name == "with_label" else ""
+            hint = "; --model takes it" if name == "checkpoint" else hint
+            raise FlagError(f"--{name}: does not go with {given}; accepted: to leave it out{hint}")
+    return arguments
+
+
+def answer_a_table(arguments: argparse.Namespace) -> None:
+    """Read a table, and write it with answers. What can be wrong with the files is found out before a model is read."""
+    from data_utils.log_wrapper import create_logger
+    from data_utils.tables import column_of, read_table
+
+    output: Path = arguments.output
+    metrics_file = _checked_output(output, arguments.source)
+    table: Table = read_table(arguments.source, encoding=arguments.encoding)
+    text = tuple(column_of(table, name, "text") for name in _columns(arguments.text, table, "text"))
+    label = tuple(column_of(table, name, "label") for name in _columns(arguments.label, table, "label"))
+    log = create_logger(None)
+    for note in table.notes:
+        log.warning("%s", note)
+    from transformers.utils.logging import disable_progress_bar
+
+    from mt_dnn.prediction import load_model
+    from mt_dnn.prediction.table_answers import Request, answer_table
+    from mt_dnn.prediction.text_model import named_metrics
+
+    disable_progress_bar()
+    metrics = None if arguments.metric is None else named_metrics(arguments.metric.split(","))
+    model = load_model(
+        arguments.model,
+        task=arguments.task,
+        tokenizer=arguments.tokenizer,
+        max_seq_len=arguments.max_seq_len,
+        cuda=arguments.cuda,
+    )
+    request = Request(table, text, label, arguments.all_scores, metrics, arguments.batch_size_eval)
+    answer_table(model, request, output, metrics_file)
+
+
+def _columns(given: str | None, table: Table, flag: str) -> list[str]:
+    """The columns that a flag names; a column whose name holds a comma may be named alone.
+
+    Raises:
+        FlagError: one is named twice.
+    """
+    names = [] if given is None else [given] if given in table.columns else given.split(",")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise FlagError(f"--{flag}: found {twice[0]!r} {names.count(twice[0])} times, accepted: once")
+    return names
+
+
+def _checked_output(output: Path, source: Path) -> Path:
+    """See that a table can be written; returns the file of its metrics.
+
+    Raises:
+        UserError: another ending, no such folder, one that cannot be written to, or the table that is read.
+    """
+    from data_utils.files import writable_folder
+    from data_utils.tables import SUFFIXES
+    from data_utils.tables.content import stem_of, suffix_of
+
+    if suffix_of(output) not in SUFFIXES:
+        raise FlagError(f"--output: found {output.name!r}, accepted: a name that ends in {', '.join(SUFFIXES)}")
+    if not output.parent.is_dir():
+        raise FlagError(f"--output: there is no folder {output.parent}; accepted: a folder that is there")
+    if output.is_dir():
+        raise FlagError(f"--output: {output} is a folder, accepted: a file")
+    metrics_file = output.with_name(f"{stem_of(output)}_metrics.json")
+    for written in (output, metrics_file):
+        if written.resolve() == source.resolve() or (written.exists() and source.exists() and written.samefile(source)):
+            raise FlagError(f"--output: {written} is the table that is read, accepted: another file")
+    writable_folder(output.parent)
+    return metrics_file
 
 
 def task_id_of(arguments: argparse.Namespace, config: dict[str, Any]) -> int:
@@ -60,8 +184,8 @@ def task_id_of(arguments: argparse.Namespace, config: dict[str, Any]) -> int:
     return names.index(arguments.task)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    arguments = parse_args(argv)
+def score_a_token_file(arguments: argparse.Namespace) -> None:
+    """Write the score file of a file of token JSON lines."""
     from data_utils.log_wrapper import create_logger
     from data_utils.metrics import Metric
     from data_utils.readers import write_score_file
@@ -91,7 +215,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if unknown:
             raise FlagError(f"--metric: found {unknown[0]!r}, accepted: {', '.join(Metric.__members__)}")
         metrics = tuple(Metric[name] for name in arguments.metric.split(","))
-    dataset = SingleTaskDataset(arguments.prep_input, False, task_id, task_def, arguments.max_seq_len)
+    longest = arguments.max_seq_len or LONGEST
+    dataset = SingleTaskDataset(arguments.prep_input, False, task_id, task_def, longest)
     check_fits_encoder(dataset, network.bert)
     if arguments.by_window and not dataset.task.in_windows:
         raise FlagError(f"--by_window: {task_def.task_type.name} reads no windows; leave it out")
@@ -114,6 +239,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, value in found.metrics.items():
         log.info("%s %s: %.2f", dataset.name, name, value)
     log.info("%d examples scored: %s", len(dataset), arguments.score)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = parse_args(argv)
+    if arguments.source is not None:
+        answer_a_table(arguments)
+    else:
+        score_a_token_file(arguments)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from data_utils.errors import WriteError
-from data_utils.progress import tell
+from data_utils.progress import print_line
 
 
 class _BarHandler(logging.Handler):
@@ -15,7 +15,7 @@ class _BarHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            tell(self.format(record))
+            print_line(self.format(record))
         except OSError as error:
             raise WriteError(f"cannot be written: {error.strerror or error}", "standard output") from error
 

@@ -121,12 +121,14 @@ class Tokenization:
         """Texts, or pairs of texts, as a token file's `token_id`, `type_id` and `attention_mask`, cut and padded."""
         with usable(self.spec.name):
             found = self._backend().encode_batch_fast(list(texts))
-        for encoded in found:
-            yield {
-                "token_id": encoded.ids,
-                "type_id": encoded.type_ids if self._has_types else [0] * len(encoded.ids),
-                "attention_mask": encoded.attention_mask,
-            }
+        yield from map(self._example, found)
+
+    def _example(self, encoded: Any) -> dict[str, list[int]]:
+        return {
+            "token_id": encoded.ids,
+            "type_id": encoded.type_ids if self._has_types else [0] * len(encoded.ids),
+            "attention_mask": encoded.attention_mask,
+        }
 
     def pieces(self, texts: Sequence[str]) -> list[Any]:
         """Texts as encodings of the tokenizers library, neither cut nor padded, without special tokens."""

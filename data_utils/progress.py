@@ -78,7 +78,7 @@ def progress(
     )  # fmt: skip
 
 
-def tell(line: str) -> None:
-    """Print a line at once, above the bar where one is shown."""
+def print_line(line: str) -> None:
+    """Print a line at once, above the progress bar if one is shown."""
     tqdm.write(line)
     sys.stdout.flush()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
@@ -115,18 +115,19 @@ def read_json(path: Path | str) -> Any:
     return parse_json(read_text(path), path)
 
 
-def parse_json(text: str, path: Path | str, number: int | None = None) -> Any:
+def parse_json(text: str, path: Path | str, number: int | None = None, decoder: json.JSONDecoder | None = None) -> Any:
     """What a JSON text holds.
 
     Args:
         text: of the file `path`, the whole or its line `number`.
+        decoder: made by `decoder`; None: the usual one.
 
     Raises:
         DataError: it is no JSON, an object has a key twice, values are nested too deeply, an integer has too many
             digits, or an escape is half a surrogate pair, which is no character.
     """
     try:
-        found = DECODER.decode(text)
+        found = (decoder or DECODER).decode(text)
         # what brackets tell is fast; those inside texts count too, so that it may be a false alarm
         if _depth(text) > DEEPEST and _is_deep(found):
             raise RecursionError
@@ -159,10 +160,12 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_once_each)
+def decoder(parse_float: Callable[[str], Any] | None = None) -> json.JSONDecoder:
+    """A decoder that refuses a key that stands twice in an object; `parse_float` makes values of other numbers."""
+    return json.JSONDecoder(object_pairs_hook=_once_each, parse_float=parse_float)
 
 
-DECODER = json.JSONDecoder(object_pairs_hook=_once_each)
+DECODER = decoder()
 STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 OTHER_BYTES = bytes(set(range(256)) - STEPS.keys())
 

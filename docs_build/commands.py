@@ -10,8 +10,8 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).parents[1]
 PLACES = ("*.py", "mt_dnn/**/*.py", "experiments/**/*.py", "examples/*.py")
-MARK = "\n    run_command_line(main)\n"  # the last line of every file that is a command
-WITHOUT_FLAGS = "experiments.sift.study_run"  # started by the study alone, with a file
+MARKS = ("\n    run_command_line(main)\n", "\n    main()\n")  # the last line of a file that is a command
+WITHOUT_FLAGS = "experiments.sift.running.study_run"  # started by the study alone, with a file
 TITLES = {  # of a section of the page of flags, by where the command lies
     "": "Training and data",
     "mt_dnn": "Export",
@@ -34,7 +34,7 @@ def commands() -> Iterator[str]:
     """The modules that are commands, as `python -m` takes them."""
     for place in PLACES:
         for path in sorted(ROOT.glob(place)):
-            if path.read_text(encoding="utf-8").endswith(MARK):
+            if path.read_text(encoding="utf-8").endswith(MARKS):
                 parts = path.relative_to(ROOT).with_suffix("").parts
                 module = ".".join(part for part in parts if part != "__main__")
                 if module != WITHOUT_FLAGS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import yaml
 
 from data_utils.errors import DataError, FlagError, TaskDefError, UserError, nearest
 from data_utils.files import atomic_write
-from data_utils.tables import UNLABELED_CLASS, Table, cell, find_tables
+from data_utils.tables import Table, column_of, find_tables
 from experiments.canonical import NO_LABEL, SEPARATORS, Example, Reading, write_canonical
 from experiments.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, truths
 from tasks.definition import TaskDefs
@@ -72,6 +72,8 @@ class OwnTask:
         cache_dir: str | None = None,
     ):
         found, tables = find_tables(source, cache_dir)
+        if "train" not in tables:
+            raise DataError("found no train table; accepted: train.csv and the like", source)
         self.columns = columns
         self.name = re.sub(r"[_/\s]+", "-", found) if name is None else name
         several = task_type == "MultiLabel" or len(columns.label) > 1
@@ -79,7 +81,7 @@ class OwnTask:
         placed = {split: list(self._read(table, split, several)) for split, table in tables.items()}
         train = [label for _, (_, label, *_) in placed["train"]]
         if not train:
-            raise DataError("found no examples; at least one is needed", tables["train"].place)
+            raise DataError("found no examples; at least one is needed", tables["train"].source)
         if several:
             self.task_type, self.labels = "MultiLabel", list(columns.label)
         else:
@@ -104,15 +106,22 @@ class OwnTask:
             task_type = "Regression" if are_measures(labels) else "Classification"
         if task_type == "Regression":
             return task_type, []
-        return task_type, list(table.label_names.get(column) or classes(labels, table.place, column))
+        return task_type, list(table.class_names.get(column) or classes(labels, table.source, column))
 
     def _read(self, table: Table, split: str, several: bool) -> Iterator[tuple[str, Example]]:
         """The examples of a table with their places. Those with an empty text are left out, and counted."""
         columns = self.columns
-        for index, (number, row) in enumerate(table.rows()):
-            where = f"{table.place}, line {number}"
-            texts = [_as_text(cell(row, column, where, "text"), where) for column in columns.text]
-            found = {column: self._label(row, column, table, where, split, several) for column in columns.label}
+        for flag, names in (("text", columns.text), ("label", columns.label), ("id", (columns.id,))):
+            for column in names:
+                if column is not None and (flag != "label" or split != "test"):  # a test set may lack the column
+                    column_of(table, column, flag)
+        for index, row in enumerate(table.rows):
+            where = table.place(row)
+            for column in columns.text:
+                if isinstance(row.values.get(column), list | dict):
+                    raise UserError(f"{where}: found {str(row.values[column])[:40]!r}, accepted: a text or a number")
+            texts = [_one_line(row.cells[column]) for column in columns.text]
+            found = {column: _one_line(row.cells.get(column, "")) for column in columns.label}
             label = truths(found, where, split == "train") if several else found[columns.label[0]]
             if not all(texts):
                 self._left_out[split] += 1
@@ -121,19 +130,8 @@ class OwnTask:
                 raise UserError(
                     f"{where}: found no label in column {columns.label[0]!r}, accepted: one in every row of training"
                 )
-            uid = str(index) if columns.id is None else _as_text(cell(row, columns.id, where, "id"), where)
+            uid = str(index) if columns.id is None else _one_line(row.cells[columns.id])
             yield where, (uid, label, *texts)
-
-    def _label(self, row: Mapping[str, Any], column: str, table: Table, where: str, split: str, several: bool) -> str:
-        """What a row has in a label column, as text; of a class that is stored as its index the name."""
-        # a test set may lack the column
-        text = _as_text(row.get(column) if split == "test" else cell(row, column, where, "label"), where)
-        names = table.label_names.get(column)
-        if names is None or not text:
-            return text
-        if int(text) == UNLABELED_CLASS:
-            return NO_LABEL
-        return text if several else names[int(text)]
 
     def _check_labels(self, placed: Sequence[tuple[str, Example]]) -> None:
         """See that each label is a number, or one of the training set's."""
@@ -211,15 +209,9 @@ def _passes(number: int, share: float) -> bool:
     return math.floor((number + 1) * share + 0.5) > math.floor(number * share + 0.5)
 
 
-def _as_text(value: Any, where: str) -> str:
-    """A cell as text on one line, as the canonical files hold it: an empty text where there is none."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | dict):
-        raise UserError(f"{where}: found {str(value)[:40]!r}, accepted: a text or a number")
-    return str(value).translate(SEPARATORS).strip()
+def _one_line(text: str) -> str:
+    """A cell on one line, as the canonical files hold it."""
+    return text.translate(SEPARATORS).strip()
 
 
 def _as_yaml(entries: dict[str, Any]) -> str:

@@ -61,10 +61,10 @@ def load_encoder(
     source = resolve_pretrained(name)
     try:
         config = AutoConfig.from_pretrained(source, cache_dir=cache_dir, trust_remote_code=False)
-        _check(config)
+        check_configuration(config)
         model = _auto_class(config, with_decoder)
         _adjust(config, dropout_p, num_hidden_layers)
-        with _quiet():
+        with quiet_loading():
             encoder, info = model.from_pretrained(
                 source,
                 config=config,
@@ -90,7 +90,7 @@ def load_encoder(
     return encoder
 
 
-def _check(config: PretrainedConfig) -> None:
+def check_configuration(config: PretrainedConfig) -> None:
     """See that making the encoder runs no code of others and comes to an end.
 
     Raises:
@@ -108,7 +108,7 @@ def _check(config: PretrainedConfig) -> None:
 def load_masked_lm(name: str, cache_dir: str | None = None) -> tuple[PreTrainedModel, set[str]] | None:
     """transformers' masked language model of an encoder, and the parameters that its file lacks; None: it has none."""
     try:
-        with _quiet():
+        with quiet_loading():
             model, info = AutoModelForMaskedLM.from_pretrained(
                 resolve_pretrained(name),
                 cache_dir=cache_dir,
@@ -122,7 +122,7 @@ def load_masked_lm(name: str, cache_dir: str | None = None) -> tuple[PreTrainedM
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """Without transformers' report of what is missing, which this file tells, and of heads and layers left out."""
     verbosity = get_verbosity()
     set_verbosity_error()

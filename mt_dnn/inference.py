@@ -52,8 +52,8 @@ def score_examples(
     if accelerator.num_processes > 1:
         results = gather_object(results)
     order = np.concatenate([indices for indices, _, _ in results]).argsort()
-    scores = _in_order([scores for _, scores, _ in results], order)
-    return scores, _in_order([predictions for _, _, predictions in results], order)
+    scores = in_order([scores for _, scores, _ in results], order)
+    return scores, in_order([predictions for _, _, predictions in results], order)
 
 
 def encode_dataset(
@@ -80,7 +80,7 @@ def encode_dataset(
     return encoding
 
 
-def _in_order(parts: Sequence[Values], order: np.ndarray) -> Values:
+def in_order(parts: Sequence[Values], order: np.ndarray) -> Values:
     """What batches gave for their examples, in the order of the examples."""
     if all(isinstance(part, np.ndarray) for part in parts):
         return np.concatenate(parts)[order]

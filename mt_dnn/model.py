@@ -1,4 +1,4 @@
-"""The model in training: one optimisation step, predictions, saving and loading."""
+"""The model in training: one update, predictions, saving and loading."""
 
 from __future__ import annotations
 
@@ -30,19 +30,23 @@ from mt_dnn.training.word_gradient import WordGradient
 from tasks import Values
 from tasks.definition import TaskDef
 
-UNLABELED = "unlabeled/"  # before the ids of unlabeled examples, whose noise is their own
+UNLABELED = "unlabeled/"  # prefix of the ids of unlabeled examples, so that their noise seeds differ
 
 
 class UpdateReport(NamedTuple):
-    """What one update did: scalar tensors; None for what the update did not have.
+    """The losses and statistics of one update: scalar tensors, or None for what the update did not compute.
 
-    Losses and rises are means over the tasks' `units`, examples for most, sizes over tokens, of all batches of the
-    update; with several processes each has its share, and the mean over processes is that mean.
+    Losses are means over the `units` of a task (examples for most), sizes are means over tokens, of all batches of the
+    update. With several processes each has its share: the mean over processes is the mean over the update.
 
-    task_loss: ℓ; adv_loss: R; emb_val, eff_perturb, delta_size, ascent_rise, chance_rise: as in `Regularization`;
-    skipped: share of examples whose search met a number that is not finite; unlabeled: R of the unlabeled examples;
-    bregman: μ times the proximal term. token_shares is no mean and no scalar: ‖δ‖₂/‖h‖₂ of each real token of this
-    process's examples, (tokens,).
+    Attributes:
+        task_loss: ℓ.
+        adv_loss: R.
+        unlabeled: R of the unlabeled examples.
+        bregman: μ times the proximal term.
+        emb_val, eff_perturb, delta_size, ascent_rise, chance_rise: see `Regularization`.
+        skipped: the share of examples whose search met a number that is not finite.
+        relative_sizes: neither mean nor scalar: ‖δ‖₂ / ‖h‖₂ of each real token of this process's examples, (tokens,).
     """
 
     task_loss: Tensor
@@ -55,34 +59,38 @@ class UpdateReport(NamedTuple):
     skipped: Tensor | None = None
     ascent_rise: Tensor | None = None
     chance_rise: Tensor | None = None
-    token_shares: Tensor | None = None
+    relative_sizes: Tensor | None = None
 
 
-class Seeded(NamedTuple):
-    """A batch as an update meets it, and a seed of this update for each of its rows."""
+class SeededBatch(NamedTuple):
+    """A batch with this update's masking and dropout of words, and one noise seed per row."""
 
     batch: Batch
     seeds: list[int]
 
 
-class Shares(NamedTuple):
-    """Weights of an update's batches in one process, with which the mean over processes of the sum over batches is the
-    mean over all that is counted. Of one process they are on the host; of several they stay on the device, for to read
-    them would make the host wait.
+class BatchWeights(NamedTuple):
+    """The weights of one process's batches in an update.
 
-    losses, examples, tokens, unlabeled: (batches,), by what losses of labeled examples are means over, by labeled
-    examples, by their tokens, by what losses of unlabeled examples are means over; accompanied: the share of the
-    labeled examples that have unlabeled ones beside them, a scalar.
+    The weighted sum over batches, averaged over processes, is the mean over all examples (or tokens) of the update. Of
+    one process the weights are on the CPU; of several they stay on the device, so that the host need not wait.
+
+    Attributes:
+        losses: (batches,), for losses of labeled examples.
+        examples: (batches,), for means over labeled examples.
+        tokens: (batches,), for means over their tokens.
+        unlabeled: (batches,), for losses of unlabeled examples.
+        unlabeled_share: the share of the labeled examples whose batch comes with an unlabeled one, a scalar.
     """
 
     losses: Tensor
     examples: Tensor
     tokens: Tensor
     unlabeled: Tensor
-    accompanied: Tensor
+    unlabeled_share: Tensor
 
-    def of_report(self, position: int) -> list[Tensor]:
-        """For each part of an `UpdateReport`, what its value of one batch is multiplied by."""
+    def for_report(self, position: int) -> list[Tensor]:
+        """The weight of batch number `position` in each field of an `UpdateReport`."""
         weights = dict.fromkeys(UpdateReport._fields, self.losses[position])
         weights |= dict.fromkeys(("emb_val", "eff_perturb", "delta_size"), self.tokens[position])
         weights |= {"unlabeled": self.unlabeled[position], "skipped": self.examples[position]}
@@ -96,9 +104,12 @@ class MTDNNModel:
         config: the run's configuration.
         task_defs: the tasks in the order of their ids.
         total_updates: length of the learning-rate schedule.
-        accelerator: devices, processes and mixed precision; by default as the configuration says.
+        accelerator: devices, processes and mixed precision; by default from the configuration.
         network: an existing network; by default built from the configuration's encoder.
-        class_weights: by task id, those of its loss.
+        class_weights: by task id, the class weights of its loss.
+
+    Raises:
+        FlagError: the configuration leaves nothing to train, or this encoder cannot be compiled.
     """
 
     def __init__(
@@ -118,9 +129,9 @@ class MTDNNModel:
         for parameter in self.network.bert.parameters():
             parameter.requires_grad_(config.model.update_bert_opt == 0)
         if not any(parameter.requires_grad for parameter in self.network.parameters()):
-            raise FlagError("--update_bert_opt: generation has no head beside the frozen encoder; accepted: 0")
+            raise FlagError("--update_bert_opt: found 1, but generation trains no head; accepted: 0")
         self.network.to(self.accelerator.device)
-        # Compiled, oneDNN's convolutions would be made anew for every width of batches.
+        # Compiled, oneDNN's convolutions would be recompiled for every batch width.
         choose_linears(self.network, "mkl" if config.training.compile else config.training.cpu_linear)
         if config.training.compile:
             try:
@@ -139,64 +150,64 @@ class MTDNNModel:
         self.updates = 0
         self.skipped_steps = 0
         self.last_finite = True  # whether the last update had a finite loss and gradient, and so a step
-        self.stop_requested: Callable[[], bool] = lambda: False  # whether this process was asked to stop
-        self.last_asked = False  # whether a process was, in the last update
+        self.stop_requested: Callable[[], bool] = lambda: False  # whether a stop of this process was requested
+        self.last_stop_requested = False  # whether a stop of any process was requested at the last update
 
-    def keep_deltas(self, kept: DeltaCache) -> None:
-        """Keep δ of the training examples between epochs (`--adv_free`)."""
-        self.accelerator.unwrap_model(self.objective).kept = kept
+    def use_delta_cache(self, delta_cache: DeltaCache) -> None:
+        """Start each search from δ of the epoch before (`--adv_free`)."""
+        self.accelerator.unwrap_model(self.objective).delta_cache = delta_cache
 
     @property
     def regularized(self) -> bool:
-        """Whether the next update has the regularizer: not in the plain part of a curriculum, nor between every Nth."""
+        """Whether the next update has the regularizer, as `--adv_start_ratio` and `--adv_every` say."""
         if self.perturbation is None or (self.updates + 1) % self.config.adversarial.adv_every:
             return False
-        return self.perturbation.begun(self.updates, self.total_updates)
+        return self.perturbation.is_active(self.updates, self.total_updates)
 
     def update(
         self, *batches: Batch, unlabeled: Sequence[Batch | None] = (), measure_gain: bool = False
     ) -> UpdateReport:
         """One update from the gradients of these batches (more than one: gradient accumulation).
 
-        Each batch is this process's share of a batch of all processes. The gradient is that of the mean over all
-        examples of the update (over tokens, where the task's loss is), however they are dealt out among batches and
-        processes. Of several tasks in an update each has a mean of its own, with the weight of its examples.
+        Each batch is this process's part of a batch of all processes. The gradient is that of the mean over examples
+        (over tokens, if the task's loss is a mean over tokens), however the examples are distributed over
+        batches and processes. With several tasks in an update, each task's mean is weighted by its number of examples.
 
         Args:
-            unlabeled: for each batch, examples of its task that are regularized too, or None. They count as a mean of
-                their own, times the share of the update's examples that have such beside them.
-            measure_gain: measure the ascent gain, at the cost of three forwards a batch.
+            unlabeled: for each batch, unlabeled examples of its task, or None. Their mean R is multiplied by the share
+                of the update's examples whose batch comes with an unlabeled one.
+            measure_gain: measure the ascent gain, at the cost of three forwards per batch.
         """
         self.objective.train()
-        own = [self._prepare(batch) for batch in batches]
-        beside = [
+        labeled = [self._prepare(batch) for batch in batches]
+        extras = [
             None if extra is None else self._prepare(extra, UNLABELED) for extra in unlabeled or [None] * len(batches)
         ]
-        shares = self._shares([seeded.batch for seeded in own], [extra and extra.batch for extra in beside])
-        reports, token_shares = [], []
-        for position, (seeded, extra) in enumerate(zip(own, beside, strict=True)):
+        weights = self._weights([seeded.batch for seeded in labeled], [extra and extra.batch for extra in extras])
+        reports, relative_sizes = [], []
+        for position, (seeded, extra) in enumerate(zip(labeled, extras, strict=True)):
             last = position == len(batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.objective):
                 value = self._objective(seeded, extra, measure_gain)
-                loss = value.loss * shares.losses[position]
+                loss = value.loss * weights.losses[position]
                 if value.unlabeled_loss is not None:
-                    loss = loss + value.unlabeled_loss * (shares.unlabeled[position] * shares.accompanied)
+                    loss = loss + value.unlabeled_loss * (weights.unlabeled[position] * weights.unlabeled_share)
                 self.accelerator.backward(loss)
-            found = value.regularization
-            if found is not None and found.token_shares is not None:
-                token_shares.append(found.token_shares if seeded.batch.counted else found.token_shares[:0])
-            parts = zip(_report(value, seeded.batch), shares.of_report(position), strict=True)
+            result = value.regularization
+            if result is not None and result.relative_sizes is not None:
+                relative_sizes.append(result.relative_sizes if seeded.batch.counted else result.relative_sizes[:0])
+            parts = zip(_report(value, seeded.batch), weights.for_report(position), strict=True)
             reports.append([part if part is None else part.float() * weight for part, weight in parts])
         columns = [[value for value in column if value is not None] for column in zip(*reports, strict=True)]
         report = UpdateReport(*map(_sum_of, columns))  # type: ignore[arg-type]
         self._step(report)
-        return report._replace(token_shares=torch.cat(token_shares)) if token_shares else report
+        return report._replace(relative_sizes=torch.cat(relative_sizes)) if relative_sizes else report
 
     def _step(self, report: UpdateReport) -> None:
-        """Move the parameters, and what follows them: schedule and teacher stay where a step is skipped.
+        """Update the parameters, then the learning-rate schedule and the teacher; a skipped step updates none of them.
 
-        A step is skipped where the loss or the gradient is not finite, in all processes alike. With the scaler of
-        `--fp16` the gradient is the scaler's matter, which then lowers its scale.
+        All processes skip the step if the loss or the gradient of one is not finite. With `--fp16` the gradient scaler
+        checks the gradient itself, and lowers its scale.
         """
         scaler = self.accelerator.scaler
         if self.word_gradient is not None:
@@ -204,14 +215,14 @@ class MTDNNModel:
         self.accelerator.unscale_gradients(self.wrapped_optimizer)
         norm = clip_gradients(self.network, self.config.training)
         scale = None if scaler is None else scaler.get_scale()
-        self.last_finite, self.last_asked = self._together(report, None if scaler is not None else norm)
+        self.last_finite, self.last_stop_requested = self._agree(report, None if scaler is not None else norm)
         if self.last_finite or scaler is not None:
             self.wrapped_optimizer.step()
         self.wrapped_optimizer.zero_grad(set_to_none=True)
         if self.word_gradient is not None:
             self.word_gradient.clear()
         self.updates += 1
-        # Accelerate's step_was_skipped sees no skip of a fused optimizer, which is called and skips by itself.
+        # accelerate's step_was_skipped does not detect the skip of a fused optimizer, which skips by itself.
         if not self.last_finite or (scaler is not None and scaler.get_scale() < scale):
             self.skipped_steps += 1
             return
@@ -219,56 +230,65 @@ class MTDNNModel:
         if self.bregman is not None:
             self.bregman.update(self.network)
 
-    def _together(self, report: UpdateReport, norm: Tensor | None) -> tuple[bool, bool]:
-        """Whether losses and gradient are finite numbers in every process, and whether any was asked to stop.
+    def _agree(self, report: UpdateReport, norm: Tensor | None) -> tuple[bool, bool]:
+        """Whether losses and gradient are finite in every process, and whether a stop of any process was requested.
 
-        One reduction and one reading of the device for both.
+        Both take one reduction and one transfer from the device.
         """
         losses = [report.task_loss, report.adv_loss, report.unlabeled, report.bregman, norm]
         finite = torch.stack([part for part in losses if part is not None]).isfinite().all()
         if self.accelerator.num_processes == 1:
             return bool(finite), self.stop_requested()
-        found = torch.stack([~finite, torch.full_like(finite, self.stop_requested())])
-        not_finite, asked = (self.accelerator.reduce(found.float(), "sum") > 0).tolist()
-        return not not_finite, asked
+        flags = torch.stack([~finite, torch.full_like(finite, self.stop_requested())])
+        not_finite, stop_requested = (self.accelerator.reduce(flags.float(), "sum") > 0).tolist()
+        return not not_finite, stop_requested
 
-    def _prepare(self, batch: Batch, prefix: str = "") -> Seeded:
-        """The batch as this update meets it: what its task and `--dropout_w` draw anew is drawn."""
+    def _prepare(self, batch: Batch, prefix: str = "") -> SeededBatch:
+        """The batch with what its task (masked words) and `--dropout_w` draw for this update.
+
+        Args:
+            prefix: put before the examples' ids, from which the seeds are derived.
+        """
         uids = [prefix + uid for uid in batch.row_uids]
         seeds = example_seeds(self.config.training.seed, self.updates, uids)
         batch = self.network.tasks[batch.task_id].prepare(batch, seeds)
-        return Seeded(batch if self.word_dropout is None else self.word_dropout(batch, seeds), seeds)
+        return SeededBatch(batch if self.word_dropout is None else self.word_dropout(batch, seeds), seeds)
 
-    def _objective(self, own: Seeded, unlabeled: Seeded | None, measure_gain: bool) -> ObjectiveValue:
+    def _objective(self, labeled: SeededBatch, unlabeled: SeededBatch | None, measure_gain: bool) -> ObjectiveValue:
         device = self.accelerator.device
         return self.objective(
-            own.batch.to(device, non_blocking=True),
-            own.seeds,
+            labeled.batch.to(device, non_blocking=True),
+            labeled.seeds,
             None if unlabeled is None else unlabeled.batch.to(device, non_blocking=True),
             [] if unlabeled is None else unlabeled.seeds,
             regularized=self.regularized,
             measure_gain=measure_gain,
         )
 
-    def _shares(self, batches: Sequence[Batch], beside: Sequence[Batch | None]) -> Shares:
-        counts = [
-            [*self._counts(batch), batch.counted and int(batch.attention_mask.sum()), *self._counts(extra)]
-            for batch, extra in zip(batches, beside, strict=True)
+    def _weights(self, batches: Sequence[Batch], extras: Sequence[Batch | None]) -> BatchWeights:
+        columns = [
+            [
+                *self._counts(batch),
+                batch.counted and int(batch.attention_mask.sum()),
+                *self._counts(extra),
+                batch.task_id,
+                extra is not None,
+            ]
+            for batch, extra in zip(batches, extras, strict=True)
         ]
-        places = [[batch.task_id, extra is not None] for batch, extra in zip(batches, beside, strict=True)]
-        own = torch.tensor([[*row, *place] for row, place in zip(counts, places, strict=True)], dtype=torch.float32).T
-        total = own
+        local = torch.tensor(columns, dtype=torch.float32).T
+        total = local
         if self.accelerator.num_processes > 1:
-            own = own.to(self.accelerator.device)
-            total = self.accelerator.reduce(own, "sum")
-        examples, units, tokens, _, unlabeled, task, has_unlabeled = own
+            local = local.to(self.accelerator.device)
+            total = self.accelerator.reduce(local, "sum")
+        examples, units, tokens, _, unlabeled, task, has_unlabeled = local
         all_examples, all_units, all_tokens, all_extra, all_unlabeled, *_ = total
         same_task = task == task.unsqueeze(1)
 
-        def share(part: Tensor, whole: Tensor) -> Tensor:
-            return part * self.accelerator.num_processes / whole.sum().clamp(min=1)
+        def share(counts: Tensor, all_counts: Tensor) -> Tensor:
+            return counts * self.accelerator.num_processes / all_counts.sum().clamp(min=1)
 
-        return Shares(
+        return BatchWeights(
             share(_in_examples(units, all_units, all_examples, same_task), all_examples),
             share(examples, all_examples),
             share(tokens, all_tokens),
@@ -277,13 +297,13 @@ class MTDNNModel:
         )
 
     def _counts(self, batch: Batch | None) -> tuple[int, int]:
-        """A batch's examples that count in a mean over all processes, and the units of their loss."""
+        """The number of a batch's examples that a mean over all processes includes, and of the units of their loss."""
         if batch is None or not batch.counted:
             return 0, 0
         return batch.counted, self.network.tasks[batch.task_id].units(batch)
 
     def predict(self, batch: Batch) -> tuple[Values, Values]:
-        """Scores and predictions of a batch's examples, as its task has them, in evaluation mode."""
+        """Scores and predictions of a batch's examples, in the form of its task, in evaluation mode."""
         self.network.eval()
         batch = batch.to(self.accelerator.device)
         with torch.inference_mode(), self.accelerator.autocast():
@@ -297,10 +317,10 @@ class MTDNNModel:
             return self.network.encode(batch.input_ids, batch.token_type_ids, batch.attention_mask)
 
     def end(self) -> None:
-        """Leave the other processes: no more updates.
+        """Leave the process group: no more updates.
 
-        DistributedDataParallel goes before their group does. Were it the last to hold the group, it would wait for
-        gloo's threads with the interpreter's lock held, which they need to let go of the last tensors.
+        DistributedDataParallel is released before the group. If it held the last reference to the group, it would wait
+        for gloo's threads while it holds the GIL, which these threads need to release their last tensors.
         """
         self.objective = self.accelerator.unwrap_model(self.objective)
         if self.accelerator.num_processes > 1:
@@ -308,10 +328,10 @@ class MTDNNModel:
         self.accelerator.end_training()
 
     def save(self, path: str, progress: Mapping[str, Any] | None = None) -> None:
-        """Write a checkpoint; call it in the main process.
+        """Write a checkpoint; call it in the main process only.
 
         Args:
-            progress: what a resume needs beside parameters and optimizer.
+            progress: what a resume needs in addition to parameters and optimizer.
         """
         content = {
             "state": self.network.state_dict(),
@@ -327,21 +347,21 @@ class MTDNNModel:
         save_checkpoint(path, content)
 
     def load(self, path: str) -> tuple[dict[str, Any], bool]:
-        """`take_over` a checkpoint by its name."""
-        return self.take_over(load_checkpoint(path), path)
+        """Read a checkpoint file and `restore` it."""
+        return self.restore(load_checkpoint(path), path)
 
-    def take_over(self, content: Mapping[str, Any], path: Path | str) -> tuple[dict[str, Any], bool]:
-        """Take over parameters and, where the optimizer is of the same kind, its state.
+    def restore(self, content: Mapping[str, Any], path: Path | str) -> tuple[dict[str, Any], bool]:
+        """Load parameters from a checkpoint, and the optimizer's state if the optimizer is of the same kind.
 
         Args:
-            content: of `load_checkpoint`.
-            path: named in errors.
+            content: the result of `load_checkpoint`.
+            path: the file, for error messages.
 
         Returns:
-            The checkpoint's progress (empty for MT-DNN's) and whether the optimizer's state was taken over.
+            The checkpoint's progress (empty in MT-DNN's checkpoints) and whether the optimizer's state was loaded.
         """
         load_state(self.network, content["state"], path)
-        taken = load_optimizer_state(self.optimizer, content.get("optimizer", {}))
+        optimizer_loaded = load_optimizer_state(self.optimizer, content.get("optimizer", {}))
         progress = content.get("progress", {})
         self.updates = int(progress.get("updates", 0))
         self.skipped_steps = int(progress.get("skipped_steps", 0))
@@ -353,36 +373,37 @@ class MTDNNModel:
             self.bregman.start(self.network)
             if "bregman" in content:
                 self.bregman.load_state_dict(named_as_in(self.bregman.state_dict(), content["bregman"]))
-        return progress, taken
+        return progress, optimizer_loaded
 
 
 def _in_examples(units: Tensor, all_units: Tensor, all_examples: Tensor, same_task: Tensor) -> Tensor:
-    """Units of batches in examples: those of a task weigh alike, and all of them together as much as its examples.
+    """The units of each batch, scaled so that the units of a task sum to its number of examples: (batches,).
 
     Args:
-        units, all_units, all_examples: (batches,), of a process and of all.
-        same_task: (batches, batches), which batches are of one task.
+        units: (batches,), of this process.
+        all_units, all_examples: (batches,), of all processes.
+        same_task: (batches, batches), true where two batches belong to the same task.
     """
     examples_of_task, units_of_task = (same_task.mul(counts).sum(1) for counts in (all_examples, all_units))
     return units * (examples_of_task / units_of_task.clamp(min=1))
 
 
 def _sum_of(column: Sequence[Tensor]) -> Tensor | None:
-    """The sum over batches of what some of them have; None where none has it."""
+    """The sum over the batches that have a value; None if none has."""
     return torch.stack(list(column)).sum() if len(column) > 1 else next(iter(column), None)
 
 
 def _report(value: ObjectiveValue, batch: Batch) -> UpdateReport:
     report = UpdateReport(value.task_loss, unlabeled=value.unlabeled, bregman=value.bregman)
-    found = value.regularization
-    if found is None:
+    result = value.regularization
+    if result is None:
         return report
     return report._replace(
-        adv_loss=found.loss.detach(),
-        emb_val=found.emb_val,
-        eff_perturb=found.eff_perturb,
-        delta_size=found.delta_size,
-        skipped=found.skipped / len(batch.attention_mask),
-        ascent_rise=found.ascent_rise,
-        chance_rise=found.chance_rise,
+        adv_loss=result.loss.detach(),
+        emb_val=result.emb_val,
+        eff_perturb=result.eff_perturb,
+        delta_size=result.delta_size,
+        skipped=result.skipped / len(batch.attention_mask),
+        ascent_rise=result.ascent_rise,
+        chance_rise=result.chance_rise,
     )

@@ -13,10 +13,10 @@ from tasks.registry import (
     register_task,
     task_class,
 )
-from tasks.values import Entries, Evaluation, ModelInputs, Values
+from tasks.values import Answer, Entries, Evaluation, ModelInputs, Values
 
 __all__ = [
-    "TASK_REGISTRY", "Entries", "Evaluation", "ModelInputs", "Task", "Values", "check_metrics", "class_index",
+    "TASK_REGISTRY", "Answer", "Entries", "Evaluation", "ModelInputs", "Task", "Values", "check_metrics", "class_index",
     "get_task", "needs_decoder", "not_distilled", "register_task", "task_class",
 ]  # fmt: skip
 

@@ -26,7 +26,8 @@ from data_utils.tokenizer import load_tokenizer
 from module.pooler import Pooler
 from module.san import AnswerOptions, SANClassifier
 from tasks.interfaces import Batch, Criterion, Definition, Examples, Network
-from tasks.values import Entries, Evaluation, ModelInputs, Values, check_classes
+from tasks.table_rows import as_text
+from tasks.values import Answer, Entries, Evaluation, ModelInputs, Values, check_classes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -340,6 +341,32 @@ class Task:
         """What GLUE's submission table holds for each example: the predicted class, as text where it has a name."""
         labels = self.task_def.label_vocab
         return [int(index) if labels is None else labels.ind2tok[int(index)] for index in predictions]
+
+    # texts of a table
+
+    def tokenize_texts(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
+        """As `tokenize`, for texts whose answers are to be read: with what `readable` needs in addition."""
+        return self.tokenize(split, lines, text)
+
+    def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
+        """A table's label of a row as the fields that `tokenize` reads.
+
+        Args:
+            fields: those of the row's texts.
+            label: a cell that is not empty.
+
+        Raises:
+            ValueError: it cannot be a label; `tokenize` finds out what is none of this task's.
+        """
+        return {"label": as_text(label)}
+
+    def infer_texts(self, network: Network, batch: Batch) -> tuple[Values, Values]:
+        """As `infer`, for texts whose answers are to be read."""
+        return self.infer(network, batch)
+
+    def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
+        """The answer to each text, in the dataset's order, of what `infer_texts` gave for its examples."""
+        return [Answer(label) for label in self.answers(scores, predictions)]
 
 
 def _unlabeled(split: Split, fields: Mapping[str, Any]) -> bool:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from data_utils.metrics import CLASS_METRICS, Metric, metrics_of_classes
 from tasks.base import Task
-from tasks.interfaces import Batch
+from tasks.interfaces import Batch, Examples
 from tasks.registry import register_task
-from tasks.values import Values
+from tasks.table_rows import as_text
+from tasks.values import Answer, Values
 
 
 @register_task("Classification")
@@ -32,6 +34,21 @@ class ClassificationTask(Task):
     def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
         scores = logits.float().softmax(-1).cpu().numpy()
         return scores, scores.argmax(-1)
+
+    def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
+        """A class's name or number; tables with missing cells have whole numbers as fractions, 1.0 for 1."""
+        names, text = self.task_def.label_vocab, as_text(label)
+        if (names is None or text not in names) and text.endswith(".0"):
+            text = text[:-2]
+        return {"label": text}
+
+    def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
+        names, labels = self.task_def.class_names(), self.answers(scores, predictions)
+        rows = np.asarray(scores).tolist()
+        return [
+            Answer(label, row[int(index)], dict(zip(names, row, strict=True)))
+            for label, row, index in zip(labels, rows, predictions, strict=True)
+        ]
 
 
 def count_mistakes(entry: Mapping[Any, Any]) -> list[str]:

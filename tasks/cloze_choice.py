@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from data_utils.task_def import DataFormat
 from tasks.interfaces import Examples
 from tasks.ranking import RankingTask, all_gold_candidates, one_at, ranking_metrics
 from tasks.registry import register_task
+from tasks.table_rows import SHOWN, as_list, as_text
 from tasks.values import Entries, Values, check_texts
 
 
@@ -70,6 +72,20 @@ class ClozeChoiceTask(RankingTask):
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """The texts."""
         return list(predictions)
+
+    def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
+        """The right choice, or a list of those that are right."""
+        choices, right = json.loads(fields["choice"]), as_list(label)
+        right = [as_text(own) for own in ([label] if right is None else right)]
+        relevances = [int(choice in right) for choice in choices]
+        if not any(relevances):
+            raise ValueError(
+                f"found {', '.join(right)[:SHOWN]!r}, accepted: one of the row's choices, or a list of them"
+            )
+        return {"answer": json.dumps(right), "label": ",".join(map(str, relevances))}
+
+    def _candidates(self, dataset: Examples) -> Iterator[list[str]]:
+        return self._texts(dataset, "choice")
 
     def _texts(self, dataset: Examples, key: str) -> Iterator[list[str]]:
         """A token file's lists, which are literals in a text."""

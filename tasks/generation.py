@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +19,8 @@ from data_utils.task_def import DataFormat, LossCriterion
 from tasks.base import Task
 from tasks.interfaces import Batch, Criterion, Examples, Network
 from tasks.registry import register_task
-from tasks.values import Entries, ModelInputs, Values, check_texts
+from tasks.table_rows import as_list, as_text
+from tasks.values import Answer, Entries, ModelInputs, Values, check_texts
 
 NO_TOKEN = -1  # the label where a shorter text has ended
 NO_ANSWER = "no answer"  # what is written where a question has none
@@ -226,6 +229,17 @@ class SequenceGenerationTask(Task):
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """The texts."""
         return list(predictions)
+
+    def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
+        """The text to write; of a question and its context also a list of answers."""
+        if self.task_def.data_type != DataFormat.CLUE_GEN:
+            return {"label": as_text(label)}
+        found = as_list(label)
+        return {"answers": json.dumps([as_text(own) for own in ([label] if found is None else found)])}
+
+    def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
+        """The texts that were written, each with the probability that the decoder writes it."""
+        return [Answer(text, math.exp(score)) for text, score in zip(predictions, scores, strict=True)]
 
 
 def metrics_of_numbers(metric: Metric, golds: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_utils.errors import FlagError
+from data_utils.errors import DataError, FlagError
 from data_utils.masking import Masker
 from data_utils.metrics import Metric, calc_metrics
 from data_utils.prepro import Line, Split, Tokenization
@@ -25,11 +25,12 @@ from module.mlm_head import MaskLmHead
 from tasks.base import Task
 from tasks.interfaces import Batch, Criterion, Examples, Network
 from tasks.registry import register_task
-from tasks.values import Entries, ModelInputs, Values
+from tasks.values import Answer, Entries, ModelInputs, Values
 
 logger = logging.getLogger(__name__)
 
 NOT_MASKED = -1  # the label of all other tokens
+SHOWN = 60  # characters of a text in a message
 SHORTEST = 2  # tokens of a part of a sequence, special ones aside
 
 
@@ -182,6 +183,41 @@ class MaskLMTask(Task):
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """Of each sequence the list of predicted ids, as JSON."""
         return [json.dumps(own.tolist()) for own in predictions]
+
+    def tokenize_texts(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
+        """Texts with gaps, which are the tokenizer's mask token, such as `[MASK]`."""
+        gap = str(text.tokenizer.mask_token)
+        for number, fields in lines:
+            if gap not in fields["premise"]:
+                found = fields["premise"][:SHOWN]
+                raise DataError(
+                    f"found no {gap} in {found!r}; accepted: texts with {gap} at each gap", split.path, number
+                )
+        for (_, fields), example in zip(lines, Task.tokenize(self, split, lines, text), strict=True):
+            yield example | {"text": fields["premise"]}
+
+    def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
+        raise ValueError("MaskLM has no label column: what a gap hid is not known; accepted: a table without --label")
+
+    def infer_texts(self, network: Network, batch: Batch) -> tuple[Values, Values]:
+        """Of each text, for its gaps in order: the likeliest token's probability, and its id."""
+        is_gap = batch.input_ids == self.tokenizer.mask_token_id
+        gaps = replace(batch, labels=torch.where(is_gap, batch.input_ids, NOT_MASKED))
+        best = network.run(gaps).float().softmax(-1).max(-1)
+        counts = is_gap.sum(1).tolist()
+        scores, predictions = ([part.cpu().numpy() for part in values.split(counts)] for values in best)
+        return scores, predictions
+
+    def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
+        """The texts with their gaps filled, each with the probability of each word; a gap that was cut off stays."""
+        gap = str(self.tokenizer.mask_token)
+        found = []
+        for sample, own, tokens in zip(dataset.samples(), scores, predictions, strict=True):
+            text = sample["text"]
+            for token in tokens.tolist():
+                text = text.replace(gap, self.tokenizer.decode([token]).strip(), 1)
+            found.append(Answer(text, own.tolist()))
+        return found
 
     def _told(self, dataset: Examples, index: int) -> np.ndarray:
         """The tokens of a sequence that `infer` masked."""

@@ -17,10 +17,12 @@ from tasks.base import SMALLEST, Task
 from tasks.classification import count_mistakes
 from tasks.interfaces import Batch, Examples
 from tasks.registry import register_task
-from tasks.values import Entries, Values
+from tasks.table_rows import as_list, as_text
+from tasks.values import Answer, Entries, Values
 
 THRESHOLD = 0.5  # of a probability, and of a gold label that is a fraction
 SHOWN = 60  # characters of a label in a message
+TRUTHS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}  # in a table's column of a label
 
 
 @register_task("MultiLabel")
@@ -116,6 +118,32 @@ class MultiLabelTask(Task):
             json.dumps([name for name, found in zip(names, own, strict=True) if found], ensure_ascii=False)
             for own in np.asarray(predictions).tolist()
         ]
+
+    def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
+        """A 0 or 1 for each label, in the definition's order, or a list of the names of those that the text has."""
+        names, found = self.task_def.class_names(), as_list(label)
+        if found is None and len(names) == 1:
+            found = [label]
+        if found is None:
+            raise ValueError(f"found {as_text(label)[:SHOWN]!r}, accepted: a list of some of {', '.join(names)}")
+        texts = [as_text(own) for own in found]
+        by_name = not texts or any(text in names for text in texts)
+        wrong = next((text for text in texts if text not in names and (by_name or text.lower() not in TRUTHS)), None)
+        if wrong is not None:
+            accepted = f"0 or 1 for each label, or a list of some of {', '.join(names)}"
+            raise ValueError(f"found {wrong[:SHOWN]!r}, accepted: {accepted}")
+        values = [int(name in texts) for name in names] if by_name else [TRUTHS[text.lower()] for text in texts]
+        return {"label": json.dumps(values)}
+
+    def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
+        """Of each text the names of its labels, and the probability of each of them."""
+        names = self.task_def.class_names()
+        found = []
+        for row, own in zip(np.asarray(scores).tolist(), np.asarray(predictions).tolist(), strict=True):
+            places = [place for place, has in enumerate(own) if has]
+            by_name = dict(zip(names, row, strict=True))
+            found.append(Answer([names[place] for place in places], [row[place] for place in places], by_name))
+        return found
 
 
 def _labels_of(probabilities: np.ndarray) -> np.ndarray:

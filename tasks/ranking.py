@@ -18,7 +18,8 @@ from data_utils.task_def import DataFormat, LossCriterion
 from tasks.base import Task, class_index
 from tasks.interfaces import Batch, Criterion, Examples
 from tasks.registry import register_task
-from tasks.values import Entries, Values, check_classes
+from tasks.table_rows import SHOWN, as_list, as_text
+from tasks.values import Answer, Entries, Values, check_classes
 
 NO_CANDIDATE = -1e4  # the logit of a candidate that a smaller group lacks: no probability, and finite in half precision
 LARGEST = float(np.finfo(np.float64).max)
@@ -130,6 +131,36 @@ class RankingTask(Task):
     def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
         check_classes(predictions, 2)  # a candidate is the best one or not
         return [()] * len(predictions)
+
+    def tokenize_texts(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
+        """With the candidates' texts."""
+        for (_, fields), example in zip(lines, self.tokenize(split, lines, text), strict=True):
+            yield example | {"candidates": fields["hypotheses"]}
+
+    def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
+        """The text of the right candidate, its number from 0, or a relevance for each of them."""
+        candidates, relevances = fields["hypotheses"], as_list(label)
+        if relevances is None:
+            text = as_text(label)
+            place = candidates.index(text) if text in candidates else _number(text)
+            if place not in range(len(candidates)):
+                raise ValueError(
+                    f"found {text[:SHOWN]!r}, accepted: one of the row's candidates, its number from 0 to "
+                    f"{len(candidates) - 1}, or a list with a relevance for each"
+                )
+            relevances = one_at(int(place), len(candidates)).tolist()
+        return {"label": ",".join(map(str, relevances))}
+
+    def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
+        """The best candidate's text; the probabilities are those of all candidates, in their order."""
+        return [
+            Answer(texts[int(own.argmax())], float(own.max()), own.tolist())
+            for texts, own in zip(self._candidates(dataset), scores, strict=True)
+        ]
+
+    def _candidates(self, dataset: Examples) -> Iterator[list[str]]:
+        """Of each example the candidates' texts."""
+        return (sample["candidates"] for sample in dataset.samples())
 
 
 def gold_candidates(sample: Mapping[str, Any], path: Path, number: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,9 +17,10 @@ from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.task_def import DataFormat, LossCriterion
 from module.token_head import token_head
 from tasks.base import Task, class_index
-from tasks.interfaces import Batch, Criterion
+from tasks.interfaces import Batch, Criterion, Examples
 from tasks.registry import register_task
-from tasks.values import Entries, Values, check_classes
+from tasks.table_rows import SHOWN, words_of
+from tasks.values import Answer, Entries, Values, check_classes
 
 LATER_PIECE, FIRST, LAST = "X", "CLS", "SEP"  # labels of a word's later pieces, and of the two special tokens
 NO_ENTITY = "O"
@@ -160,6 +162,48 @@ class SequenceLabelingTask(Task):
         labels = self.task_def.label_vocab
         names = {} if labels is None else labels.ind2tok
         return [json.dumps([names.get(index, index) for index in np.asarray(own).tolist()]) for own in predictions]
+
+    def tokenize_texts(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
+        """With or without labels; `first_pieces`: of each word the place of its first token, None where it has none."""
+        begin, end = text.ends()
+        room = text.spec.max_seq_len - 2
+        for line in lines:
+            number, fields = line
+            ids = [piece.ids for piece in text.pieces(parse_list(split, number, "premise", fields["premise"]))]
+            token_id = [begin, *[token for word in ids for token in word][:room], end]
+            example = {"uid": fields["uid"], "token_id": token_id, "type_id": [0] * len(token_id)}
+            if fields["label"]:
+                (example,) = self.tokenize(split, [line], text)
+            starts = list(itertools.accumulate(map(len, ids), initial=1))[:-1]
+            first = [start if word and start <= room else None for start, word in zip(starts, ids, strict=True)]
+            yield example | {"first_pieces": first, "cut": sum(map(len, ids)) > room}
+
+    def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
+        """A label for each word: a list, or a text that is divided at its blanks."""
+        labels, words = words_of(label), json.loads(fields["premise"])
+        if len(labels) != len(words):
+            shown = " ".join(labels)[:SHOWN]
+            raise ValueError(f"found {shown!r}, {len(labels)} labels of {len(words)} words, accepted: a label a word")
+        return {"label": json.dumps(labels)}
+
+    def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
+        """Of each word its label, by the word's first token; None for words that were cut off.
+
+        A word that is taken for a later piece or a special token counts as `O`, as in the metrics of entities.
+        """
+        names, found = self.task_def.class_names(), []
+        for sample, own, indices in zip(dataset.samples(), scores, predictions, strict=True):
+            labels: list[str | None] = []
+            probability: list[float | None] = []
+            probabilities: list[dict[str, float] | None] = []
+            for place in sample["first_pieces"]:
+                known = place is not None
+                name = names[int(indices[place])] if known else None
+                labels.append(NO_ENTITY if name in (LATER_PIECE, FIRST, LAST) else name)
+                probability.append(float(own[place].max()) if known else None)
+                probabilities.append(dict(zip(names, own[place].tolist(), strict=True)) if known else None)
+            found.append(Answer(labels, probability, probabilities))
+        return found
 
     def _tags(self, metric: Metric, labels: np.ndarray) -> list[str]:
         """A sentence's labels by name; a word taken for a later piece or a special token is in no entity, nor is one

@@ -19,8 +19,8 @@ from data_utils.task_def import DataFormat, LossCriterion
 from tasks.base import Task
 from tasks.interfaces import Batch, Examples, Network
 from tasks.registry import register_task
-from tasks.values import Entries, ModelInputs, Values, check_texts
-from tasks.windows import NULL_ANSWER, Answers, check_room, read_golds, read_window, read_windows
+from tasks.values import Answer, Entries, ModelInputs, Values, check_texts
+from tasks.windows import NULL_ANSWER, Answers, answer_fields, check_room, read_golds, read_window, read_windows
 
 N_BEST = 20  # spans of a window that compete with those of the question's other windows
 
@@ -247,6 +247,21 @@ class SpanClassificationTask(Task):
 
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         return list(predictions)
+
+    def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
+        """The answer, several of them as a list, or SQuAD's object with `text` and `answer_start`."""
+        return answer_fields(fields["context"], label)
+
+    def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
+        """Of each question the answer, with its probability among the best spans of all windows and no answer."""
+        questions = self._questions(dataset, scores)
+        chosen = self._choose(questions)
+        found = []
+        for text, row, question in zip(chosen.predictions, np.asarray(chosen.scores), questions.values(), strict=True):
+            rivals = np.array([*(span.score for span in question.spans), *row[1:]])
+            own = row[-1] if not text else row[0]
+            found.append(Answer(text, float(np.exp(own - rivals.max()) / np.exp(rivals - rivals.max()).sum())))
+        return found
 
 
 @register_task("SpanClassificationYN")

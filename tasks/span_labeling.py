@@ -18,8 +18,8 @@ from tasks.base import Task
 from tasks.interfaces import Examples
 from tasks.registry import register_task
 from tasks.sequence_labeling import SequenceLabelingTask
-from tasks.values import Entries, Values
-from tasks.windows import check_room, read_window, read_windows
+from tasks.values import Answer, Entries, Values
+from tasks.windows import answer_fields, check_room, read_window, read_windows
 
 OUTSIDE, BEGINS, GOES_ON = range(3)  # labels of a token
 
@@ -124,6 +124,17 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
         """Of each question the list, as JSON."""
         return [json.dumps(own, ensure_ascii=False) for own in predictions]
+
+    def tokenize_texts(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
+        return self.tokenize(split, lines, text)
+
+    def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
+        """The answers as a list, or SQuAD's object with `text` and `answer_start`."""
+        return answer_fields(fields["context"], label)
+
+    def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
+        """Of each question the list of its answers."""
+        return [Answer(list(own)) for own in self.entries(dataset, scores, predictions).predictions]
 
     def _texts(self, dataset: Examples, scores: Values) -> dict[str, Text]:
         """By id, in the order of the file."""

@@ -64,6 +64,26 @@ class Evaluation(NamedTuple):
     uids: Sequence[str]
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What a model says of one text, as people read it.
+
+    Attributes:
+        label: the name of a class (its number where classes have no names), the number of a regression, the names of
+            the labels that a text has, a label for each word, or a text; None where there was no text to answer.
+        probability: of `label`, from 0 to 1; a list where `label` is one; None where the task type has none.
+        probabilities: of every class by its name, or of every candidate in their order; a list of such where `label`
+            has an item a word; None where the task type has none.
+    """
+
+    label: Any
+    probability: Any = None
+    probabilities: Any = None
+
+
+NO_ANSWER = Answer(None)  # to an empty text
+
+
 def check_classes(prediction: Sequence[Any], n_class: int) -> None:
     """See that a score file's prediction is made of classes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 from data_utils.errors import DataError, FlagError
 from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.spans import Offsets, tokens_of
+from tasks.table_rows import SHOWN, as_list, as_text
 
 NULL_ANSWER = 0  # the token that windows without an answer point at
 
@@ -83,7 +85,7 @@ def read_window(sample: Mapping[str, Any], tokens: int, path: Path) -> tuple[str
     if not isinstance(context, str) or not isinstance(offsets, list) or len(offsets) < tokens:
         raise DataError(f"{uid}: found no context or no offset_mapping of its tokens", path)
     for own in offsets:
-        pair = isinstance(own, list) and len(own) == 2 and all(type(character) is int for character in own)
+        pair = isinstance(own, list | tuple) and len(own) == 2 and all(type(character) is int for character in own)
         if own is not None and not (pair and 0 <= own[0] <= own[1] <= len(context)):
             raise DataError(f"{uid}: offset_mapping holds {own!r}; accepted: null, or from and to in the context", path)
     return uid, context, offsets
@@ -120,6 +122,26 @@ def parse_answers(split: Split, number: int, fields: Mapping[str, str]) -> Answe
             found = f"the answer {answer!r} is not at character {start} of the context, counted from 0"
             raise DataError(found, split.path, number)
     return Answers(texts, starts)
+
+
+def answer_fields(context: str, label: Any) -> dict[str, Any]:
+    """A table's answers to a question as the columns `answers` and `starts`.
+
+    Args:
+        label: a text of the context, a list of such, or SQuAD's object with `text` and `answer_start`; an empty list is
+            a question without an answer.
+
+    Raises:
+        ValueError: an answer that is not in the context.
+    """
+    if isinstance(label, Mapping) and isinstance(label.get("text"), list):
+        return {"answers": json.dumps(label["text"]), "starts": json.dumps(label.get("answer_start"))}
+    found = as_list(label)
+    texts = [as_text(own) for own in ([label] if found is None else found)]
+    for text in texts:
+        if text not in context:
+            raise ValueError(f"found the answer {text[:SHOWN]!r}, which is not in the row's context")
+    return {"answers": json.dumps(texts), "starts": json.dumps([context.find(text) for text in texts])}
 
 
 def _token_spans(offsets: Offsets, answers: Answers, split: Split, number: int) -> list[tuple[int, int]]:

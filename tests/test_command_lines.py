@@ -28,7 +28,7 @@ def test_a_command_answers_an_unknown_flag_as_a_users_mistake(command: str) -> N
 
 
 def test_the_commands_are_found() -> None:
-    assert {"train", "predict", "experiments.sift.matrix", "examples.hf_trainer"} < set(COMMANDS)
+    assert {"train", "predict", "experiments.sift.matrix"} < set(COMMANDS)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "2.5", "", "1e3", "--1"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data_utils.text_files import read_lines
-from examples.sentences import LABELS, read_sentences
+from examples.plain_pytorch import LABELS, read_sentences
 
 ROOT = Path(__file__).parents[1]
 SENTENCES = ROOT / "examples" / "sentiment.tsv"
@@ -65,13 +65,13 @@ def test_two_processes_print_each_result_once(few: Path) -> None:
 
 
 @pytest.mark.parametrize("module", ["plain_pytorch", "hf_trainer"])
-@pytest.mark.parametrize(("text", "told"), [(None, "no such file"), ("good\tfine\n", "negative or positive, a tab")])
-def test_a_mistake_ends_in_a_line(module: str, text: str | None, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "message"), [(None, "no such file"), ("good\tfine\n", "negative or positive, a tab")])
+def test_a_mistake_ends_in_a_line(module: str, text: str | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.tsv"
     if text is not None:
         path.write_text(text)
     finished = run(module, "--data", str(path))
     assert finished.returncode == 2
-    assert str(path) in finished.stderr and told in finished.stderr.lower()
+    assert str(path) in finished.stderr and message in finished.stderr.lower()
     assert finished.stderr.count("\n") == 1
     assert LABELS == ("negative", "positive")

@@ -23,7 +23,7 @@ from data_utils import checksum
 from data_utils.errors import FlagError
 from data_utils.files import folder_lock
 from experiments.dump_embedding import extractor
-from experiments.sift.runs import RunStore
+from experiments.sift.running.runs import RunStore
 from mt_dnn.export import export as hf_export
 from mt_dnn.export.export import HfExport
 from mt_dnn.training.delta_cache import DeltaCache

@@ -35,11 +35,11 @@ from data_utils.pretrained import EMBEDDED_NAME
 from experiments.bench import measure, report
 from experiments.bench import operators as counting
 from experiments.bench import profile as profiler
-from experiments.bench.measure import Memory, Setting
+from experiments.bench.measure import PRECISIONS, Memory, Setting
 from experiments.bench.others import Step
 from experiments.bench.report import Bench, Measured
 from experiments.bench.rows import PLAIN, ROWS
-from experiments.sift.runs import TRAINED_DATASET, prepare_data
+from experiments.sift.running.runs import TRAINED_DATASET, prepare_data
 
 
 def run(setting: Setting, names: Sequence[str], command: str, memory: bool = True) -> Bench:
@@ -61,7 +61,7 @@ def run(setting: Setting, names: Sequence[str], command: str, memory: bool = Tru
     rates: list[float] = []
 
     def after_round(line: str) -> None:
-        rates.append(measure.matrix_rate(config, tokens, contest.network.bert.device))
+        rates.append(measure.matrix_rate(config, tokens, contest.network.bert.device, PRECISIONS[setting.precision]))
         print(line, flush=True)
 
     seconds = measure.alternate(steps, parts, after_round)
@@ -118,6 +118,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=at_least(1), default=32, help="examples a batch (default: %(default)s)")
     parser.add_argument("--data", help="token JSON lines of a classification task (default: the demo's tweets)")
     parser.add_argument("--init_checkpoint", default=EMBEDDED_NAME, help="encoder (default: %(default)s)")
+    parser.add_argument(
+        "--precision", default="float32", choices=PRECISIONS, help="of the matrix products (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the encoder's layers, as train.py --compile does"
+    )
     parser.add_argument("--threads", type=at_least(1), help="threads of torch (default: its own choice)")
     parser.add_argument(
         "--memory", action=argparse.BooleanOptionalAction, default=True, help="measure peak memory too (default: yes)"
@@ -146,7 +152,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         data = Path(arguments.data)
     setting = Setting(
-        data, arguments.init_checkpoint, arguments.batch_size, arguments.rounds, arguments.steps, arguments.threads
+        data,
+        arguments.init_checkpoint,
+        arguments.batch_size,
+        arguments.rounds,
+        arguments.steps,
+        arguments.threads,
+        arguments.precision,
+        arguments.compile,
     )
     if arguments.profile is not None:
         print(profile(setting, arguments.profile))

@@ -20,7 +20,7 @@ from data_utils.errors import UserError
 from data_utils.task_def import DataFormat, TaskType
 from experiments.bench.others import Contest, Step
 from experiments.bench.rows import ROWS
-from experiments.sift.runs import FIRST_SEED
+from experiments.sift.running.runs import FIRST_SEED
 from module.encoder import load_encoder
 from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskDataset, SingleTaskDataset
 from mt_dnn.configuration.flag_groups import TrainingConfig
@@ -30,13 +30,17 @@ from tasks.definition import TaskDef
 
 Rounds = list[list[Batch]]
 
+# The type in which matrix products are computed; `tf32` is float32 with its products rounded to TF32 where a GPU can.
+PRECISIONS = {"float32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 MEMORY_STEPS = 4
 MATRIX_PRODUCTS = 30  # of which the median counts, once a round
 
 
 class Setting(NamedTuple):
     """What is measured on: `data`, a file of token JSON lines; `encoder`, a name; batches of `batch_size` examples in
-    `rounds` rounds of `steps`; `threads` of torch, None for its own choice."""
+    `rounds` rounds of `steps`; `threads` of torch, None for its own choice; `precision`, one of `PRECISIONS`; whether
+    the encoder's layers are compiled."""
 
     data: Path
     encoder: str
@@ -44,6 +48,8 @@ class Setting(NamedTuple):
     rounds: int
     steps: int
     threads: int | None
+    precision: str = "float32"
+    compile: bool = False
 
 
 class Memory(NamedTuple):
@@ -62,6 +68,7 @@ def prepare(setting: Setting) -> tuple[Contest, dict[bool, Rounds]]:
     disable_progress_bar()
     if setting.threads is not None:
         torch.set_num_threads(setting.threads)
+    torch.set_float32_matmul_precision("high" if setting.precision == "tf32" else "highest")
     torch.manual_seed(FIRST_SEED)
     encoder = load_encoder(setting.encoder, dropout_p=TrainingConfig.bert_dropout_p)
     dataset = SingleTaskDataset(setting.data, True, 0, _classification(n_class=sys.maxsize))
@@ -72,7 +79,9 @@ def prepare(setting: Setting) -> tuple[Contest, dict[bool, Rounds]]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     collater = Collater(getattr(encoder.config, "pad_token_id", None) or 0)
     batches = {grouped: sample_of_epoch(dataset, collater, setting, grouped, device) for grouped in (True, False)}
-    return Contest(network.to(device), setting.encoder, task_def, dataset.lengths), batches
+    wanted = {"bf16": setting.precision == "bf16", "fp16": setting.precision == "fp16", "compile": setting.compile}
+    flags = {name: "true" for name, value in wanted.items() if value}
+    return Contest(network.to(device), setting.encoder, task_def, dataset.lengths, flags), batches
 
 
 def _classification(n_class: int) -> TaskDef:
@@ -152,13 +161,22 @@ def _intermediate_size(config: Any) -> int:
     return getattr(config, "intermediate_size", 4 * config.hidden_size)
 
 
-def matrix_rate(config: Any, tokens: int, device: str | torch.device = "cpu") -> float:
+def matrix_rate(
+    config: Any, tokens: int, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> float:
     """Operations a second of this machine's matrix product, of the size of the feed-forward's first: the median of
     several (tokens, hidden) @ (hidden, intermediate)."""
-    left = torch.randn(tokens, config.hidden_size, device=device)
-    right = torch.randn(config.hidden_size, _intermediate_size(config), device=device)
+    return product_rate((tokens, config.hidden_size, _intermediate_size(config)), device, dtype)
+
+
+def product_rate(sizes: tuple[int, int, int], device: str | torch.device, dtype: torch.dtype) -> float:
+    """Operations a second of the product of a (rows, inner) and an (inner, columns) matrix, by `sizes` in this order:
+    the median of several."""
+    rows, inner, columns = sizes
+    left = torch.randn(rows, inner, device=device, dtype=dtype)
+    right = torch.randn(inner, columns, device=device, dtype=dtype)
     seconds = median(timed(torch.mm, left, right) for _ in range(MATRIX_PRODUCTS))
-    return 2 * left.numel() * right.size(1) / seconds
+    return 2 * rows * inner * columns / seconds
 
 
 def peak_memory(setting: Setting, name: str) -> Memory:

@@ -100,6 +100,8 @@ def build_trainer(contest: Contest, config: Config) -> Any:
         adam_epsilon=training.adam_eps,
         max_grad_norm=training.global_grad_clipping,
         lr_scheduler_type="constant",
+        bf16=training.bf16,
+        fp16=training.fp16,
         use_cpu=encoder.device.type == "cpu",
     )
     return Trainer(model=model, args=arguments)
@@ -120,17 +122,23 @@ def smart_pytorch_step(contest: Contest, config: Config) -> Step:
     network, training = contest.network, config.training
     optimizer = build_optimizer(network, training)
     schedule = build_schedule(optimizer, training, total_updates=1)
+    device = network.bert.device.type
+    scaler = torch.amp.GradScaler(device, enabled=training.fp16)
+    half = torch.float16 if training.fp16 else torch.bfloat16
 
     def step(batch: Batch) -> None:
         network.train()
-        evaluate = embedded_forward(network, batch)
-        regularizer = library.SMARTLoss(evaluate, library.kl_loss, loss_last_fn=library.sym_kl_loss)
-        embeddings = network.bert.get_input_embeddings()(batch.input_ids)
-        logits = evaluate(embeddings)
-        loss = _task_loss(logits, batch) + SMART_PYTORCH_WEIGHT * regularizer(embeddings, logits)
-        loss.backward()
+        with torch.autocast(device, half, enabled=training.bf16 or training.fp16):
+            evaluate = embedded_forward(network, batch)
+            regularizer = library.SMARTLoss(evaluate, library.kl_loss, loss_last_fn=library.sym_kl_loss)
+            embeddings = network.bert.get_input_embeddings()(batch.input_ids)
+            logits = evaluate(embeddings)
+            loss = _task_loss(logits, batch) + SMART_PYTORCH_WEIGHT * regularizer(embeddings, logits)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
         clip_gradients(network, training)
-        optimizer.step()
+        scaler.step(optimizer)
+        scaler.update()
         schedule.step()
         optimizer.zero_grad()
 

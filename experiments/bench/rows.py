@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from experiments.bench import others
 from experiments.bench.others import Contest, Step
-from experiments.sift.runs import FIRST_SEED, Method, configure
+from experiments.sift.running.runs import FIRST_SEED, Method, configure
 from module.linear import choose_linears
 from mt_dnn.batcher import Batch
 from mt_dnn.configuration.config import Config
@@ -52,7 +52,7 @@ def ours(name: str, forwards: float, **flags: object) -> Row:
         if config.adversarial.adv_free:
             hidden = NoiseInjection(contest.network.bert, config.adversarial.adv_norm_level).size
             with tempfile.NamedTemporaryFile() as file:  # a map outlives its file's name
-                model.keep_deltas(DeltaCache(Path(file.name), contest.lengths, hidden))
+                model.use_delta_cache(DeltaCache(Path(file.name), contest.lengths, hidden))
         return _as_owned(contest, config.training.cpu_linear, model.word_gradient is not None, model.update)
 
     return Row(name, forwards, build)

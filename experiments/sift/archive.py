@@ -21,7 +21,7 @@ from data_utils.errors import DataError, OneLineParser, run_command_line
 from data_utils.files import atomic_write, writable_folder
 from experiments.sift.reporting.results import STUDY_FILE, TUNED_FILE, read_studies, read_study
 from experiments.sift.reporting.run_table import run_table
-from experiments.sift.run_files import PACKED, PLAIN, read_run_file, run_files, run_name, write_packed
+from experiments.sift.running.run_files import PACKED, PLAIN, read_run_file, run_files, run_name, write_packed
 
 ARCHIVE = Path(__file__).with_name("runs")
 KINDS = ("tuning", "runs")

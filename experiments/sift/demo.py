@@ -24,7 +24,7 @@ from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME
 from experiments.sift.data.hutto import DOMAINS
 from experiments.sift.reporting.tables import markdown_table, spread
-from experiments.sift.runs import FIRST_SEED, METHODS, TASK, Record, RunStore, prepare_data, run
+from experiments.sift.running.runs import FIRST_SEED, METHODS, TASK, Record, RunStore, prepare_data, run
 
 COMPARED = ("plain", "smart", "sift")
 TITLES = {"tweets": "Tweets", "amazon": "Amazon reviews", "movies": "Movie reviews", "editorials": "Editorials"}

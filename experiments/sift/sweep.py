@@ -30,7 +30,7 @@ from data_utils.errors import FlagError, OneLineParser, at_least, nearest, run_c
 from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME
 from experiments.sift.reporting.tables import markdown_table, spread
-from experiments.sift.runs import (
+from experiments.sift.running.runs import (
     FIRST_SEED,
     PLAIN,
     TRAINED_DATASET,

@@ -160,7 +160,7 @@ def build_perturbation(config: Config, network: SANBertNetwork) -> AdversarialPe
         noise=adversarial.adv_noise,
         start_ratio=adversarial.adv_start_ratio,
     )
-    perturbation.shares_tokens = config.data.tensorboard
+    perturbation.reports_relative_sizes = config.data.tensorboard
     return perturbation
 
 

@@ -139,7 +139,7 @@ class RunCheckpoints:
 
     def _take_over(self, path: Path, content: Mapping[str, Any]) -> tuple[int, int]:
         """What `resume` gives."""
-        progress, optimizer_taken = self.model.take_over(content, path)
+        progress, optimizer_taken = self.model.restore(content, path)
         logger.info("resumed from %s", path)
         if not optimizer_taken:
             logger.info("--optimizer differs from the checkpoint's: its state is not taken over and starts anew")

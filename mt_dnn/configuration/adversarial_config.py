@@ -78,6 +78,29 @@ def measured_flags(method: str, level: str, radius: float | None = None) -> dict
     return {renamed.get(name, f"adv_{name}"): value for name, value in measured(method, level, radius).items()}
 
 
+def default_level(preset: str | None) -> str:
+    """`adv_norm_level` where it is left out."""
+    level: str = PRESETS.get(preset or "", {}).get("adv_norm_level", "pre_ln")
+    return level
+
+
+def default_flags(
+    method: str, level: str, preset: str | None = None, radius: float | None = None, train: bool = True
+) -> dict[str, Any]:
+    """The values of the noise's flags that are left out: the preset's, or else the measured ones.
+
+    Args:
+        method, level, preset, radius, train: `adv_opt`, `adv_norm_level`, `adv_preset`, `adv_radius` (None: left out)
+            and `adv_train`.
+    """
+    measured_values = measured_flags(method, level, radius)
+    values = {"bregman_mu": 0.0} | measured_values | PRESETS.get(preset or "", {})
+    values |= {name: measured_values[name] for name in OWN_BY_METHOD.get(method, ())}
+    if not train or method != "smart":
+        values["bregman_mu"] = 0.0
+    return values
+
+
 def _by_method(name: str) -> str:
     """The measured default of a flag for `--help`: smart's, and those of methods that have another."""
     values = {method: plain_text(measured_flags(method, "pre_ln")[name]) for method in BY_METHOD}
@@ -184,19 +207,14 @@ class AdversarialConfig:
         given = {item.name for item in fields(self) if getattr(self, item.name) is not LEFT_OUT}
         check_flag(self, "adv_opt")
         check_flag(self, "adv_preset")
-        preset = PRESETS[self.adv_preset] if self.adv_preset else {}
         if "adv_norm_level" not in given:
-            self._set("adv_norm_level", preset.get("adv_norm_level", "pre_ln"))
+            self._set("adv_norm_level", default_level(self.adv_preset))
         check_flag(self, "adv_norm_level")
         radius = None
         if "adv_radius" in given:
             check_flag(self, "adv_radius")
             radius = self.adv_radius
-        measured_values = measured_flags(self.adv_opt, self.adv_norm_level, radius)
-        values = {"bregman_mu": 0.0} | measured_values | preset
-        values |= {name: measured_values[name] for name in OWN_BY_METHOD.get(self.adv_opt, ())}
-        if not self.adv_train or self.adv_opt != "smart":
-            values["bregman_mu"] = 0.0
+        values = default_flags(self.adv_opt, self.adv_norm_level, self.adv_preset, radius, self.adv_train)
         for name, value in values.items():
             if name not in given and name != "adv_norm_level":
                 self._set(name, value)

@@ -5,7 +5,6 @@ The flags themselves are in `flag_groups.py` and, those of the noise, in `advers
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -121,15 +120,6 @@ class Config:
                 title: {name: flat[name] for name in flags_of(group) if name in flat and name not in left_out}
                 for title, group in GROUPS.items()
             }
-        )
-
-    def changed(self) -> str:
-        """The flags but for those of the noise that are not at their default, as a command line has them."""
-        default = Config().to_flat()
-        return " ".join(
-            f"--{name} {shlex.quote(plain_text(value))}"
-            for name, value in self.to_flat().items()
-            if value != default[name] and name not in flags_of(AdversarialConfig)
         )
 
 

@@ -194,12 +194,14 @@ def evaluation_batches(dataset: SingleTaskDataset, batch_size: int | None = None
     return batches_by_length(dataset.tokens, batch_size)
 
 
-def batches_by_length(lengths: np.ndarray, batch_size: int | None = None) -> list[list[int]]:
-    """The same for examples of these lengths, (examples,), wherever they come from."""
+def batches_by_length(
+    lengths: np.ndarray, batch_size: int | None = None, tokens: int = EVALUATION_TOKENS
+) -> list[list[int]]:
+    """The same for examples of these lengths, (examples,), wherever they come from; by default of `tokens` tokens."""
     order = np.argsort(-lengths, kind="stable")
     batches, start = [], 0
     while start < len(order):
-        size = batch_size or max(1, EVALUATION_TOKENS // int(lengths[order[start]]))
+        size = batch_size or max(1, tokens // int(lengths[order[start]]))
         batches.append(order[start : start + size].tolist())
         start += size
     return batches

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 ANY_ACTIVATION = "gelu"  # DeBERTa's own, where the class takes any
+DEFINITION_KEY = "mt_dnn_task"  # in config.json: what transformers' own keys do not tell of a task
 TOLERANCE = 1e-5  # between the logits of both models, relative to the largest
 # By the name of the task type.
 PROBLEM_TYPES = {
@@ -190,6 +191,8 @@ def _config(encoder: PreTrainedModel, task_def: Definition) -> PretrainedConfig:
     labels = dict(enumerate(task_def.class_names("LABEL_")))
     ids = {name: index for index, name in labels.items()}
     config.update({"id2label": labels, "label2id": ids, "problem_type": PROBLEM_TYPES[task_def.task_type.name]})
+    metrics = [metric.name for metric in task_def.metric_meta]
+    config.update({DEFINITION_KEY: {"data_format": task_def.data_type.name, "metric_meta": metrics}})
     if FAMILIES[config.model_type].activation is None:
         config.pooler_hidden_act = task_def.actf or "linear"
     return config

@@ -217,6 +217,10 @@ def _use(model: TrainedModel) -> list[str]:
         "",
     ]  # fmt: skip
     place = json.dumps(model.place)
+    before = []
+    if several:
+        names = ", ".join(f"`{text(task)}`" for task in model.tasks)
+        before = [f"Each task has a folder here: {names}. transformers opens one of these, not this folder.", ""]
     for task, task_def in model.tasks.items():
         one = task_def.data_type == DataFormat.PremiseOnly
         more = ", top_k=None" if task_def.task_type.name == "MultiLabel" else ""  # else the likeliest label alone
@@ -231,7 +235,7 @@ def _use(model: TrainedModel) -> list[str]:
         else:
             lines.append(f'classify = pipeline("{PIPELINE}", {place}, truncation=True{more})')
         lines.append(f"print(classify({given}))")
-    return _fenced("python", "\n".join(lines))
+    return before + _fenced("python", "\n".join(lines))
 
 
 def _task_row(task: str, task_def: Definition) -> list[str]:

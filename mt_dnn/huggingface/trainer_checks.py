@@ -1,7 +1,8 @@
-"""What a regularized trainer refuses when it is made, each in one line."""
+"""What a regularized trainer refuses, each with an error of one line."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from mt_dnn.perturbation import AdversarialPerturbation
@@ -10,37 +11,37 @@ from mt_dnn.perturbation.wrappers import REENTRANT
 
 ONE_PROCESS_A_DEVICE = "accepted: DistributedDataParallel with one process a device, by torchrun or accelerate launch"
 # Modules of trainers that do not call a model once a batch, and what they do instead.
-OF_THE_BODY = "computes its loss from the states of the student's body, not by its forward"
-OTHERWISE = {
+LOSS_FROM_BODY = "computes its loss from the states of the student's body, not by its forward"
+UNSUPPORTED = {
     "sentence_transformers": "encodes the texts of a batch one after the other, which have no R together",
-    "trl.trainer.distillation_trainer": OF_THE_BODY,
-    "trl.experimental.async_distillation": OF_THE_BODY,
+    "trl.trainer.distillation_trainer": LOSS_FROM_BODY,
+    "trl.experimental.async_distillation": LOSS_FROM_BODY,
 }
 
 
 def refuse_bases(kind: type, mixin: type) -> None:
-    """See that a trainer's loss comes by the mixin, and that its base calls a model once a batch.
+    """Check that a trainer's `compute_loss` calls the mixin's, and that its base calls a model once a batch.
 
     Raises:
         ValueError: it does not.
     """
-    kinds = kind.__mro__
-    for before in kinds[: kinds.index(mixin)]:
-        own = vars(before).get("compute_loss")
-        code = getattr(own, "__code__", None)
-        if own is not None and code is not None and "compute_loss" not in code.co_names:
+    bases = kind.__mro__
+    for before in bases[: bases.index(mixin)]:
+        override = vars(before).get("compute_loss")
+        code = getattr(override, "__code__", None)
+        if override is not None and code is not None and "compute_loss" not in code.co_names:
             raise ValueError(unreached(kind))
-    for base in kinds:
-        for module, what in OTHERWISE.items():
+    for base in bases:
+        for module, reason in UNSUPPORTED.items():
             if f"{base.__module__}.".startswith(f"{module}."):
                 raise ValueError(
-                    f"{kind.__name__}: {base.__name__} {what}; accepted: transformers' Trainer and those that call a "
+                    f"{kind.__name__}: {base.__name__} {reason}; accepted: transformers' Trainer and those that call a "
                     "model once a batch"
                 )
 
 
 def refuse_settings(trainer: Any) -> None:
-    """See that perturbed passes give their gradients with a trainer's settings.
+    """Check that perturbed passes get their gradients with a trainer's settings.
 
     Raises:
         ValueError: they do not.
@@ -55,16 +56,47 @@ def refuse_settings(trainer: Any) -> None:
             raise ValueError(REENTRANT)
 
 
-def refuse_method(trainer: Any, perturbation: AdversarialPerturbation) -> None:
-    """See that a method can be computed from a trainer's loss and batches.
+def refuse_method(trainer: Any, perturbation: AdversarialPerturbation, unlabeled_dataset: Any) -> None:
+    """Check that a method can be computed from a trainer's loss and batches.
 
     Raises:
         ValueError: it cannot.
     """
     if perturbation.needs_labels:
+        if unlabeled_dataset is not None:
+            raise ValueError(f"unlabeled_dataset: {perturbation.name} needs labels; accepted: methods that compare")
         _refuse_losses(trainer, perturbation.name)
     if perturbation.scope == "sentence" and getattr(trainer, "padding_free", False):
         raise ValueError(PACKED)
+
+
+def refuse_arguments(trainer: Any, inputs: Mapping[str, Any]) -> None:
+    """Check that a batch holds the model's arguments, if the method has no clean pass that shows them.
+
+    Raises:
+        ValueError: it does not.
+    """
+    method = trainer.regularizer.perturbation
+    if method.replaces_task_loss and "input_ids" not in inputs:
+        raise ValueError(
+            f"{method.name} has no clean pass that shows the model's arguments, and the batches of "
+            f"{type(trainer).__name__} have {', '.join(inputs)}; accepted: batches with input_ids, or another method"
+        )
+
+
+def refuse_unlabeled_tokens(trainer: Any, arguments: Mapping[str, Any]) -> None:
+    """Check that the labels say which tokens a comparison of next tokens is over.
+
+    Raises:
+        ValueError: there are none.
+    """
+    regularizer = trainer.regularizer
+    compares_tokens = regularizer.perturbation.needs_clean and regularizer.read["task_type"] == "next_tokens"
+    if compares_tokens and all(arguments.get(name) is None for name in ("labels", "shift_labels")):
+        raise ValueError(
+            f"{type(trainer).__name__}.compute_loss gives its forward no labels, so that it is not known which tokens "
+            "R compares; accepted: labels in the batch, or in the forward that gives the loss"
+        )
 
 
 def _refuse_losses(trainer: Any, method: str) -> None:
@@ -82,6 +114,7 @@ def _refuse_losses(trainer: Any, method: str) -> None:
 
 
 def unreached(kind: type) -> str:
+    """The message for a trainer of this class whose loss has no R."""
     return (
         f"{kind.__name__}: its compute_loss does not call AdversarialMixin's, so that no R is added; accepted: "
         "super().compute_loss(...) in it, or its class after the mixin: class Mine(AdversarialMixin, Base)"

@@ -1,4 +1,4 @@
-"""Unlabeled rows in a trainer: which of them a batch takes, by its number alone."""
+"""Unlabeled rows in a trainer: the number of a batch decides which of them it takes."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ LABELS = ("label", "labels", "label_ids")
 
 
 class UnlabeledRows:
-    """A dataset's rows in a random order of its own, epoch after epoch.
+    """A dataset's rows in random order, reshuffled each epoch.
 
     Args:
-        rows: with a length; labels among them are left out.
+        rows: a dataset with a length; labels in its rows are left out.
         collate: rows → a batch.
-        batch_size: of a process.
-        processes, process: how many share the rows, and which of them this is.
+        batch_size: rows a process.
+        processes, process: how many processes share the rows, and the number of this one.
         seed: of the orders.
-        labels: names of labels.
+        label_names: names of labels in addition to `LABELS`.
+
+    Raises:
+        ValueError: the dataset has no length, or no rows.
     """
 
     def __init__(
@@ -30,7 +33,7 @@ class UnlabeledRows:
         processes: int = 1,
         process: int = 0,
         seed: int = 0,
-        labels: Sequence[str] = (),
+        label_names: Sequence[str] = (),
     ):
         if not hasattr(rows, "__len__") or not len(rows):
             raise ValueError("unlabeled_dataset: found no length; accepted: a dataset with rows that can be counted")
@@ -40,27 +43,35 @@ class UnlabeledRows:
         self.processes = processes
         self.process = process
         self.seed = seed
-        self.labels = {*LABELS, *labels}
+        self.label_names = {*LABELS, *label_names}
         self._order: tuple[int, list[int]] = (-1, [])
 
     @classmethod
     def of(cls, trainer: Any, dataset: Any) -> UnlabeledRows:
-        """With the collator, batch size, seed and processes of a transformers' Trainer."""
+        """The rows of a dataset for a `transformers.Trainer`: with its collator, batch size, seed and processes."""
         if hasattr(dataset, "column_names"):
             dataset = trainer._remove_unused_columns(dataset, "unlabeled")
         args, accelerator = trainer.args, trainer.accelerator
-        place = (accelerator.num_processes, accelerator.process_index)
-        return cls(dataset, trainer.data_collator, args.train_batch_size, *place, args.seed, trainer.label_names)
+        return cls(
+            dataset,
+            trainer.data_collator,
+            args.train_batch_size,
+            accelerator.num_processes,
+            accelerator.process_index,
+            args.seed,
+            trainer.label_names,
+        )
 
     def batch(self, number: int) -> tuple[list[int], dict[str, Any]]:
-        """The places of the rows of this process's batch of that number, counted from 0, and the batch."""
+        """This process's batch of that number, counted from 0: its rows' indices in the dataset, and the batch."""
         first = (number * self.processes + self.process) * self.batch_size
-        places = [self._place(first + row) for row in range(self.batch_size)]
-        rows = [{name: x for name, x in self.rows[place].items() if name not in self.labels} for place in places]
+        indices = [self._index(first + row) for row in range(self.batch_size)]
+        rows = [{name: x for name, x in self.rows[index].items() if name not in self.label_names} for index in indices]
         batch = self.collate(rows)
-        return places, {name: x for name, x in batch.items() if name not in self.labels}
+        return indices, {name: x for name, x in batch.items() if name not in self.label_names}
 
-    def _place(self, number: int) -> int:
+    def _index(self, number: int) -> int:
+        """The index of the row that comes at that place of the endless sequence of epochs."""
         epoch, place = divmod(number, len(self.rows))
         if self._order[0] != epoch:
             generator = torch.Generator().manual_seed(self.seed + epoch)

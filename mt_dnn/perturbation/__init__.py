@@ -1,6 +1,7 @@
-"""Adversarial regularizers of fine-tuning: one search for a perturbation of the embeddings, one class a method.
+"""Adversarial regularizers for fine-tuning: the methods, the search that they share, and the interface to other loops.
 
-This folder imports torch and itself alone, so that it can be copied into another repository.
+`methods/` has one class per method; the files here are what the methods use. Nothing here may import anything but torch
+and this folder, so that the folder can be copied into another repository: no files, flags, task definitions, trainers.
 """
 
 from .base import AdversarialPerturbation

@@ -1,7 +1,7 @@
-"""What all methods share: hyperparameters, the call from MT-DNN and from other loops, the course of a search.
+"""The base of all methods: hyperparameters, the call from MT-DNN and from other training loops, the search.
 
-A method is a subclass in `methods.py`: it says what the ascent climbs and what is added to the loss. Methods know no
-file, no flag and no trainer, need torch alone, and run on any model that holds an encoder with word embeddings.
+A method is a subclass in `methods/`: it defines what the ascent climbs and what is added to the loss. Methods know no
+files, flags or trainers. They need torch only, and run on any model that contains an encoder with word embeddings.
 """
 
 from __future__ import annotations
@@ -12,57 +12,56 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .ball import NORMS, SCOPES
+from .ball import SCOPES, Ball, check_name
 from .injection import LEVELS, NoiseInjection, find_encoder
 from .measured_defaults import measured
 from .method import Regularization
-from .noise import NOISES
+from .noise import InitialNoise
 from .outputs import Comparison, Divergence, TaskLoss, default_divergence
 from .regularizer import Forward, ModelRegularizer
-from .search import Kept, Search
-
-PROJECTIONS = ("project", "normalize", "none")
-SCALES = ("absolute", "relative")
+from .search import CachedDelta, Search
 
 Method = TypeVar("Method", bound="AdversarialPerturbation")
 
 
 class AdversarialPerturbation(nn.Module):
-    """Base of the methods: R of a batch, at a perturbation δ found by K steps of ascent within a ball around h.
+    """Base of the methods: R of a batch, at a perturbation δ found by K ascent steps within a ball around h.
 
-    Subclasses set `distance`, or `ascent_loss` and `final_loss`, or the course of the `search`.
+    A subclass overrides `distance`; or `ascent_loss` and `final_loss`; or the whole `search`.
+
+    The first ten arguments are those of MT-DNN's `SmartPerturbation`, in its order.
 
     Args:
-        epsilon: the constant beside the norm in the projection `normalize`; of no use otherwise.
-        multi_gpu_on, fp16, encoder_type: accepted for MT-DNN's call; the search needs none of them.
-        step_size: η of an ascent step.
-        noise_var: σ, the standard deviation of the initial noise (of `uniform` noise: its bound).
-        norm_p: `inf`, `l2`, or `l1` (the sign step; its ball is that of `inf`).
+        epsilon: the small constant in the projection `normalize`; other projections ignore it.
+        multi_gpu_on, fp16, encoder_type: accepted for MT-DNN's call and ignored.
+        step_size: η, the length of an ascent step.
+        noise_var: σ, the standard deviation of the initial noise; for `uniform` noise its bound.
+        norm_p: the norm of the ball: `inf`, `l2`, or `l1` (the sign step; its ball is that of `inf`).
         k: K, the number of ascent steps.
-        loss_map: the divergence D of each task id, called as D(f(h + δ), f(h)) and meaning over its rows;
-            a task without one takes the symmetrized KL divergence (squared error for regression).
-        norm_level: scope of a norm, 0 a token, 1 a sentence.
-        radius: ε of the ball; None leaves the ball to `normalize`, the arithmetic of MT-DNN's release.
-        projection: `project` (onto the ball of that radius), `normalize`, or `none` (DeBERTa's release); by default
-            `project` where there is a radius, `normalize` where there is none.
-        scale: `absolute`, or `relative`: ε, η and σ in units of h's size, scope by scope.
-        level: injection point, see `NoiseInjection`; by default the class's own.
+        loss_map: the divergence D of each task id, called as D(f(h + δ), f(h)), a mean over rows. The default is the
+            symmetrized KL divergence, for regression the squared error.
+        norm_level: scope of a norm, 0 for a token, 1 for a sentence.
+        radius: ε, the radius of the ball; None selects the projection `normalize`, the arithmetic of MT-DNN's release.
+        projection: `project` (onto the ball), `normalize`, or `none` (DeBERTa's release). The default is `project` with
+            a radius, `normalize` without.
+        scale: `absolute`, or `relative`: ε, η and σ are multiplied by the size of h, scope by scope.
+        level: the injection point, see `NoiseInjection`; the default depends on the class.
         noise_clamp: clamp the initial noise to ±2σ.
-        detach_base: R's gradient does not flow into h itself.
+        detach_base: stop the gradient of R at h, so that the embeddings do not learn from R.
         same_dropout: the perturbed passes repeat the dropout masks of the clean pass.
-        noise: distribution of the initial noise, `normal` or `uniform`; by default the class's own.
-        start_ratio: the share of the updates that is trained plainly before R is added; by default the class's own.
+        noise: distribution of the initial noise, `normal` or `uniform`; the default depends on the class.
+        start_ratio: the share of the updates without R at the start of training; the default depends on the class.
 
     Attributes:
-        name: the method's name, as `--adv_opt` has it.
-        needs_clean: whether R is computed from f(h); without it callers may leave the clean pass out.
-        learns_from_clean: whether R's gradient flows into f(h) too.
-        needs_labels: whether R is computed from the gold labels, by `task_loss`.
-        replaces_task_loss: whether R stands in the place of the task loss instead of being added to it.
-        shares_tokens: whether a search that measures its gain tells the size of its δ token by token, too.
+        name: the method's name, the value of `--adv_opt`.
+        needs_clean: R depends on f(h); if false, the caller may skip the clean pass.
+        learns_from_clean: the gradient of R flows into f(h) too.
+        needs_labels: R depends on the gold labels, through `task_loss`.
+        replaces_task_loss: R replaces the task loss instead of being added to it.
+        reports_relative_sizes: a call that measures the gain also returns the relative size of δ at each token.
 
     Raises:
-        ValueError: a name that is not accepted, or a combination without meaning.
+        ValueError: an unknown name, a number out of range, or arguments that exclude each other.
     """
 
     name: str
@@ -73,7 +72,7 @@ class AdversarialPerturbation(nn.Module):
     learns_from_clean = True
     needs_labels = False
     replaces_task_loss = False
-    shares_tokens = False
+    reports_relative_sizes = False
 
     def __init__(
         self,
@@ -119,9 +118,9 @@ class AdversarialPerturbation(nn.Module):
 
     @classmethod
     def with_defaults(cls: type[Method], **options: Any) -> Method:
-        """The method with the measured hyperparameters of its level where `options` has none of its own.
+        """The method with the hyperparameters that were measured for its level; `options` override them.
 
-        A radius given alone takes step size and initial noise with it.
+        If you set only the radius, step size and initial noise are scaled with it.
 
         Args:
             options: keyword arguments of the class.
@@ -143,7 +142,7 @@ class AdversarialPerturbation(nn.Module):
         task_loss: TaskLoss | None = None,
         **options: Any,
     ) -> ModelRegularizer:
-        """This method bound to a model, for a training loop of your own: see `ModelRegularizer`.
+        """This method bound to a model, for a custom training loop; the arguments are those of `ModelRegularizer`.
 
         Args:
             options: hyperparameters, as in `with_defaults`.
@@ -153,11 +152,31 @@ class AdversarialPerturbation(nn.Module):
             perturbation, model, task_type=task_type, pairwise=pairwise, forward=forward, task_loss=task_loss
         )
 
+    @property
+    def ball(self) -> Ball:
+        """Norm, scope, radius, projection and scale of the search."""
+        return Ball(self.norm_p, self.scope, self.radius, self.projection, self.scale, self.epsilon)
+
+    @property
+    def initial_noise(self) -> InitialNoise:
+        """Distribution, σ and clamping of the initial noise."""
+        return InitialNoise(self.noise, self.noise_var, self.noise_clamp)
+
+    @property
+    def ascent_steps(self) -> int:
+        """K."""
+        return self.k
+
+    @property
+    def measured_alpha(self) -> float:
+        """α, the weight of R that was measured for this method and level."""
+        return measured(self.name, self.level)["alpha"]
+
     def set_radius(self, radius: float) -> None:
-        """Another radius; step size and initial noise are scaled with it, as in `with_defaults`.
+        """Change the radius; step size and initial noise are scaled with it, as in `with_defaults`.
 
         Raises:
-            ValueError: the method has no radius, or this is none.
+            ValueError: the method has no radius, or the new one is not above 0.
         """
         if self.radius is None or not radius > 0:
             raise ValueError(
@@ -166,43 +185,24 @@ class AdversarialPerturbation(nn.Module):
         factor = radius / self.radius
         self.radius, self.step_size, self.noise_var = radius, self.step_size * factor, self.noise_var * factor
 
-    @property
-    def measured_alpha(self) -> float:
-        """α, the weight of R that was measured for this method and level."""
-        return measured(self.name, self.level)["alpha"]
+    def is_active(self, update: int, total_updates: int) -> bool:
+        """Whether R is added in this update (counted from 0): false during the first `start_ratio` of the updates."""
+        # 1e-6: in floating point 0.07 · 100 is a little more than 7.
+        return update >= self.start_ratio * total_updates - 1e-6
 
-    def begun(self, update: int, updates: int) -> bool:
-        """Whether R is added in this update, counted from 0, of so many: not in the plain part of a curriculum."""
-        # 0.07 of 100 updates are 7, and a little more in floating point
-        return update >= self.start_ratio * updates - 1e-6
+    begun = is_active  # the old name, until 0.2
 
     def check(self) -> None:
-        """See that the hyperparameters are accepted and go together."""
-        for name, found, accepted in (
-            ("norm_p", self.norm_p, NORMS),
-            ("norm_level", self.scope, SCOPES),
-            ("level", self.level, LEVELS),
-            ("projection", self.projection, PROJECTIONS),
-            ("scale", self.scale, SCALES),
-            ("noise", self.noise, NOISES),
-        ):
-            if found not in accepted:
-                raise ValueError(f"{name} is {found!r}; accepted: {', '.join(accepted)}")
-        if self.projection == "project" and not (self.radius is not None and self.radius > 0):
-            raise ValueError(f"the projection 'project' needs a radius above 0, found {self.radius}")
-        if self.projection == "normalize" and not self.epsilon > 0:
-            raise ValueError(f"the projection 'normalize' needs an epsilon above 0, found {self.epsilon}")
-        if self.projection == "normalize" and self.norm_p == "l1":
-            raise ValueError("the projection 'normalize' has no meaning with norm_p 'l1'; accepted: inf, l2")
-        if self.projection == "normalize" and self.scale == "relative":
-            raise ValueError("the projection 'normalize' has no meaning with scale 'relative'")
-        if self.projection != "project" and self.radius is not None:
-            raise ValueError(
-                f"radius {self.radius} has no meaning with the projection {self.projection!r}; accepted: None"
-            )
+        """Check that the hyperparameters are accepted and fit together.
+
+        Raises:
+            ValueError: they do not.
+        """
+        check_name("level", self.level, LEVELS)
+        _ = self.ball, self.initial_noise  # each checks its own values
         if self.k < 0 or self.noise_var < 0 or self.step_size < 0:
-            found_sizes = f"{self.k}, {self.noise_var}, {self.step_size}"
-            raise ValueError(f"k, noise_var, step_size are {found_sizes}; accepted: 0 or more")
+            sizes = f"{self.k}, {self.noise_var}, {self.step_size}"
+            raise ValueError(f"k, noise_var, step_size are {sizes}; accepted: 0 or more")
         if not 0 <= self.start_ratio <= 1:
             raise ValueError(f"start_ratio is {self.start_ratio}; accepted: 0 to 1")
 
@@ -223,14 +223,18 @@ class AdversarialPerturbation(nn.Module):
         dropout_state: Tensor | None = None,
         task_loss: TaskLoss | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """R of one batch, for a model called as MT-DNN's: returns (R, emb_val, eff_perturb).
+        """R of one batch, for a model with MT-DNN's call.
 
-        Args: as in `regularize`; `model` is called as
-            `model(input_ids, token_type_ids, attention_mask, premise_mask, hyp_mask, task_id)`, its tensors of shape
-            (batch, tokens); no attention mask means no padding.
+        Args:
+            model: called as `model(input_ids, token_type_ids, attention_mask, premise_mask, hyp_mask, task_id)`.
+            logits: f(h), the clean pass; the other arguments are as in `regularize`.
+            input_ids, token_type_ids, attention_mask: (batch, tokens); no attention mask means no padding.
+
+        Returns:
+            R, emb_val, eff_perturb: scalars, see `Regularization`.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        found = self.regularize(
+        result = self.regularize(
             lambda: model(input_ids, token_type_ids, attention_mask, premise_mask, hyp_mask, task_id),
             find_encoder(model),
             logits,
@@ -242,7 +246,7 @@ class AdversarialPerturbation(nn.Module):
             dropout_state=dropout_state,
             task_loss=task_loss,
         )
-        return found.loss, found.emb_val, found.eff_perturb
+        return result.loss, result.emb_val, result.eff_perturb
 
     def regularize(
         self,
@@ -254,108 +258,114 @@ class AdversarialPerturbation(nn.Module):
         task_id: int = 0,
         task_type: Any = "classes",
         pairwise: int | Sequence[int] = 1,
-        counted: Tensor | None = None,
+        loss_mask: Tensor | None = None,
         noise_seeds: Sequence[int] | None = None,
         dropout_state: Tensor | None = None,
         task_loss: TaskLoss | None = None,
         base: Tensor | None = None,
-        kept: Kept | None = None,
+        cached: CachedDelta | None = None,
         measure_gain: bool = False,
-        verify: bool = False,
+        check_base: bool = False,
     ) -> Regularization:
         """Search δ for one batch and compute R (SMART, Algorithm 1, lines 4 to 9).
 
         Args:
             evaluate: the model's forward on this batch, called K + 1 times; returns logits, a tuple of them, or an
                 output of transformers.
-            encoder: the encoder that this forward runs, or its injection point where that was found before.
-            logits: f(h), the clean pass, likewise; the gradient of R flows into it. None where `needs_clean` is false.
+            encoder: the encoder that this forward runs, or its injection point if the caller has it already.
+            logits: f(h), the clean pass, in the same form; the gradient of R flows into it. None if `needs_clean` is
+                false.
             mask: (batch, tokens), 1 at real tokens.
-            task_id: chooses D from `loss_map`.
-            task_type, pairwise, counted: how logits are viewed as distributions, see `Comparison`.
-            noise_seeds: one seed an example (`noise.example_seeds`); without them torch's generator draws the noise,
-                and dropout goes on in it.
-            dropout_state: the generator's state before the clean pass, needed with `same_dropout`, of use to
+            task_id: selects D from `loss_map`.
+            task_type, pairwise, loss_mask: how logits are read as distributions, see `Comparison`.
+            noise_seeds: one seed per example (`noise.example_seeds`); without them torch's generator draws the noise
+                and then the dropout masks.
+            dropout_state: the generator's state before the clean pass; needed with `same_dropout`, used by
                 `measure_gain`.
-            task_loss: ℓ(·, y) of an output of `evaluate`, where `needs_labels` is true.
-            base: h of the clean pass, as `NoiseInjection.clean` gives it, so that the perturbed passes start from it;
-                by default from that of the first perturbed pass.
-            kept: δ of these examples from the epoch before. One pass then serves for R and for the one ascent step,
-                whose gradient the backward of R gives [Shafahi et al. 2019]; for methods whose ascent climbs R.
-            measure_gain: measure the two rises of the ascent gain too, at the cost of three forwards.
-            verify: see that every pass has the same h, which a model that draws noise before it has not.
+            task_loss: ℓ(·, y) of an output of `evaluate`, if `needs_labels` is true.
+            base: h of the clean pass, from `NoiseInjection.clean`, which the perturbed passes start from; by default
+                they start from h of the first perturbed pass.
+            cached: δ of these examples from an earlier epoch. Then one pass serves for R and for the one ascent step,
+                whose gradient comes from the backward pass of R [Shafahi et al. 2019]. The ascent must climb R.
+            measure_gain: measure the two terms of the ascent gain too, at the cost of three forwards.
+            check_base: check that every pass has the same h; models that draw noise before it do not.
         """
-        batch = Comparison(
+        comparison = Comparison(
             logits if self.needs_clean else None,
             mask,
             self._divergence(task_id, task_type),
             task_loss,
             task_type=task_type,
             pairwise=pairwise,
-            counted=counted,
+            loss_mask=loss_mask,
         )
         injection = encoder if isinstance(encoder, NoiseInjection) else NoiseInjection(encoder, self.level)
         search = Search(
-            self, evaluate, injection, mask, noise_seeds, dropout_state, base, kept, verify and base is None
+            self, evaluate, injection, mask, noise_seeds, dropout_state, base, cached, check_base and base is None
         )
-        loss = self.search(search, batch) if kept is None else self._free_search(search, batch)
-        rise, chance = self._rises(search, batch) if measure_gain and self.ascent_steps else (None, None)
-        shares = search.token_shares() if measure_gain and self.shares_tokens else None
-        return Regularization(loss, *search.statistics(), rise, chance, shares)
+        loss = self.search(search, comparison) if cached is None else self._search_in_backward(search, comparison)
+        rise, chance = self._gain_terms(search, comparison) if measure_gain and self.ascent_steps else (None, None)
+        sizes = search.relative_sizes() if measure_gain and self.reports_relative_sizes else None
+        return Regularization(loss, *search.statistics(), rise, chance, sizes)
 
-    @property
-    def ascent_steps(self) -> int:
-        """K."""
-        return self.k
-
-    def noise_unit(self, unit: Tensor, mask: Tensor, hidden: int) -> Tensor:
-        """The unit of σ: `unit`, which is 1 or the root mean square of h, one a scope."""
-        return unit
-
-    def search(self, search: Search, batch: Comparison) -> Tensor:
-        """K ascent steps, then R at the δ found."""
+    def search(self, search: Search, comparison: Comparison) -> Tensor:
+        """K ascent steps from the initial noise, then R at the δ found."""
         for _ in range(self.ascent_steps):
             output = search.ascent_output()
-            gradient = search.gradient(self.ascent_loss(output, batch))
-            search.ascend(gradient, batch.finite(output))
-        return self.final_loss(search.final_output(), batch)
+            gradient = search.gradient(self.ascent_loss(output, comparison))
+            search.ascend(gradient, comparison.finite(output))
+        return self.final_loss(search.final_output(), comparison)
 
-    def _free_search(self, search: Search, batch: Comparison) -> Tensor:
-        """R at the δ that was kept; δ takes its step in the backward."""
+    def _search_in_backward(self, search: Search, comparison: Comparison) -> Tensor:
+        """R at the cached δ; δ takes its ascent step in the backward pass of R."""
         output = search.joint_output()
-        search.ascend_in_backward(batch.finite(output))
-        return self.final_loss(output, batch)
+        search.ascend_in_backward(comparison.finite(output))
+        return self.final_loss(output, comparison)
 
-    def ascent_loss(self, output: Any, batch: Comparison) -> Tensor:
-        """ℓ_a, summed over examples, tokens or groups, so that an example's gradient does not depend on its batch."""
+    def noise_unit(self, unit: Tensor, mask: Tensor, hidden: int) -> Tensor:
+        """The unit of σ.
+
+        Args:
+            unit: 1, or with relative noise the root mean square of h, one per scope.
+            mask: (batch, tokens), 1 at real tokens.
+            hidden: size of the last dimension of h.
+        """
+        return unit
+
+    def ascent_loss(self, output: Any, comparison: Comparison) -> Tensor:
+        """ℓ_a, what the ascent climbs: a sum over examples, so that an example's gradient does not depend on its batch.
+
+        For tasks with a distribution per token or group, the sum is over tokens or groups.
+        """
         return sum_of(
-            self._distance(perturbed, clean.detach(), batch) * len(clean) for perturbed, clean in batch.pairs(output)
+            self._distance(perturbed, clean.detach(), comparison) * len(clean)
+            for perturbed, clean in comparison.pairs(output)
         )
 
-    def final_loss(self, output: Any, batch: Comparison) -> Tensor:
+    def final_loss(self, output: Any, comparison: Comparison) -> Tensor:
         """R, the mean over examples."""
-        return sum_of(self._distance(perturbed, clean, batch) for perturbed, clean in batch.pairs(output))
+        return sum_of(self._distance(perturbed, clean, comparison) for perturbed, clean in comparison.pairs(output))
 
-    def distance(self, perturbed: Tensor, clean: Tensor, batch: Comparison) -> Tensor:
-        """How far perturbed from clean logits (rows, classes) are: the task's D, a mean over rows."""
-        return batch.distance(perturbed, clean)
+    def distance(self, perturbed: Tensor, clean: Tensor, comparison: Comparison) -> Tensor:
+        """The distance of perturbed from clean logits, both (rows, classes): the task's D, a mean over rows."""
+        return comparison.distance(perturbed, clean)
 
-    def _distance(self, perturbed: Tensor, clean: Tensor, batch: Comparison) -> Tensor:
-        return self.distance(perturbed, clean, batch) if len(clean) else perturbed.sum()
+    def _distance(self, perturbed: Tensor, clean: Tensor, comparison: Comparison) -> Tensor:
+        return self.distance(perturbed, clean, comparison) if len(clean) else perturbed.sum()
 
     def _divergence(self, task_id: int, task_type: Any) -> Divergence:
         return self.loss_map[task_id] if task_id < len(self.loss_map) else default_divergence(task_type)
 
-    def _rises(self, search: Search, batch: Comparison) -> tuple[Tensor, Tensor]:
-        """R(δ) − R(0) and R(δ′) − R(0), under the same dropout masks."""
+    def _gain_terms(self, search: Search, comparison: Comparison) -> tuple[Tensor, Tensor]:
+        """R(δ) − R(0) and R(δ′) − R(0), with the same dropout masks."""
         delta = search.delta.detach()
-        # A trainer's loss runs forwards without gradients too, by which the search tells that they take no noise.
+        # A task loss may run forwards without gradients, which the search recognizes by that; so gradients stay on.
         with torch.set_grad_enabled(self.needs_labels):
-            found, nothing, chance = (
-                self.final_loss(search.repeated_output(noise), batch).detach()
+            at_delta, at_zero, at_shuffled = (
+                self.final_loss(search.output_at(noise), comparison).detach()
                 for noise in (delta, torch.zeros_like(delta), search.shuffled())
             )
-        return found - nothing, chance - nothing
+        return at_delta - at_zero, at_shuffled - at_zero
 
 
 def sum_of(terms: Iterable[Tensor]) -> Tensor:

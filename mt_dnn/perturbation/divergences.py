@@ -1,7 +1,7 @@
-"""Divergences of logits, and what criteria share. Needs torch alone.
+"""Divergences between two sets of logits, and the base class of all criteria. Needs torch only.
 
-Logits have shape (B, C): B rows, C columns. P = softmax(input), Q = softmax(target); "detached" says through which
-argument no gradient flows. `weight` (B,) multiplies the rows.
+Logits have shape (B, C): B rows, C columns. P = softmax(input), Q = softmax(target). No gradient flows through what is
+called "detached". `weight` (B,) multiplies the rows.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-PADDING_LOGIT = -1e4  # no probability, and finite in half precision
+PADDING_LOGIT = -1e4  # its probability is 0, and it is finite in half precision
 
 
 class Criterion(nn.Module):
@@ -41,7 +41,7 @@ class Criterion(nn.Module):
         return self.alpha * rows.mean()
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        """The value of each example, shape (B,)."""
+        """The value of each row, shape (B,)."""
         raise TypeError(f"{type(self).__name__} is a base class")
 
 
@@ -56,14 +56,14 @@ class MseCriterion(Criterion):
 
 
 class KlCriterion(Criterion):
-    """KL(Q‖P)/B; nothing detached."""
+    """KL(Q‖P)/B; nothing is detached."""
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         return _kl(_log_softmax(target), _log_softmax(input))
 
 
 class SymKlCriterion(Criterion):
-    """[KL(Q‖P) + KL(P‖Q)]/B, the first distribution of each half detached.
+    """[KL(Q‖P) + KL(P‖Q)]/B; the first distribution of each term is detached.
 
     The value is the symmetrized divergence ℓ_s of SMART [Jiang et al. 2020, section 3.1].
     """
@@ -74,9 +74,9 @@ class SymKlCriterion(Criterion):
 
 
 class NsKlCriterion(Criterion):
-    """(1/B) Σ 2·P·(r(P) − r(Q)) with r(p) = −log(1/(p + 1e-6) − 1 + 1e-6), both r detached.
+    """(1/B) Σ 2·P·(r(P) − r(Q)) with r(p) = −log(1/(p + 1e-6) − 1 + 1e-6); both r are detached.
 
-    MT-DNN's "noisy stable" KL; no divergence, it can be negative.
+    MT-DNN's "noisy stable" KL. It can be negative, so it is not a divergence.
     """
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
@@ -91,7 +91,7 @@ class NsSymKlCriterion(Criterion):
 
 
 class JSCriterion(Criterion):
-    """[KL(m‖P) + KL(m‖Q)]/B with m = (P + Q)/2 detached; without the customary factor ½."""
+    """[KL(m‖P) + KL(m‖Q)]/B with m = (P + Q)/2 detached; without the usual factor ½."""
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         log_p, log_q = _log_softmax(input), _log_softmax(target)
@@ -102,7 +102,7 @@ class JSCriterion(Criterion):
 class HLCriterion(Criterion):
     """Mean over B·C of (√P − √Q)², the squared Hellinger distance up to a factor.
 
-    The root is taken as exp(½ log P): the root of a softmax that underflows has no gradient.
+    √P is computed as exp(½ log P), because the root of a softmax that underflows has no gradient.
     """
 
     over_columns = True
@@ -113,10 +113,12 @@ class HLCriterion(Criterion):
 
 
 def grouped(scores: Tensor, sizes: int | Sequence[int]) -> Tensor:
-    """Scores of rows, (rows,) or (rows, 1), group by group: (groups, rows of the largest), others without probability.
+    """Scores of rows, (rows,) or (rows, 1), as a matrix (groups, rows of the largest group).
+
+    Smaller groups are padded with `PADDING_LOGIT`.
 
     Args:
-        sizes: rows a group, or of each group.
+        sizes: rows per group, or the number of rows of each group.
     """
     if isinstance(sizes, int):
         return scores.view(-1, sizes)
@@ -125,7 +127,7 @@ def grouped(scores: Tensor, sizes: int | Sequence[int]) -> Tensor:
 
 
 def single_precision(x: Tensor) -> Tensor:
-    """`x` in single precision, or in its own where that is finer."""
+    """`x` in single precision, or in double precision if it has that."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -150,38 +152,38 @@ def _stable_log_odds(p: Tensor) -> Tensor:
 
 
 def over_labels(divergence: Callable[..., Tensor], input: Tensor, target: Tensor) -> Tensor:
-    """A divergence of independent Bernoullis, one a label: summed over the labels, a mean over the rows.
+    """A divergence of independent Bernoulli distributions, one per label: a sum over labels, a mean over rows.
 
     Args:
-        divergence: of distributions over two classes, (rows, 2), a mean over rows.
-        input, target: logits z of p = σ(z), (rows, labels); those of two classes are 0 and z.
+        divergence: D of distributions over two classes, logits (rows, 2), a mean over rows.
+        input, target: logits z of p = σ(z), (rows, labels).
     """
     return divergence(_two_classes(input), _two_classes(target)) * input.size(-1)
 
 
 def _two_classes(logits: Tensor) -> Tensor:
-    """Logits of Bernoullis, (rows, labels), as those of two classes each, 0 and z: (rows · labels, 2)."""
+    """Logits z of Bernoulli distributions, (rows, labels), as logits 0 and z of two classes: (rows · labels, 2)."""
     return F.pad(logits.reshape(-1, 1), (1, 0))
 
 
 class BernoulliKlCriterion(Criterion):
-    """KL(Q‖P) of independent Bernoullis, from logits (B, labels): summed over labels, mean over rows.
+    """KL(Q‖P) of independent Bernoulli distributions, from logits (B, labels): a sum over labels, a mean over rows.
 
-    With p = σ(input), q = σ(target) a label adds q (log q − log p) + (1 − q)(log(1 − q) − log(1 − p)). Nothing is
+    With p = σ(input) and q = σ(target), a label adds q (log q − log p) + (1 − q)(log(1 − q) − log(1 − p)). Nothing is
     detached.
     """
 
-    of_one_label: type[Criterion] = KlCriterion
+    label_criterion: type[Criterion] = KlCriterion
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-        by_label = self.of_one_label().rows(_two_classes(input), _two_classes(target), ignore_index)
+        by_label = self.label_criterion().rows(_two_classes(input), _two_classes(target), ignore_index)
         return by_label.view(input.shape).sum(-1)
 
 
 class BernoulliSymKlCriterion(BernoulliKlCriterion):
-    """KL(Q‖P) + KL(P‖Q) of independent Bernoullis; the first distribution of each half is detached (`SymKlCriterion`).
+    """KL(Q‖P) + KL(P‖Q) of independent Bernoulli distributions; the first one of each term is detached.
 
     Its value is Σ (p − q)(input − target) over the labels.
     """
 
-    of_one_label = SymKlCriterion
+    label_criterion = SymKlCriterion

@@ -1,6 +1,6 @@
 """Where noise enters an encoder: a forward hook at the word embeddings or around the embedding block's LayerNorm.
 
-The encoder's code is neither edited nor copied, and nothing is embedded twice. Needs torch alone.
+The encoder's code is neither edited nor copied, and nothing is embedded twice. Needs torch only.
 
     word embeddings ─┬─► + positions, types ─┬─► LayerNorm ─┬─► dropout ─► layers
                   pre_ln                  deberta         post_ln
@@ -19,20 +19,20 @@ from torch import Tensor, nn
 
 LEVELS = ("pre_ln", "post_ln", "deberta")
 LN0_EPS = 1e-7
-TIME_FIRST = ("xlnet",)  # families that embed (tokens, batch)
-LENGTHENING = ("big_bird", "longformer")  # families that pad a batch at its end, to whole windows or blocks
+TIME_FIRST = ("xlnet",)  # families whose embeddings are (tokens, batch, hidden)
+PADDING_FAMILIES = ("big_bird", "longformer")  # families that pad a batch at its end, to full windows or blocks
 
-NO_NORM = "; no LayerNorm follows its words; SmartPerturbation.with_defaults() does not depend on their scale"
+NO_LAYER_NORM = "; no LayerNorm follows its words; SmartPerturbation.with_defaults() does not depend on their scale"
 
 Noise = Tensor | Callable[[Tensor], Tensor]
 
 
 class UnsupportedLevelError(ValueError):
-    """The encoder has no injection point of that level."""
+    """The encoder has no injection point at this level."""
 
 
 class NoiseInjection:
-    """Adds noise at one injection point of a transformers encoder (METHODS: levels `pre_ln`, `post_ln`, `deberta`).
+    """Adds noise at one injection point of a transformers encoder.
 
     Args:
         encoder: any module with `get_input_embeddings()`.
@@ -41,7 +41,7 @@ class NoiseInjection:
             without affine parameters (LN0, eps 1e-7) and the embedding block's LayerNorm, as in DeBERTa's release.
 
     Raises:
-        UnsupportedLevelError: names the encoder and the levels that it has.
+        UnsupportedLevelError: the encoder lacks this level; the message names the levels that it has.
 
     Examples:
         >>> injection = NoiseInjection(model.bert, "post_ln")
@@ -53,31 +53,31 @@ class NoiseInjection:
         modules = find_modules(encoder)
         if level not in modules:
             name = type(encoder).__name__
-            hint = "" if len(modules) > 1 else NO_NORM
+            hint = "" if len(modules) > 1 else NO_LAYER_NORM
             raise UnsupportedLevelError(f"{name} has no injection point {level!r}; it has: {', '.join(modules)}{hint}")
         self.encoder = encoder
         self.level = level
         self.module = modules[level]
         family = getattr(getattr(_innermost_stack(encoder), "config", None), "model_type", None)
         self._time_first = family in TIME_FIRST
-        self._lengthens = family in LENGTHENING
+        self._pads_batches = family in PADDING_FAMILIES
 
     @property
     def size(self) -> int:
-        """Size of the last dimension of h: the hidden size, or the embedding size where that is another."""
+        """Size of the last dimension of h: the hidden size, or the embedding size if that differs."""
         return next(self.module.parameters()).size(-1)
 
     @contextmanager
     def add(self, noise: Noise) -> Iterator[None]:
-        """Within the block, every forward of the encoder adds `noise` at the injection point.
+        """Every forward of the encoder in this block adds `noise` at the injection point.
 
         Args:
-            noise: δ of shape (batch, tokens, hidden), zero at padding; or a function that is given h, the clean tensor
-                at the injection point, and returns h with noise (the search needs h's shape and size for its δ).
+            noise: δ of shape (batch, tokens, hidden), zero at padding; or a function that takes h, the clean tensor at
+                the injection point, and returns h with noise (the search needs the shape and size of h for its δ).
 
         Raises:
-            RuntimeError: the block ended and no forward had come by the injection point, as that of a model that
-                torch.compile has compiled without a hook there.
+            RuntimeError: no forward in the block reached the injection point, for example because torch.compile
+                compiled the model before the hook was there.
         """
         passes = 0
 
@@ -90,50 +90,50 @@ class NoiseInjection:
             yield
         if passes == 0:
             raise RuntimeError(
-                f"the forward did not pass the injection point {self.level!r} of {type(self.encoder).__name__}; "
-                "accepted: batches with input_ids, and code of torch.compile that was made with a hook there"
+                f"the forward did not reach the injection point {self.level!r} of {type(self.encoder).__name__}; "
+                "accepted: batches with input_ids, and models that torch.compile compiles with the hook in place"
             )
 
-    def fitted(self, x: Tensor, h: Tensor) -> Tensor:
-        """x of a batch's tokens, (batch, tokens, …), as long as h: zero at what the encoder has put behind them.
+    def padded_like(self, x: Tensor, h: Tensor) -> Tensor:
+        """x, (batch, tokens, …), padded with zeros to the length of h, for encoders that pad their batches.
 
         Raises:
-            ValueError: h is of another length, and it is not known that the encoder pads at the end.
+            ValueError: h has another length, and the encoder is not known to pad at the end.
         """
         padding = h.size(1) - x.size(1)
         if padding == 0:
             return x
-        if padding < 0 or not self._lengthens:
+        if padding < 0 or not self._pads_batches:
             raise ValueError(
                 f"{type(self.encoder).__name__} has {h.size(1)} tokens at its injection point {self.level!r}, the "
-                f"batch {x.size(1)}; accepted: as many, or padding behind them in {', '.join(LENGTHENING)}"
+                f"batch {x.size(1)}; accepted: equal numbers, or padding at the end by {', '.join(PADDING_FAMILIES)}"
             )
         return F.pad(x, (*(0, 0) * (x.dim() - 2), 0, padding))
 
     @contextmanager
     def clean(self) -> Iterator[list[Tensor]]:
-        """Within the block the encoder computes the clean pass that belongs to this level.
+        """The encoder in this block computes the clean pass of this level.
 
-        At `deberta` LN0 stands in it, as in the perturbed passes; at the other levels it is the plain encoder.
+        At `deberta` it includes LN0, as the perturbed passes do; at the other levels it is the plain encoder.
 
         Yields:
-            h of every forward in the block, (batch, tokens, hidden), with its graph; where it is entered with gradients
-            those under `no_grad` are left out.
+            h of every forward in the block, (batch, tokens, hidden), with its graph. If gradients are enabled at entry,
+            forwards under `no_grad` are left out.
         """
-        seen: list[Tensor] = []
+        bases: list[Tensor] = []
         enabled = torch.is_grad_enabled()
 
-        def keep(h: Tensor) -> Tensor:
+        def record(h: Tensor) -> Tensor:
             if torch.is_grad_enabled() == enabled:
-                seen.append(h)
+                bases.append(h)
             return h
 
-        with self._hook(keep):
-            yield seen
+        with self._hook(record):
+            yield bases
 
     @contextmanager
     def not_recomputed(self) -> Iterator[None]:
-        """Within the block no forward may come by: one that a backward computes anew would lack the noise.
+        """No forward may reach the injection point in this block: one that a backward repeats would lack the noise.
 
         Raises:
             ValueError: one did.
@@ -141,8 +141,8 @@ class NoiseInjection:
 
         def refuse(h: Tensor) -> NoReturn:
             raise ValueError(
-                f"the backward computes the embeddings of {type(self.encoder).__name__} anew, without the noise; "
-                "accepted: activation checkpointing of the encoder's layers, not of all of it"
+                f"the backward pass recomputes the embeddings of {type(self.encoder).__name__}, without the noise; "
+                "accepted: activation checkpointing of the encoder's layers, not of the entire encoder"
             )
 
         with self._hook(refuse):
@@ -170,16 +170,16 @@ def available_levels(encoder: nn.Module) -> tuple[str, ...]:
     """The levels at which noise can enter this encoder.
 
     Raises:
-        UnsupportedLevelError: it embeds words in more than one stack of layers, as encoder-decoders do, or in none.
+        UnsupportedLevelError: it has no stack of layers that embeds words, or more than one, as encoder-decoders have.
     """
     return tuple(find_modules(encoder))
 
 
 def find_encoder(model: nn.Module) -> nn.Module:
-    """The module that reads the input: of an encoder-decoder its encoder, else the `outermost_encoder`.
+    """The module that reads the input: the encoder of an encoder-decoder, otherwise the `outermost_encoder`.
 
     Raises:
-        UnsupportedLevelError: there is none, or several are trained.
+        UnsupportedLevelError: the model has no encoder, or several that are trained.
     """
     encoder: Any = outermost_encoder(model)
     if len(_innermost_stacks(encoder)) > 1 and getattr(getattr(encoder, "config", None), "is_encoder_decoder", False):
@@ -191,18 +191,18 @@ def find_encoder(model: nn.Module) -> nn.Module:
 def outermost_encoder(model: nn.Module) -> nn.Module:
     """The outermost module with word embeddings: `model` itself, or the encoder inside a network or a wrapper.
 
-    Of several side by side it is the one that is trained, as where a frozen teacher stands beside.
+    If a network has several, such as a student and a frozen teacher, it is the one that is trained.
 
     Raises:
-        UnsupportedLevelError: there is none, or several are trained.
+        UnsupportedLevelError: the model has no encoder, or several that are trained.
     """
-    found: dict[str, nn.Module] = {}
+    encoders: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
-        inside = any(name.startswith(f"{outer}." if outer else "") for outer in found)
+        inside = any(name.startswith(f"{outer}." if outer else "") for outer in encoders)
         if not inside and callable(getattr(module, "get_input_embeddings", None)):
-            found[name] = module
-    trained = [name for name, module in found.items() if any(p.requires_grad for p in module.parameters())]
-    names = trained or list(found)
+            encoders[name] = module
+    trained = [name for name, module in encoders.items() if any(p.requires_grad for p in module.parameters())]
+    names = trained or list(encoders)
     if not names:
         raise UnsupportedLevelError(f"{type(model).__name__} holds no encoder with word embeddings; it has no levels")
     if len(names) > 1:
@@ -210,16 +210,16 @@ def outermost_encoder(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} holds {len(names)} encoders side by side: {', '.join(names)}; accepted: one that "
             "is trained"
         )
-    return found[names[0]]
+    return encoders[names[0]]
 
 
 def find_modules(encoder: nn.Module) -> dict[str, nn.Module]:
-    """For each level that the encoder has, the module that noise enters at: before it at `deberta`, else behind it.
+    """For each level of the encoder, the module where noise enters: before it at `deberta`, after it otherwise.
 
-    The word vectors are the output of what `get_input_embeddings()` names: a table, or the adapter around it (LoRA).
+    The word vectors are the output of `get_input_embeddings()`: a table, or an adapter around it (LoRA).
 
     Raises:
-        UnsupportedLevelError: as `available_levels`.
+        UnsupportedLevelError: see `available_levels`.
     """
     words: nn.Module = cast(Any, _innermost_stack(encoder)).get_input_embeddings()
     layer_norm = _embedding_layer_norm(encoder, words)
@@ -227,10 +227,10 @@ def find_modules(encoder: nn.Module) -> dict[str, nn.Module]:
 
 
 def _embedding_layer_norm(encoder: nn.Module, words: nn.Module) -> nn.Module | None:
-    """The LayerNorm of the block that holds the word embeddings; None where the encoder has no such block.
+    """The LayerNorm of the block that contains the word embeddings; None if the encoder has no such block.
 
-    The block is the innermost module whose direct child `words` is, for PEFT's wrapper of a learned prefix holds the
-    table as well. Where that module holds the layers too (T5, GPT-2, Llama), the norm found in it is the final one,
+    The block is the innermost module with `words` as a direct child; PEFT's wrapper for a learned prefix has the table
+    as a child too. If the block also contains the layers (T5, GPT-2, Llama), its norm is the final one of the encoder,
     not the embeddings'.
     """
     *_, block = (None, *(m for m in encoder.modules() if any(child is words for child in m.children())))
@@ -241,10 +241,10 @@ def _embedding_layer_norm(encoder: nn.Module, words: nn.Module) -> nn.Module | N
 
 
 def _innermost_stack(encoder: nn.Module) -> nn.Module:
-    """The module within `encoder` that names word embeddings and holds no other that does.
+    """The module in `encoder` that has `get_input_embeddings` and contains no other module that has it.
 
-    Its forward is the one that looks words up: T5EncoderModel names a table that only shares its weight with the table
-    in use, which the T5Stack inside names.
+    Its forward does the lookup. An outer module may name another table: T5EncoderModel's only shares its weight with
+    the table in use, which belongs to the T5Stack inside.
     """
     innermost = _innermost_stacks(encoder)
     if len(innermost) != 1:
@@ -256,13 +256,13 @@ def _innermost_stack(encoder: nn.Module) -> nn.Module:
 
 
 def _innermost_stacks(encoder: nn.Module) -> list[nn.Module]:
-    # Asked by class: a module's own failing getattr is slow, and a wrapper that only passes it on is never innermost.
+    # Look at classes: a failing getattr on a module is slow, and a wrapper that forwards attributes is never innermost.
     stacks = [m for m in encoder.modules() if hasattr(type(m), "get_input_embeddings")]
     return [stack for stack in stacks if sum(m in stacks for m in stack.modules()) == 1]
 
 
 def _is_layer_norm(module: nn.Module) -> bool:
-    """Whether it is a LayerNorm, or a wrapper that holds nothing else (an adapter that trains a copy of it)."""
+    """Whether it is a LayerNorm, or a wrapper that contains nothing else (an adapter that trains a copy of it)."""
     leaves = [m for m in module.modules() if next(m.children(), None) is None]
     return all(type(leaf).__name__.endswith("LayerNorm") for leaf in leaves)
 

@@ -1,7 +1,7 @@
-"""Hyperparameters chosen by measurement, by method: docs/results.md.
+"""Default hyperparameters of each method, chosen by measurement (docs/results.md).
 
-They were chosen at `post_ln` (`smart`: at `pre_ln` too). Relative noise means the same at every level, so the other
-levels take them as well; `BY_LEVEL` is for one that does not.
+They were measured at `post_ln`, for `smart` at `pre_ln` too. Relative noise has the same meaning at every level, so the
+other levels share them; `BY_LEVEL` holds the exceptions.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ SHARED: dict[str, Any] = {
     "detach_base": False,
     "start_ratio": 0.0,
 }
-# Noise without a search has no ball: its standard deviation, or bound, is its size.
+# Noise without a search needs no ball: its standard deviation, or bound, is its size.
 NO_SEARCH: dict[str, Any] = {"k": 0, "step_size": 0.0, "radius": None, "projection": "none"}
-# What differs from SHARED, by method.
+# Differences from SHARED, by method.
 BY_METHOD: dict[str, dict[str, Any]] = {
     "random": NO_SEARCH | {"noise_var": 0.1},
     "at": {"alpha": 1.0},
@@ -36,17 +36,19 @@ BY_METHOD: dict[str, dict[str, Any]] = {
     "freelb": {"norm_scope": "sentence", "noise": "uniform", "k": 2, "noise_var": 0.03},
     "r3f": NO_SEARCH | {"noise": "uniform", "noise_var": 0.3},
 }
-# What differs beside that at one level.
+# Further differences, by method and level.
 BY_LEVEL: dict[tuple[str, str], dict[str, Any]] = {}
 
 
 def measured(method: str, level: str, radius: float | None = None) -> dict[str, Any]:
-    """The measured hyperparameters of a method at a level, under the names of `AdversarialPerturbation`'s arguments.
+    """The measured hyperparameters of a method at a level, and its `alpha`.
+
+    The names are those of `AdversarialPerturbation`'s arguments, with `norm_scope` instead of `norm_level`.
 
     Args:
         method: a name in `PERTURBATIONS`.
         level: an injection level.
-        radius: another radius than the measured one: step size and initial noise are scaled with it.
+        radius: replaces the measured radius; step size and initial noise are scaled with it.
     """
     values = SHARED | BY_METHOD[method] | BY_LEVEL.get((method, level), {})
     if radius is not None and values["radius"] is not None:

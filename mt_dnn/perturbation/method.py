@@ -1,4 +1,4 @@
-"""What a search and a regularizer need to know of a method, and what a method finds."""
+"""The interface of a method: what `Search` and `ModelRegularizer` use of one, and what a method returns."""
 
 from __future__ import annotations
 
@@ -7,15 +7,24 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from .ball import Ball
+from .noise import InitialNoise
+
 
 class Regularization(NamedTuple):
-    """What one search over a batch gives; all scalar tensors, means over the entries of real tokens.
+    """The result of one search over a batch. All but `relative_sizes` are scalar tensors; sizes are means over the
+    entries of real tokens.
 
-    loss: R, the only one with a gradient; emb_val: mean |h|; eff_perturb: mean size of what the last ascent step added;
-    delta_size: mean |δ|; skipped: number of examples whose ascent met a value that is not finite; ascent_rise:
-    R(δ) − R(0); chance_rise: R(δ′) − R(0), with δ′ the entries of δ shuffled, each with a random sign; these two are
-    there where they were asked for; their ratio is the ascent gain. token_shares is no scalar: ‖δ‖₂/‖h‖₂ of each real
-    token, (tokens,), where the method's `shares_tokens` asks for it.
+    Attributes:
+        loss: R; it alone has a gradient.
+        emb_val: mean |h|.
+        eff_perturb: mean size of what the last ascent step contributed to δ.
+        delta_size: mean |δ|.
+        skipped: number of examples whose ascent met a value that is not finite.
+        ascent_rise, chance_rise: R(δ) − R(0) and R(δ′) − R(0), where δ′ has the entries of δ shuffled and with random
+            signs. Their ratio is the ascent gain. None unless the call measures it.
+        relative_sizes: ‖δ‖₂ / ‖h‖₂ of each real token, (tokens,). None unless the method's `reports_relative_sizes` is
+            set and the call measures the gain.
     """
 
     loss: Tensor
@@ -25,25 +34,22 @@ class Regularization(NamedTuple):
     skipped: Tensor
     ascent_rise: Tensor | None = None
     chance_rise: Tensor | None = None
-    token_shares: Tensor | None = None
+    relative_sizes: Tensor | None = None
 
 
 class SearchSettings(Protocol):
-    """The hyperparameters of a search, as `AdversarialPerturbation` has them."""
+    """The hyperparameters of a search; `AdversarialPerturbation` has them."""
 
-    noise: str
-    noise_var: float
-    noise_clamp: bool
-    scale: str
-    norm_p: str
-    scope: str
-    projection: str
-    radius: float | None
-    epsilon: float
     step_size: float
     needs_clean: bool
     same_dropout: bool
     detach_base: bool
+
+    @property
+    def ball(self) -> Ball: ...
+
+    @property
+    def initial_noise(self) -> InitialNoise: ...
 
     @property
     def ascent_steps(self) -> int: ...
@@ -52,7 +58,7 @@ class SearchSettings(Protocol):
 
 
 class Method(Protocol):
-    """A method in somebody's loop, as `AdversarialPerturbation` has it."""
+    """A method as a training loop uses it; `AdversarialPerturbation` is one."""
 
     name: str
     level: str
@@ -68,7 +74,7 @@ class Method(Protocol):
     @property
     def ascent_steps(self) -> int: ...
 
-    def begun(self, update: int, updates: int) -> bool: ...
+    def is_active(self, update: int, total_updates: int) -> bool: ...
 
     def set_radius(self, radius: float) -> None: ...
 

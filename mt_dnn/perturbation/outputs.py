@@ -1,4 +1,4 @@
-"""A batch's outputs as distributions, and what perturbed ones are held against."""
+"""Outputs of a model read as distributions, and the comparison of perturbed with clean ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .divergences import PADDING_LOGIT, MseCriterion, SymKlCriterion, grouped, o
 Divergence = Callable[..., Tensor]
 TaskLoss = Callable[[Any], Tensor]
 
-# How logits are viewed as distributions, and the task types that are viewed so.
+# How logits are read as distributions ("view"), and the task types that are read this way.
 VIEWS = {
     "classes": ("Classification",),
     "labels": ("MultiLabel",),
@@ -26,15 +26,15 @@ VIEWS = {
     "masked_tokens": ("MaskLM",),
     "next_tokens": ("SeqenceGeneration",),
 }
-# One distribution a token.
+# Views with one distribution per token.
 TOKENS = ("tokens", "masked_tokens", "next_tokens")
 
 
 def view_of(task_type: Any) -> str:
-    """The view of that name, or of that task type of MT-DNN's (an enumeration with its names).
+    """The view with this name, or the view of this task type (MT-DNN's `TaskType`, or an enumeration with its names).
 
     Raises:
-        ValueError: there is none.
+        ValueError: an unknown name or task type.
     """
     name = getattr(task_type, "name", task_type)
     for view, members in VIEWS.items():
@@ -44,23 +44,23 @@ def view_of(task_type: Any) -> str:
 
 
 def default_divergence(task_type: Any) -> Divergence:
-    """D where a task names none: the symmetrized KL divergence, of numbers the squared error."""
+    """The default D of a task: the symmetrized KL divergence, for numbers the squared error."""
     return MseCriterion() if view_of(task_type) == "numbers" else SymKlCriterion()
 
 
 class LabeledOutput(NamedTuple):
-    """An output together with its loss on the gold labels, for loops that compute both at once."""
+    """An output with its loss on the gold labels, for loops that compute both at once."""
 
     output: Any
     loss: Tensor
 
 
 def logits_of(output: Any) -> tuple[Tensor, ...]:
-    """The logits in what a forward returns: a tensor, a tuple of tensors (start, end), a dictionary, or an output of
+    """The logits in a forward's output: a tensor, a tuple of tensors (start, end), a dictionary, or an output of
     transformers.
 
     Raises:
-        ValueError: there are none in it.
+        ValueError: the output has no logits.
     """
     if isinstance(output, LabeledOutput):
         return logits_of(output.output)
@@ -76,20 +76,19 @@ def logits_of(output: Any) -> tuple[Tensor, ...]:
 
 
 class Comparison:
-    """What the perturbed outputs of one batch are held against.
+    """Compares the perturbed outputs of a batch with its clean outputs, or with its labels.
 
     Args:
-        clean: f(h), the output of the clean pass; None where the method needs none.
+        clean: f(h), the output of the clean pass; None if the method does not need it.
         mask: (batch, tokens), 1 at real tokens.
-        divergence: D of the task, called as D(perturbed, clean) on logits (rows, classes), mean over rows; where
-            it is `over_columns` (`Criterion`) and rows can have padding, as D(perturbed, clean, weights of rows).
-        task_loss: ℓ(·, y) of an output, a mean over examples, groups or tokens that count; None where the batch has no
-            labels.
-        task_type, pairwise: how logits are viewed as distributions; ranking has `pairwise` rows a group, or as many as
-            it says for each.
-        counted: (batch, tokens), true at the tokens that count where each token has a distribution; None: real ones.
-            Outputs are (batch, tokens, classes) or (batch · tokens, classes), or (counted tokens, classes) where the
-            rest was not computed.
+        divergence: D of the task, called as D(perturbed, clean) on logits (rows, classes), a mean over rows. If it is
+            `over_columns` (`Criterion`) and rows can have padding, it is called as D(perturbed, clean, row weights).
+        task_loss: ℓ(·, y) of an output, a mean over examples, groups or tokens; None for a batch without labels.
+        task_type: how logits are read as distributions, a key of `VIEWS` or a task type.
+        pairwise: rows per group for ranking, or the number of rows of each group.
+        loss_mask: (batch, tokens), true at the tokens whose distributions are compared; None selects real tokens. For
+            views with a distribution per token only. Outputs are (batch, tokens, classes), (batch · tokens, classes),
+            or (selected tokens, classes) if the model computes only those.
 
     Raises:
         ValueError: a task type that has no view.
@@ -104,37 +103,37 @@ class Comparison:
         *,
         task_type: Any = "classes",
         pairwise: int | Sequence[int] = 1,
-        counted: Tensor | None = None,
+        loss_mask: Tensor | None = None,
     ):
         self.mask = mask
         self.divergence = divergence
         self.task_loss = task_loss
         self.view = view_of(task_type)
         self.pairwise = pairwise
-        self.counted = mask.bool() if counted is None else counted.bool()
+        self.loss_mask = mask.bool() if loss_mask is None else loss_mask.bool()
         self.clean = () if clean is None else self.rows(clean)
 
     def rows(self, output: Any) -> tuple[Tensor, ...]:
-        """Logits with one distribution (or one number) a row, each (rows, classes).
+        """Logits with one distribution (or one number) per row, each (rows, classes).
 
-        Spans give two: where they start and where they end, over the tokens of an example.
+        Spans have two: the distributions of start and end over the tokens of an example.
         """
-        logits = self._compared(output)
+        logits = self._logits(output)
         if self.view == "groups":
             return tuple(grouped(part, self.pairwise) for part in logits)
         if self.view == "spans":
             return tuple(part.masked_fill(self.mask == 0, PADDING_LOGIT) for part in logits)
         if self.view in TOKENS:
-            return tuple(p if self._is_counted_alone(p) else p.flatten(0, 1)[self._places] for p in logits)
+            return tuple(p if self._has_selected_only(p) else p.flatten(0, 1)[self._selected] for p in logits)
         return logits
 
     @cached_property
-    def _places(self) -> Tensor:
-        """Of the tokens that count, among all in a row; the first pass alone makes the host wait for their number."""
-        return self.counted.flatten().nonzero().squeeze(1)
+    def _selected(self) -> Tensor:
+        """Indices of the tokens in `loss_mask`. Cached: `nonzero` makes the host wait for the device."""
+        return self.loss_mask.flatten().nonzero().squeeze(1)
 
-    def _compared(self, output: Any) -> tuple[Tensor, ...]:
-        """The logits that count; of spans not those that say whether there is an answer."""
+    def _logits(self, output: Any) -> tuple[Tensor, ...]:
+        """The logits that are compared; for spans without the log-odds that there is an answer."""
         logits = logits_of(output)
         if self.view in TOKENS:
             return tuple(self._by_token(part) for part in logits)
@@ -143,35 +142,37 @@ class Comparison:
         return tuple(part.unsqueeze(-1) if part.dim() == 1 and self.view != "groups" else part for part in logits)
 
     def _by_token(self, part: Tensor) -> Tensor:
-        """Logits as (batch, tokens, classes), as which flat ones of all tokens count too, or of the counted ones alone.
+        """Logits as (batch, tokens, classes); those of the selected tokens only stay (selected tokens, classes).
 
         Raises:
-            ValueError: they are of other tokens, such as those that learned prompts add.
+            ValueError: the number of tokens is another one, for example because of learned prompts.
         """
-        tokens = self.counted.numel()
+        tokens = self.loss_mask.numel()
         if part.dim() == 2 and len(part) == tokens:
-            return part.reshape(*self.counted.shape, -1)
-        if part.shape[:2] != self.counted.shape and (part.dim() != 2 or len(part) != len(self._places)):
-            found = " x ".join(map(str, part.shape[:-1]))
+            return part.reshape(*self.loss_mask.shape, -1)
+        if part.shape[:2] != self.loss_mask.shape and (part.dim() != 2 or len(part) != len(self._selected)):
+            found, expected = (" x ".join(map(str, shape)) for shape in (part.shape[:-1], self.loss_mask.shape))
             raise ValueError(
-                f"found logits of {found} tokens; accepted: of the batch's {' x '.join(map(str, self.counted.shape))}, "
-                f"of these in a row, or of the {len(self._places)} that count"
+                f"found logits of {found} tokens; accepted: of the batch's {expected}, of these in one dimension, or "
+                f"of the {len(self._selected)} that the loss is over"
             )
         return part
 
-    def _is_counted_alone(self, part: Tensor) -> bool:
-        """Whether logits of tokens are those of the counted ones alone, (counted tokens, classes)."""
+    def _has_selected_only(self, part: Tensor) -> bool:
+        """Whether logits per token are those of the selected tokens only, (selected tokens, classes)."""
         return part.dim() == 2
 
     def pairs(self, output: Any) -> list[tuple[Tensor, Tensor]]:
-        """Perturbed and clean rows, part by part."""
+        """Perturbed and clean rows: one pair, for spans two."""
         return list(zip(self.rows(output), self.clean, strict=True))
 
     def distance(self, first: Tensor, second: Tensor, divergence: Divergence | None = None) -> Tensor:
-        """D of rows of logits (rows, classes), as `rows` gives them, a mean over rows; padding is in no mean.
+        """D of two sets of logits from `rows`, (rows, classes): a mean over rows, and padding is in no mean.
+
+        With several labels per row (`labels`), each label is a Bernoulli distribution and D is summed over the labels.
 
         Args:
-            divergence: another than the batch's; several labels a row: it is summed over the labels, each a Bernoulli.
+            divergence: replaces the batch's D.
         """
         divergence = divergence or self.divergence
         if self.view == "labels" and not isinstance(divergence, MseCriterion):
@@ -183,7 +184,7 @@ class Comparison:
         return divergence(first, second, first.size(-1) / real)
 
     def _real_columns(self) -> Tensor | None:
-        """How many columns of each row are no padding, (rows,): an example's tokens, a group's candidates."""
+        """The number of columns of each row without padding, (rows,): an example's tokens, a group's candidates."""
         if self.view == "spans":
             return self.mask.sum(1)
         if self.view == "groups" and not isinstance(self.pairwise, int):
@@ -191,7 +192,7 @@ class Comparison:
         return None
 
     def labeled_loss(self, output: Any) -> Tensor:
-        """ℓ(f(h + δ), y), a mean over the `units` of the batch.
+        """ℓ(f(h + δ), y), a mean over examples, groups or selected tokens.
 
         Raises:
             ValueError: the caller gave no task loss.
@@ -200,20 +201,20 @@ class Comparison:
             raise ValueError("this method needs labels: give task_loss, the loss of an output")
         return self.task_loss(output)
 
-    def units(self, output: Any) -> int | Tensor:
-        """How many a mean is over: tokens that count where each has a distribution, else examples or groups."""
-        return self.counted.sum() if self.view in TOKENS else len(self.rows(output)[0])
+    def loss_denominator(self, output: Any) -> int | Tensor:
+        """The number of terms of the mean in `labeled_loss`: selected tokens, examples or groups."""
+        return self.loss_mask.sum() if self.view in TOKENS else len(self.rows(output)[0])
 
     def finite(self, output: Any) -> Tensor:
-        """Whether an example's logits are finite, (batch,); of tokens' logits, those that count."""
-        found = []
-        for part in self._compared(output):
+        """Whether an example's logits are finite, (batch,); for views with a distribution per token, at `loss_mask`."""
+        finite = []
+        for part in self._logits(output):
             usable = is_finite(part.detach())
             if self.view == "spans":
                 usable = usable | (self.mask == 0)
-            elif self.view in TOKENS and self._is_counted_alone(part):
-                usable = torch.ones_like(self.counted).masked_scatter(self.counted, usable.all(-1))
+            elif self.view in TOKENS and self._has_selected_only(part):
+                usable = torch.ones_like(self.loss_mask).masked_scatter(self.loss_mask, usable.all(-1))
             elif self.view in TOKENS:
-                usable = usable | ~self.counted.unsqueeze(-1)
-            found.append(usable.reshape(len(self.mask), -1).all(1))
-        return found[0] if len(found) == 1 else torch.stack(found).all(0)
+                usable = usable | ~self.loss_mask.unsqueeze(-1)
+            finite.append(usable.reshape(len(self.mask), -1).all(1))
+        return finite[0] if len(finite) == 1 else torch.stack(finite).all(0)

@@ -1,4 +1,4 @@
-"""A method bound to a model that is called on a dictionary of tensors: for loops other than this project's."""
+"""A method bound to a model, for training loops other than this project's."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .injection import NoiseInjection, find_encoder
 from .method import Method, Regularization
 from .noise import default_generator, example_seeds
 from .outputs import TOKENS, TaskLoss, logits_of, view_of
-from .reading import PACKED, counted_tokens, is_packed, token_mask, view_of_labels, view_of_output
+from .reading import PACKED, is_packed, loss_mask_of, token_mask, view_of_labels, view_of_output
 from .wrappers import (
-    came_by_fabric,
     check_wrappers,
-    in_fabric,
+    has_fabric_wrapper,
     is_compiled,
+    is_fabric_output,
     never_compiled,
-    run_as_wrapped,
+    run_in_wrapper_precision,
     uncompiled,
     unwrapped,
 )
@@ -30,42 +30,43 @@ Forward = Callable[[nn.Module, Mapping[str, Any]], Any]
 
 
 class CleanPass(NamedTuple):
-    """What the perturbed passes take over from a clean one.
+    """What the perturbed passes reuse of a clean pass.
 
-    dropout_state: the generator's state before it, or before all of the block where R is computed by a loss; words: h,
-    the tensor at the injection point, of every forward with gradients, (batch, tokens, hidden).
+    Attributes:
+        dropout_state: the generator's state before the pass; before the entire block if R is computed from a loss.
+        bases: h, (batch, tokens, hidden), of every forward with gradients in the block.
     """
 
     dropout_state: Tensor
-    words: list[Tensor]
+    bases: list[Tensor]
 
 
 class ModelRegularizer:
-    """R of a batch in any training loop; made by `AdversarialPerturbation.for_model`.
+    """R of a batch in any training loop; `AdversarialPerturbation.for_model` makes it.
 
-    Noise and dropout of the perturbed passes come from seeds of their own: the generator of the clean passes is not
-    moved, so that a plain run and a regularized one of the same seed see the same dropout there. Wrappers of the model
-    (DistributedDataParallel, torch.compile, Fabric) and adapters are seen through; of a compiled model the perturbed
-    passes run uncompiled.
+    Noise and dropout of the perturbed passes have their own seeds and do not advance torch's generator, so that a plain
+    and a regularized run with the same seed have the same dropout in the clean passes. The model may be wrapped
+    (DistributedDataParallel, torch.compile, Fabric) or have adapters; the perturbed passes of a compiled model run
+    uncompiled.
 
     Args:
         perturbation: the method.
-        model: a model of transformers, or any module that holds an encoder with `get_input_embeddings()`.
-        task_type: how logits are viewed as distributions, a name in `outputs.VIEWS` or a `TaskType` of MT-DNN's; None:
-            as the model's class, its configuration and the labels of a batch say.
-        pairwise: rows a group, for ranking.
-        forward: runs the model on a batch and returns logits or an output of transformers; None: `model(**batch)`.
-        task_loss: ℓ of what `forward` returns, for methods that need labels; None: its `.loss`.
+        model: a model of transformers, or any module that contains an encoder with `get_input_embeddings()`.
+        task_type: how logits are read as distributions, a key of `outputs.VIEWS` or a `TaskType` of MT-DNN; by default
+            the model's class, its configuration and the labels of a batch determine it.
+        pairwise: rows per group, for ranking.
+        forward: runs the model on a batch and returns logits or an output of transformers; by default `model(**batch)`.
+        task_loss: ℓ of what `forward` returns, for methods that need labels; by default its `.loss`.
 
     Attributes:
         alpha: the measured weight of R for this method and level.
-        calls: how many batches have taken their noise from the regularizer's own seeds; set it to go on with a run.
-        last: what the last call found.
-        read: how the last call's logits were read, as `view` gives it.
+        calls: the number of batches whose noise seeds the regularizer chose; set it to resume a run.
+        last: the result of the last call.
+        read: how the last call's logits were read, see `view`.
 
     Raises:
-        UnsupportedLevelError: the encoder has no injection point of the method's level.
-        ValueError: perturbed passes would not give their gradients in this model (`check_wrappers`).
+        UnsupportedLevelError: the encoder has no injection point at the method's level.
+        ValueError: perturbed passes through this model would not produce gradients (`check_wrappers`).
 
     Examples:
         >>> regularizer = SiftPerturbation.for_model(model, radius=0.03)
@@ -90,16 +91,16 @@ class ModelRegularizer:
         self.perturbation = perturbation
         self.task_type = None if task_type is None else view_of(task_type)
         self.pairwise = pairwise
-        self.forward = forward or _call
-        self.task_loss = task_loss or _own_loss
+        self.forward = forward or _call_model
+        self.task_loss = task_loss or _loss_of
         self.alpha: float = perturbation.measured_alpha
         self.calls = 0
         self.last: Regularization | None = None
         self.read: dict[str, Any] = {}
         self._seed = torch.initial_seed()
         self._clean: CleanPass | None = None
-        self._checked: nn.Module | None = None
-        self._known: str | None = None
+        self._checked_model: nn.Module | None = None
+        self._last_view: str | None = None
 
     @never_compiled
     def __call__(
@@ -116,19 +117,19 @@ class ModelRegularizer:
 
         Args:
             model: the model as the loop calls it, wrapped or not. The perturbed passes run on the model inside, in the
-                precision of its wrapper; those that replace the clean pass run the wrapper.
-            batch: the model's arguments, `input_ids` (batch, tokens) and `attention_mask` among them.
-            logits: the clean pass on this batch: logits, a tuple of them, or an output of transformers. None where
-                the method needs no clean pass and the loop runs none.
-            noise_seeds: one seed a row of the mask (`noise.example_seeds`); None: by torch's seed when the regularizer
-                was made, the number of calls, the process and the row.
-            forward: another than the regularizer's own, for this batch.
+                precision of its wrapper; passes that replace the clean pass run the wrapper.
+            batch: the model's arguments, with `input_ids` (batch, tokens) and `attention_mask`.
+            logits: the clean pass on this batch: logits, a tuple of them, or an output of transformers. None if the
+                method needs no clean pass and the loop runs none.
+            noise_seeds: one seed per row of the mask (`noise.example_seeds`); by default a function of torch's seed at
+                the time the regularizer was made, the number of calls, the process and the row.
+            forward: replaces the regularizer's `forward` for this batch.
             measure_gain: measure the ascent gain too, at the cost of three forwards.
 
         Raises:
-            ValueError: the method needs logits with a gradient, or a clean pass within `clean`, and was given none; it
-                climbs, and gradients are switched off; it is not known how the logits are read; its norms are of
-                sentences, and rows of the batch hold several.
+            ValueError: the logits lack a gradient that the method needs; the clean pass had to run within `clean`;
+                the method searches and gradients are switched off; it is unclear how the logits are read; or norms are
+                over sentences and the rows of the batch contain several texts.
         """
         method = self.perturbation
         self._check_model(model)
@@ -144,7 +145,7 @@ class ModelRegularizer:
         self.read = self.view(model, batch, logits)
         injection = NoiseInjection(find_encoder(unwrapped(model)), method.level)
         with uncompiled(model, injection.module):
-            found = method.regularize(
+            result = method.regularize(
                 self._evaluation(model, batch, logits, forward or self.forward),
                 injection,
                 logits,
@@ -152,20 +153,20 @@ class ModelRegularizer:
                 **self.read,
                 noise_seeds=self._next_seeds(len(mask)) if noise_seeds is None else noise_seeds,
                 dropout_state=None if clean is None else clean.dropout_state,
-                base=clean.words[0] if clean is not None and len(clean.words) == 1 else None,
+                base=clean.bases[0] if clean is not None and len(clean.bases) == 1 else None,
                 task_loss=self.task_loss,
                 measure_gain=measure_gain,
-                verify=self.last is None and method.needs_clean,
+                check_base=self.last is None and method.needs_clean,
             )
-        self.last = found
-        return found.loss
+        self.last = result
+        return result.loss
 
     def _evaluation(
         self, model: nn.Module, batch: Mapping[str, Any], logits: Any, forward: Forward
     ) -> Callable[[], Any]:
         """The forward of the perturbed passes.
 
-        A wrapper synchronizes gradients by its forward. So where no clean pass does, R's own passes run the wrapper.
+        A wrapper synchronizes gradients in its forward; if no clean pass runs it, the passes that give R do.
         """
         method, inner, passes = self.perturbation, unwrapped(model), 0
 
@@ -174,7 +175,7 @@ class ModelRegularizer:
             passes += 1
             if method.replaces_task_loss or (logits is None and passes == method.ascent_steps + 1):
                 return forward(model, batch)
-            output = run_as_wrapped(model, partial(forward, inner), batch)
+            output = run_in_wrapper_precision(model, partial(forward, inner), batch)
             if method.needs_clean:
                 _check_precision(output, logits)
             return output
@@ -183,8 +184,11 @@ class ModelRegularizer:
 
     @contextmanager
     def clean(self, model: nn.Module) -> Iterator[None]:
-        """The block for the clean pass of a batch: needed at level `deberta`, with `same_dropout`, and where the model
-        draws noise of its own at its words (NEFTune), which the perturbed passes then share; optional elsewhere."""
+        """The block in which the clean pass of a batch runs.
+
+        Needed at level `deberta`, with `same_dropout`, and if the model itself draws noise at its words (NEFTune);
+        the perturbed passes then share that noise. Optional otherwise.
+        """
         state = default_generator(next(model.parameters()).device).get_state()
         self._clean = CleanPass(state, [])
         injection = NoiseInjection(find_encoder(unwrapped(model)), self.perturbation.level)
@@ -193,43 +197,43 @@ class ModelRegularizer:
             return
         with (
             uncompiled(model, injection.module),
-            injection.clean() as words,
+            injection.clean() as bases,
             _dropout_states(unwrapped(model)) as states,
         ):
             yield
         one_pass = self.perturbation.needs_clean and len(states) == 1
-        self._clean = CleanPass(states[0] if one_pass else state, words)
+        self._clean = CleanPass(states[0] if one_pass else state, bases)
 
     def view(self, model: nn.Module, batch: Mapping[str, Any], logits: Any) -> dict[str, Any]:
-        """How the logits of a batch are compared: `task_type`, `pairwise` and `counted` of a `Comparison`.
+        """How the logits of a batch are read: `task_type`, `pairwise` and `loss_mask` of a `Comparison`.
 
-        A batch without labels, such as unlabeled data, is read as the labeled ones before it.
+        A batch without labels, such as unlabeled data, is read as the labeled batches before it.
 
         Raises:
-            ValueError: it is not known.
+            ValueError: it is unclear.
         """
         method, view = self.perturbation, self.task_type
         if view is None:
             try:
-                view = self._known = (
+                view = self._last_view = (
                     view_of_output(model, batch, logits) if method.needs_clean else view_of_labels(model, batch)
                 )
             except ValueError:
-                if self._known is None or batch.get("labels") is not None:
+                if self._last_view is None or batch.get("labels") is not None:
                     raise
-                view = self._known
+                view = self._last_view
         options: dict[str, Any] = {"task_type": view, "pairwise": self.pairwise}
-        # The loss of a label a token is a mean over the labels, which some real tokens lack.
+        # For "tokens" R is over all real tokens; a loss on labels is over the tokens that have one.
         if view in TOKENS and (view != "tokens" or method.needs_labels):
-            options["counted"] = counted_tokens(model, batch, view)
+            options["loss_mask"] = loss_mask_of(model, batch, view)
         return options
 
     def _check_model(self, model: nn.Module) -> None:
-        """See once that this model, wrapped or changed since the regularizer was made, gives its gradients."""
-        if self._checked is not model:
+        """Check the wrappers of a model that the regularizer has not seen yet."""
+        if self._checked_model is not model:
             method = self.perturbation
             check_wrappers(model, several_graphs=method.replaces_task_loss and method.k > 1)
-            self._checked = model
+            self._checked_model = model
 
     def _check_clean(self, clean: CleanPass | None, model: nn.Module, logits: Any) -> None:
         method = self.perturbation
@@ -237,19 +241,19 @@ class ModelRegularizer:
             raise ValueError(f"{method.name} searches by gradients: call it within `with torch.enable_grad():`")
         if method.needs_clean and logits is None:
             raise ValueError(f"{method.name} compares with the clean pass: give its logits")
-        if method.needs_clean and any(map(came_by_fabric, logits_of(logits))) and not in_fabric(model):
+        if method.needs_clean and any(map(is_fabric_output, logits_of(logits))) and not has_fabric_wrapper(model):
             raise ValueError("the clean logits are Fabric's; accepted: the model as fabric.setup returned it")
         reason = self._needs_block(model)
         if reason and clean is None:
             raise ValueError(f"{reason}: run the clean pass of each batch within `with regularizer.clean(model):`")
-        if method.learns_from_clean and not _has_gradient(logits) and _learns(model):
+        if method.learns_from_clean and not _has_gradient(logits) and _is_training(model):
             raise ValueError(
-                f"the clean logits have no gradient, and half of {method.name}'s would be lost; accepted: those of the "
-                "forward that gives the loss, not of one under no_grad"
+                f"the clean logits have no gradient, and half of {method.name}'s would be lost; accepted: logits of "
+                "the forward that gives the loss, not of a forward under no_grad"
             )
 
     def _needs_block(self, model: nn.Module) -> str | None:
-        """Why the clean pass has to run within `clean`; None where it need not."""
+        """Why the clean pass has to run within `clean`; None if it does not have to."""
         method = self.perturbation
         if method.replaces_task_loss:
             return None
@@ -257,8 +261,8 @@ class ModelRegularizer:
             return f"level {method.level!r}"
         if method.same_dropout:
             return "same_dropout"
-        drawn = any("neftune_noise_alpha" in vars(module) for module in model.modules())
-        return "NEFTune draws noise in every forward" if drawn and method.needs_clean else None
+        neftune = any("neftune_noise_alpha" in vars(module) for module in model.modules())
+        return "NEFTune draws noise in every forward" if neftune and method.needs_clean else None
 
     def _next_seeds(self, rows: int) -> list[int]:
         seeds = example_seeds(self._seed, self.calls, [f"{_process()}/{row}" for row in range(rows)])
@@ -268,16 +272,18 @@ class ModelRegularizer:
 
 @contextmanager
 def _dropout_states(model: nn.Module) -> Iterator[list[Tensor]]:
-    """Within the block, the generator's states before the model's forwards, without those under `no_grad` where it is
-    entered with gradients."""
+    """Yields the generator's states before the model's forwards in this block.
+
+    If gradients are enabled at entry, forwards under `no_grad` are left out.
+    """
     generator, enabled = default_generator(next(model.parameters()).device), torch.is_grad_enabled()
     states: list[Tensor] = []
 
-    def keep(*_: Any) -> None:
+    def record(*_: Any) -> None:
         if torch.is_grad_enabled() == enabled:
             states.append(generator.get_state())
 
-    handle = model.register_forward_pre_hook(keep)
+    handle = model.register_forward_pre_hook(record)
     try:
         yield states
     finally:
@@ -285,10 +291,10 @@ def _dropout_states(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _check_precision(perturbed: Any, clean: Any) -> None:
-    """See that the passes do not differ by what is rounded alone.
+    """Check that clean and perturbed passes have the same precision, so that rounding is no part of R.
 
     Raises:
-        ValueError: the clean pass ran in half precision and the perturbed one does not.
+        ValueError: the clean pass ran in half precision and the perturbed one did not.
     """
     for one, other in zip(logits_of(perturbed), logits_of(clean), strict=False):
         if other.dtype in (torch.float16, torch.bfloat16) and one.dtype != other.dtype:
@@ -298,7 +304,7 @@ def _check_precision(perturbed: Any, clean: Any) -> None:
             )
 
 
-def _learns(model: nn.Module) -> bool:
+def _is_training(model: nn.Module) -> bool:
     return torch.is_grad_enabled() and any(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -307,16 +313,16 @@ def _has_gradient(logits: Any) -> bool:
 
 
 def _process() -> int:
-    """The number of this process among those that train together."""
+    """The rank of this process; 0 without torch.distributed."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_rank() if distributed else 0
 
 
-def _call(model: nn.Module, batch: Mapping[str, Any]) -> Any:
+def _call_model(model: nn.Module, batch: Mapping[str, Any]) -> Any:
     return model(**batch)
 
 
-def _own_loss(output: Any) -> Tensor:
+def _loss_of(output: Any) -> Tensor:
     loss = getattr(output, "loss", None)
     if loss is None:
         raise ValueError("this method needs labels: give labels in the batch, or task_loss, the loss of an output")

@@ -1,4 +1,4 @@
-"""The inner search of one batch: initial noise, perturbed passes, ascent steps, projection."""
+"""The inner search on one batch: initial noise, perturbed passes, gradient, ascent step, projection."""
 
 from __future__ import annotations
 
@@ -8,49 +8,53 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .ball import SCOPES, ascent_direction, embedding_size, is_finite, project, scope_norm
+from .ball import SCOPES, is_finite
 from .injection import NoiseInjection
 from .method import SearchSettings
 from .noise import default_generator, dropout_seed, forked_dropout, standard_noise
 
-# The constant beside ‖g‖ in the direction of projection "none", as in DeBERTa's release.
-DIRECTION_CONSTANT = 1e-6
 HALF_PRECISION_SCALE = 2.0**12
 HALF_PRECISION_LIMIT = 2.0**15
 
 
-class Kept(NamedTuple):
-    """δ that was kept of the examples of a batch.
+class CachedDelta(NamedTuple):
+    """δ of a batch's examples from an earlier epoch.
 
-    delta: (batch, tokens, hidden), zero at padding; known: (batch,), whether an example has one; keep: takes the new δ.
+    Attributes:
+        delta: (batch, tokens, hidden), zero at padding.
+        known: (batch,), true at the examples that have a δ; the others start from initial noise.
+        store: called with the new δ after the ascent step.
     """
 
     delta: Tensor
     known: Tensor
-    keep: Callable[[Tensor], None]
+    store: Callable[[Tensor], None]
 
 
 class Search:
-    """The perturbation δ of one batch on its way.
+    """The search of δ for one batch.
 
     Args:
         method: its hyperparameters.
         evaluate: the model's forward on this batch.
-        injection: where the noise enters the encoder that this forward runs.
+        injection: where noise enters the encoder that this forward runs.
         mask: (batch, tokens), 1 at real tokens.
-        noise_seeds: one seed an example; without them torch's generator draws the noise, and dropout goes on in it.
-        dropout_state: the state of the device's generator before the clean pass, needed with `same_dropout`; without
-            that, `repeated_output` alone uses it.
-        base: h of the clean pass, with its graph; by default that of the first perturbed pass.
-        kept: δ to begin with, in place of the initial noise where an example has one.
-        verify: see that later passes have the h of the first one.
+        noise_seeds: one seed per example; without them torch's generator draws the noise and then the dropout masks.
+        dropout_state: the state of the device's generator before the clean pass. `same_dropout` needs it; otherwise
+            only `output_at` uses it.
+        base: h of the clean pass, with its graph; by default h of the first perturbed pass.
+        cached: δ from an earlier epoch, used instead of initial noise.
+        check_base: raise an error if a later pass has another h than the first one.
 
     Attributes:
-        mask: as given; once a pass has come by, as long as h, which some encoders pad.
-        base: h, (batch, tokens, hidden), from which every pass starts, so that one gradient of the embeddings is
-            computed however many passes there are: it is as large as the table.
-        delta: δ, likewise; there once a pass has come by the injection point.
-        skipped: (batch,), the examples that met a value that is not finite.
+        mask: as given; padded to the length of h in the first pass.
+        base: h, (batch, tokens, hidden). Every pass starts from it, so that one gradient of the embeddings is computed
+            for all passes; that gradient is as large as the word table.
+        delta: δ, same shape as h; exists after the first pass.
+        skipped: (batch,), true at examples that met a value that is not finite.
+
+    Raises:
+        ValueError: `same_dropout` without `dropout_state`.
     """
 
     delta: Tensor
@@ -65,90 +69,91 @@ class Search:
         noise_seeds: Sequence[int] | None = None,
         dropout_state: Tensor | None = None,
         base: Tensor | None = None,
-        kept: Kept | None = None,
-        verify: bool = False,
+        cached: CachedDelta | None = None,
+        check_base: bool = False,
     ):
         if method.same_dropout and dropout_state is None and method.needs_clean:
             raise ValueError("same_dropout needs dropout_state, the generator's state before the clean pass")
         if method.same_dropout and noise_seeds is None:
-            # Noise drawn within the fork would shift the masks that the fork repeats.
+            # Noise drawn inside the fork would shift the dropout masks that the fork repeats.
             noise_seeds = torch.randint(2**62, (len(mask),)).tolist()
         self.method = method
+        self.ball = method.ball
         self.evaluate = evaluate
         self.injection = injection
         self.mask = mask
         self.noise_seeds = noise_seeds
         self.dropout_state = dropout_state
         self.base = base
-        self.kept = kept
-        self.verify = verify
+        self.cached = cached
+        self.check_base = check_base
         self.passes = 0
         self.started = False
 
     # passes
 
     def ascent_output(self) -> Any:
-        """f(h + δ), differentiable in δ alone."""
+        """f(h + δ), differentiable with respect to δ only."""
         return self._next_pass(self.ascent_pass)
 
     def final_output(self) -> Any:
-        """f(h + δ), differentiable in h alone, so that the embeddings learn from R too."""
+        """f(h + δ), differentiable with respect to h only, so that the embeddings learn from R too."""
         return self._next_pass(self.final_pass)
 
     def joint_output(self) -> Any:
-        """f(h + δ), differentiable in h and in δ: one graph for an ascent step and for the parameters."""
+        """f(h + δ), differentiable with respect to h and δ: one graph for the ascent step and the parameters."""
         return self._next_pass(self.joint_pass)
 
-    def repeated_output(self, delta: Tensor) -> Any:
-        """f(h + `delta`) under the same dropout masks in every call: the clean pass's, so that δ = 0 gives R = 0.
+    def output_at(self, delta: Tensor) -> Any:
+        """f(h + `delta`) with the same dropout masks in every call: those of the clean pass, so that R(0) = 0.
 
-        Where `dropout_state` is not known they are those of the pass that comes next.
+        If `dropout_state` is not known, the masks are those of the next pass.
         """
         start = self._dropout_start() if self.dropout_state is None else self.dropout_state
         if start is None:
             start = default_generator(self.mask.device).get_state()
-        return self._evaluate(lambda h: self._start_from(h) + delta.to(h.dtype), start)
+        return self._evaluate(lambda h: self._shared_base(h) + delta.to(h.dtype), start)
 
     def ascent_pass(self, h: Tensor) -> Tensor:
-        return self._start_from(h).detach() + self.delta.to(h.dtype)
+        return self._shared_base(h).detach() + self.delta.to(h.dtype)
 
     def final_pass(self, h: Tensor) -> Tensor:
-        return self._attached(h) + self.delta.detach().to(h.dtype)
+        return self._learning_base(h) + self.delta.detach().to(h.dtype)
 
     def joint_pass(self, h: Tensor) -> Tensor:
-        return self._attached(h) + self.delta.to(h.dtype)
+        return self._learning_base(h) + self.delta.to(h.dtype)
 
-    def _attached(self, h: Tensor) -> Tensor:
-        base = self._start_from(h)
+    def _learning_base(self, h: Tensor) -> Tensor:
+        base = self._shared_base(h)
         return base.detach() if self.method.detach_base else base
 
-    def _next_pass(self, noise: Callable[[Tensor], Tensor]) -> Any:
-        output = self._evaluate(noise, self._dropout_start())
+    def _next_pass(self, add_noise: Callable[[Tensor], Tensor]) -> Any:
+        output = self._evaluate(add_noise, self._dropout_start())
         self.passes += 1
         return output
 
-    def _evaluate(self, noise: Callable[[Tensor], Tensor], dropout_start: int | Tensor | None) -> Any:
-        """The forward with noise; those without gradients that run beside it, such as a reference model's, have none.
+    def _evaluate(self, add_noise: Callable[[Tensor], Tensor], dropout_start: int | Tensor | None) -> Any:
+        """The forward with noise. Forwards without gradients inside it, such as a reference model's, get no noise.
 
         Raises:
-            ValueError: it came by the injection point twice, as a model does that encodes two texts one after the
-                other, or LED to look its own padding up: δ is that of one batch of tokens.
+            ValueError: the forward embeds words twice, as a model does that encodes two texts one after the other, or
+                as LED does to embed its own padding: δ belongs to one batch of tokens.
         """
-        came_by, enabled = False, torch.is_grad_enabled()
+        perturbed, enabled = False, torch.is_grad_enabled()
 
-        def once(h: Tensor) -> Tensor:
-            nonlocal came_by
+        def perturb_once(h: Tensor) -> Tensor:
+            nonlocal perturbed
             if torch.is_grad_enabled() != enabled:
                 return h
-            if came_by:
+            if perturbed:
                 raise ValueError(
                     f"{type(self.injection.encoder).__name__} embeds words twice in one forward; accepted: models that "
                     "embed a batch once, and batches that the encoder need not pad"
                 )
-            came_by = True
-            return noise(h)
+            perturbed = True
+            return add_noise(h)
 
-        with self.injection.add(once), forked_dropout(self.mask.device, dropout_start):
+        with self.injection.add(perturb_once), forked_dropout(self.mask.device, dropout_start):
             return self.evaluate()
 
     def _dropout_start(self) -> int | Tensor | None:
@@ -158,13 +163,11 @@ class Search:
             return None
         return dropout_seed(self.noise_seeds, 0 if self.method.same_dropout else self.passes)
 
-    # δ
-
-    def _start_from(self, h: Tensor) -> Tensor:
-        """The h that all passes share; draws the initial δ when the first pass comes by with its own.
+    def _shared_base(self, h: Tensor) -> Tensor:
+        """The h that all passes share; the first call draws the initial δ.
 
         Raises:
-            ValueError: it is of another batch than that of the pass before; or, with `verify`, another h.
+            ValueError: h belongs to another batch than in the pass before; or, with `check_base`, its values differ.
         """
         if self.base is None:
             self.base = h
@@ -176,49 +179,46 @@ class Search:
         if not self.started:
             self._start(self.base.detach())
             self.started = True
-        elif self.verify and not torch.equal(h.detach(), self.base.detach()):
+        elif self.check_base and not torch.equal(h.detach(), self.base.detach()):
             raise ValueError(
-                f"{type(self.injection.encoder).__name__} embeds one batch otherwise in each pass, as where it draws "
-                "noise of its own; run the clean pass of each batch within `with regularizer.clean(model):`"
+                f"{type(self.injection.encoder).__name__} embeds a batch differently in each pass, for example because "
+                "it draws noise; run the clean pass of each batch within `with regularizer.clean(model):`"
             )
         return self.base
 
+    # δ
+
     def _start(self, h: Tensor) -> None:
+        """δ ← Π(σ · noise), or the cached δ."""
         method = self.method
-        self.in_float16 = _is_in_float16(h)
+        self.in_float16 = _computes_in_float16(h)
         dtype = torch.promote_types(h.dtype, torch.float32)
         h = h.to(dtype)
-        noise = standard_noise(self.mask, h.size(-1), dtype, self.noise_seeds, method.noise)
-        self.mask, noise = self.injection.fitted(self.mask, h), self.injection.fitted(noise, h)
+        noise = method.initial_noise.draw(self.mask, h.size(-1), dtype, self.noise_seeds)
+        self.mask, noise = self.injection.padded_like(self.mask, h), self.injection.padded_like(noise, h)
         self.padding = (self.mask == 0).unsqueeze(-1)
         self.entries = self.mask.sum() * h.size(-1)
-        if method.scale == "relative":
-            noise_unit, self.unit = embedding_size(h, self.mask, method.norm_p, method.scope)
-        else:
-            noise_unit = self.unit = torch.ones((), dtype=dtype, device=h.device)
-        if method.noise_clamp:
-            noise = noise.clamp(-2, 2)
-        delta = method.noise_var * method.noise_unit(noise_unit, self.mask, h.size(-1)) * noise
-        if self.kept is not None:
-            kept = self.injection.fitted(self.kept.delta.to(dtype), h)
-            delta = torch.where(self.kept.known.view(-1, 1, 1), kept, delta)
-        if method.projection == "project":
-            delta = self._project(delta)
+        noise_unit, self.unit = self.ball.units(h, self.mask)
+        delta = method.initial_noise.sigma * method.noise_unit(noise_unit, self.mask, h.size(-1)) * noise
+        if self.cached is not None:
+            cached = self.injection.padded_like(self.cached.delta.to(dtype), h)
+            delta = torch.where(self.cached.known.view(-1, 1, 1), cached, delta)
+        delta = self.ball.project(delta, self.unit)
         self.delta = delta.requires_grad_(method.ascent_steps > 0)
-        self.added = torch.zeros_like(delta)
+        self.last_step = torch.zeros_like(delta)
         self.skipped = torch.zeros(len(h), dtype=torch.bool, device=h.device)
         self.emb_val = self._mean_size(h.masked_fill(self.padding, 0))
 
     def gradient(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
         """∂loss/∂δ, (batch, tokens, hidden).
 
-        Under float16 it is taken of a multiple of the loss, for most gradients of δ are too small for that type.
+        Under float16 the loss is scaled up for the backward pass, because most gradients of δ underflow in float16.
 
         Raises:
-            ValueError: the encoder is computed anew in the backward, where δ would be missing.
+            ValueError: the backward pass recomputes the encoder's embeddings, without δ.
         """
         scale = HALF_PRECISION_SCALE if self.in_float16 else 1.0
-        if loss.dtype == torch.float16:  # through which the multiple goes back times the number of examples
+        if loss.dtype == torch.float16:  # the scale times the number of examples flows back through this loss
             scale = min(scale, HALF_PRECISION_LIMIT / len(self.mask))
         with self.injection.not_recomputed():
             scaled = loss if scale == 1 else loss * scale
@@ -226,80 +226,74 @@ class Search:
         return gradient if scale == 1 else gradient / scale
 
     def ascend(self, gradient: Tensor, finite: Tensor) -> None:
-        """One step; an example whose logits (`finite`, (batch,)) or gradient are not finite keeps its δ."""
-        method, delta = self.method, self.delta.detach()
+        """δ ← Π(δ + η · direction(g)). An example whose logits or gradient are not finite keeps its δ.
+
+        Args:
+            gradient: g, (batch, tokens, hidden).
+            finite: (batch,), whether an example's logits are finite.
+        """
+        delta = self.delta.detach()
         gradient = gradient.masked_fill(self.padding, 0)
-        keep = ~(finite & is_finite(gradient).flatten(1).all(1))
-        by_example = keep.view(-1, 1, 1)
-        gradient = gradient.masked_fill(by_example, 0)
-        if method.projection == "normalize":
-            step = method.step_size * gradient
-            moved = delta + step
-            norm = scope_norm(moved, method.norm_p, method.scope) + method.epsilon
-            moved, added = moved / norm, step / norm
-        else:
-            constant = DIRECTION_CONSTANT if method.projection == "none" else 0.0
-            direction = ascent_direction(gradient, method.norm_p, method.scope, constant)
-            moved = delta + method.step_size * self.unit * direction
-            if method.projection == "project":
-                moved = self._project(moved)
-            added = moved - delta
-        self.added = added.masked_fill(by_example, 0)
+        skipped = ~(finite & is_finite(gradient).flatten(1).all(1))
+        by_example = skipped.view(-1, 1, 1)
+        moved, step = self.ball.ascend(delta, gradient.masked_fill(by_example, 0), self.method.step_size, self.unit)
+        self.last_step = step.masked_fill(by_example, 0)
         self.delta = torch.where(by_example, delta, moved).requires_grad_()
-        self.skipped = self.skipped | keep
+        self.skipped = self.skipped | skipped
 
     def ascend_in_backward(self, finite: Tensor) -> None:
-        """Let δ take its step and be kept when the backward of the training loss comes by, whose gradient of δ is a
-        positive multiple of the ascent's. `statistics` that were given out before are brought up to date then."""
+        """Take the ascent step of δ, and store δ, during the backward pass of the training loss.
+
+        The gradient of δ there is a positive multiple of the ascent loss's. `statistics` that were returned before are
+        updated in place.
+        """
 
         def step(gradient: Tensor) -> None:
             self.ascend(gradient.to(self.delta.dtype), finite)
-            if self.kept is not None:
-                self.kept.keep(self.delta.detach())
-            for reported, value in zip(self._reported, self._of_the_step(), strict=True):
+            if self.cached is not None:
+                self.cached.store(self.delta.detach())
+            for reported, value in zip(self._reported, self._step_statistics(), strict=True):
                 reported.copy_(value)
 
         self.delta.register_hook(step)
 
-    def _project(self, delta: Tensor) -> Tensor:
-        radius = self.method.radius
-        assert radius is not None
-        return project(delta, radius * self.unit, self.method.norm_p, self.method.scope)
-
     def shuffled(self) -> Tensor:
-        """δ with its entries shuffled within each scope, each with a random sign: as large as δ, without direction."""
+        """δ with its entries shuffled within each scope and with random signs: the same size, no direction."""
         delta = self.delta.detach()
         seeds = [dropout_seed([seed], self.passes) for seed in self.noise_seeds or range(len(delta))]
         draws = standard_noise(self.mask, 2 * delta.size(-1), delta.dtype, seeds, "uniform")
-        draws = draws.masked_fill(self.padding, 2)  # after all others, so that padding keeps its zeros
-        scopes, order, signs = (x.flatten(SCOPES[self.method.scope][0]) for x in (delta, *draws.chunk(2, -1)))
-        # From the real entries of a scope in their order to the same in a random one.
-        places, sources = (order > 1).sort(stable=True).indices, order.sort(stable=True).indices
-        shuffled = torch.zeros_like(scopes).scatter_(-1, places, scopes.gather(-1, sources))
+        draws = draws.masked_fill(self.padding, 2)  # sorts padding last, so that it keeps its zeros
+        scopes, order, signs = (x.flatten(SCOPES[self.ball.scope][0]) for x in (delta, *draws.chunk(2, -1)))
+        # The real entries of a scope, in their order, go to the same places in random order.
+        targets, sources = (order > 1).sort(stable=True).indices, order.sort(stable=True).indices
+        shuffled = torch.zeros_like(scopes).scatter_(-1, targets, scopes.gather(-1, sources))
         return (shuffled * torch.where(signs < 0, -1.0, 1.0)).view_as(delta)
 
-    def token_shares(self) -> Tensor:
-        """‖δ‖₂/‖h‖₂ of each real token, (tokens,); without those whose h is zero, or where a number is not finite."""
+    # statistics
+
+    def relative_sizes(self) -> Tensor:
+        """‖δ‖₂ / ‖h‖₂ of each real token, (tokens,); tokens whose h is zero or not finite are left out."""
         assert self.base is not None
         delta, h = (torch.linalg.vector_norm(x.detach(), dim=-1, dtype=torch.float32) for x in (self.delta, self.base))
-        shares = (delta / h)[self.mask.bool()]
-        return shares[shares.isfinite()]
+        ratios = (delta / h)[self.mask.bool()]
+        return ratios[ratios.isfinite()]
 
     def statistics(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        self._reported = self._of_the_step()
+        """`emb_val`, `eff_perturb`, `delta_size` and `skipped` of a `Regularization`."""
+        self._reported = self._step_statistics()
         eff_perturb, skipped = self._reported
         return self.emb_val, eff_perturb, self._mean_size(self.delta), skipped
 
-    def _of_the_step(self) -> tuple[Tensor, Tensor]:
-        return self._mean_size(self.added), self.skipped.sum()
+    def _step_statistics(self) -> tuple[Tensor, Tensor]:
+        return self._mean_size(self.last_step), self.skipped.sum()
 
     def _mean_size(self, x: Tensor) -> Tensor:
-        """The mean of |x| over real tokens, of x that is zero elsewhere."""
+        """The mean of |x| over real tokens; x is zero at padding."""
         return x.detach().abs().sum() / self.entries
 
 
-def _is_in_float16(h: Tensor) -> bool:
-    """Whether the encoder computes in float16; to be asked within its forward, where autocast may begin and end."""
+def _computes_in_float16(h: Tensor) -> bool:
+    """Whether the encoder computes in float16. Call it inside the forward, where autocast may be switched on."""
     device = h.device.type
     autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
     return autocast or h.dtype == torch.float16

@@ -1,4 +1,4 @@
-"""Models inside wrappers: several processes, torch.compile, Fabric, adapters; and what of it is refused."""
+"""Models in wrappers (DistributedDataParallel, torch.compile, Lightning Fabric) and with adapters; what is refused."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from torch import nn
 
 Call = TypeVar("Call", bound=Callable[..., Any])
-# Where wrappers hold the model: torch.compile's and Lightning Fabric's. Those of torch.nn have it as `module`.
+# The attribute with the model in wrappers of torch.compile and Lightning Fabric; in those of torch.nn it is `module`.
 COMPILED, FABRIC = "_orig_mod", "_forward_module"
 REENTRANT = (
     "activation checkpointing with use_reentrant=True gives no gradient of the noise; accepted: use_reentrant=False"
 )
 SHARDED = ("FullyShardedDataParallel", "DeepSpeedEngine")
-# PEFT's learned prompts, which stand among the words; a learned prefix stands in the attention.
+# PEFT's methods that insert learned vectors among the words; a learned prefix is inserted in the attention instead.
 PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "CPT")
 
 
@@ -50,25 +50,27 @@ def base_model(model: nn.Module) -> nn.Module:
 
 
 def is_compiled(model: nn.Module, point: nn.Module | None = None) -> bool:
-    """Whether torch.compile makes code of the whole model, or of a part with `point` in it.
+    """Whether torch.compile compiles the model, or a part that contains `point`.
 
-    Such code does not see hooks that are set later.
+    Compiled code does not run hooks that are registered later.
     """
-    if any(map(_has_code, _layers(model))):
+    if any(map(_is_compiled_module, _layers(model))):
         return True
-    return point is not None and any(_has_code(m) and point in m.modules() for m in unwrapped(model).modules())
+    parts = unwrapped(model).modules()
+    return point is not None and any(_is_compiled_module(part) and point in part.modules() for part in parts)
 
 
-def _has_code(module: nn.Module) -> bool:
-    """Whether torch.compile was called on it, in place, or on its forward."""
-    own = vars(module).get("forward")
-    return COMPILED in module._modules or module._compiled_call_impl is not None or hasattr(own, "_torchdynamo_inline")
+def _is_compiled_module(module: nn.Module) -> bool:
+    """Whether torch.compile was called on the module, in place, or on its forward."""
+    forward = vars(module).get("forward")
+    compiled_forward = hasattr(forward, "_torchdynamo_inline")
+    return COMPILED in module._modules or module._compiled_call_impl is not None or compiled_forward
 
 
 def never_compiled(method: Call) -> Call:
-    """A method whose calls break off the code that torch.compile makes of a step: hooks and searches are none of it.
+    """A decorator: torch.compile leaves calls of the method out of a compiled step, because hooks cannot be compiled.
 
-    torch.compile is imported by those who use it; without it that takes seconds.
+    It does not import torch.compile, which takes seconds, unless the caller has.
     """
 
     @wraps(method)
@@ -81,13 +83,13 @@ def never_compiled(method: Call) -> Call:
 
 @contextmanager
 def uncompiled(model: nn.Module, point: nn.Module) -> Iterator[None]:
-    """Within the block nothing runs by compiled code where that would not see hooks at `point`."""
+    """The model in this block runs uncompiled if compiled code would not run hooks at `point`."""
     with torch.compiler.set_stance("force_eager") if is_compiled(model, point) else nullcontext():
         yield
 
 
-def run_as_wrapped(model: nn.Module, forward: Callable[[Any], Any], batch: Any) -> Any:
-    """`forward(batch)` in the precision of the model's wrapper (Fabric): input, computation and output."""
+def run_in_wrapper_precision(model: nn.Module, forward: Callable[[Any], Any], batch: Any) -> Any:
+    """`forward(batch)` with input, computation and output in the precision of the model's wrapper (Fabric)."""
     for layer in _layers(model):
         if FABRIC in layer._modules:
             strategy: Any = layer._strategy
@@ -98,25 +100,25 @@ def run_as_wrapped(model: nn.Module, forward: Callable[[Any], Any], batch: Any) 
     return forward(batch)
 
 
-def came_by_fabric(logits: Any) -> bool:
-    """Whether Fabric's wrapper returned them: it hangs a hook of its own on each tensor."""
+def is_fabric_output(logits: Any) -> bool:
+    """Whether Fabric's wrapper returned these logits: it registers a hook on each tensor."""
     hooks = getattr(logits, "_backward_hooks", None) or {}
     origins = [getattr(getattr(hook, "func", hook), "__module__", None) or "" for hook in hooks.values()]
     return any(origin.endswith("fabric.wrappers") for origin in origins)
 
 
-def in_fabric(model: nn.Module) -> bool:
+def has_fabric_wrapper(model: nn.Module) -> bool:
     return any(FABRIC in layer._modules for layer in _layers(model))
 
 
 def check_wrappers(model: nn.Module, several_graphs: bool) -> None:
-    """See that perturbed passes give their gradients in this model.
+    """Check that perturbed passes through this model produce gradients.
 
     Args:
-        several_graphs: the method's forwards of the wrapper are more than one an update (FreeLB).
+        several_graphs: the method runs the wrapper's forward more than once per update (FreeLB).
 
     Raises:
-        ValueError: they would not; says what to do instead.
+        ValueError: they do not; the message says what to use instead.
     """
     for layer in _layers(model):
         if type(layer).__name__ in SHARDED:
@@ -144,13 +146,13 @@ def _refuse_prompts(inner: Any) -> None:
     kind = getattr(getattr(active, "peft_type", None), "value", "")
     if kind in PROMPTS:
         raise ValueError(
-            f"{kind.lower().replace('_', ' ')} puts learned vectors before the words, so that the tokens of the model "
-            "are not those of the batch; accepted: adapters that leave the words alone, such as LoRA or prefix tuning"
+            f"{kind.lower().replace('_', ' ')} puts learned vectors before the words, so that the model has more "
+            "tokens than the batch; accepted: adapters that do not add tokens, such as LoRA or prefix tuning"
         )
 
 
 def _is_reentrant(module: nn.Module) -> bool:
-    """Whether transformers recomputes this module's layers by torch's reentrant checkpointing."""
+    """Whether transformers recomputes this module's layers with torch's reentrant checkpointing."""
     function = getattr(module, "_gradient_checkpointing_func", None)
     on = getattr(module, "gradient_checkpointing", False)
     return bool(on) and bool(getattr(function, "keywords", {}).get("use_reentrant", False))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data_utils.checksum import checked_write
 from data_utils.errors import DataError, WriteError
-from mt_dnn.perturbation.search import Kept
+from mt_dnn.perturbation.search import CachedDelta
 
 
 class DeltaCache:
@@ -54,7 +54,7 @@ class DeltaCache:
         """Size of the file: two bytes a number, one an example."""
         return len(lengths) + len(lengths) % 2 + 2 * hidden * int(lengths.sum())
 
-    def of(self, positions: Sequence[int], mask: Tensor) -> Kept:
+    def of(self, positions: Sequence[int], mask: Tensor) -> CachedDelta:
         """What is kept of a batch, and how its new δ is.
 
         Args:
@@ -66,7 +66,7 @@ class DeltaCache:
             values = self._rows(position)
             delta[row, : len(values)] = torch.from_numpy(values.astype(np.float32))
         known = torch.from_numpy(self._seen[list(positions)] != 0)
-        return Kept(delta.to(mask.device), known.to(mask.device), lambda found: self._keep(positions, found))
+        return CachedDelta(delta.to(mask.device), known.to(mask.device), lambda found: self._keep(positions, found))
 
     def save(self, path: Path) -> None:
         """Copy the file; the copy appears when it is whole, its checksum beside it."""

@@ -63,7 +63,7 @@ class TrainingObjective(nn.Module):
         kd_criteria: of each task id, what compares logits with a teacher's; empty: soft labels are not learned.
 
     Attributes:
-        kept: δ of the training examples between epochs; None searches anew in every update.
+        delta_cache: δ of the training examples from the epoch before; None starts every search from initial noise.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class TrainingObjective(nn.Module):
         self.perturbation = perturbation
         self.alpha = alpha
         self.bregman = bregman
-        self.kept: DeltaCache | None = None
+        self.delta_cache: DeltaCache | None = None
         self.injection = None if perturbation is None else NoiseInjection(network.encoder, perturbation.level)
 
     def forward(
@@ -137,9 +137,9 @@ class TrainingObjective(nn.Module):
         if self.injection is None:
             return CleanPass(self.network.run(batch))
         state = default_generator(batch.input_ids.device).get_state()
-        with self.injection.clean() as seen:
+        with self.injection.clean() as bases:
             logits = self.network.run(batch)
-        return CleanPass(logits, seen[0], state)
+        return CleanPass(logits, bases[0], state)
 
     def _regularize(
         self,
@@ -150,9 +150,9 @@ class TrainingObjective(nn.Module):
         measure_gain: bool = False,
     ) -> Regularization:
         assert self.injection is not None
-        kept = None
-        if self.kept is not None and batch.positions:
-            kept = self.kept.of(batch.positions, batch.attention_mask)
+        cached = None
+        if self.delta_cache is not None and batch.positions:
+            cached = self.delta_cache.of(batch.positions, batch.attention_mask)
         return method.regularize(
             lambda: self.network.run(batch),
             self.injection,
@@ -164,7 +164,7 @@ class TrainingObjective(nn.Module):
             dropout_state=None if clean is None else clean.dropout_state,
             task_loss=lambda perturbed: self._task_loss(perturbed, batch),
             base=None if clean is None else clean.h,
-            kept=kept,
+            cached=cached,
             measure_gain=measure_gain,
         )
 
@@ -174,7 +174,7 @@ class TrainingObjective(nn.Module):
     def _view(self, batch: Batch) -> dict[str, Any]:
         """How the batch's logits are compared as distributions, see `Comparison`."""
         task = self._task(batch)
-        return {"task_type": task.view, "pairwise": batch.groups or 1, "counted": task.counted(batch)}
+        return {"task_type": task.view, "pairwise": batch.groups or 1, "loss_mask": task.counted(batch)}
 
     def _task_loss(self, logits: Any, batch: Batch) -> Tensor:
         task = self._task(batch)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+RESULT_FILE = "results.json"  # of a run, in its output folder
+
 
 @dataclass
 class RunResult:

@@ -120,9 +120,9 @@ class Telemetry:
 
     def _add_shares(self, searched: UpdateReport | None, update: int) -> None:
         """The histogram of ‖δ‖₂/‖h‖₂ over the tokens of all processes, where the update told them."""
-        if searched is None or searched.token_shares is None:
+        if searched is None or searched.relative_sizes is None:
             return
-        shares = [searched.token_shares.cpu().numpy()]
+        shares = [searched.relative_sizes.cpu().numpy()]
         if self.accelerator is not None and self.accelerator.num_processes > 1:
             shares = gather_object(shares)
         if self.curves is not None:

@@ -41,13 +41,13 @@ from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.training.delta_cache import DeltaCache
 from mt_dnn.training.failures import SkippedUpdates, one_line_errors
 from mt_dnn.training.processes import build_accelerator
-from mt_dnn.training.run_result import RunResult, metrics_text
+from mt_dnn.training.run_log import opening
+from mt_dnn.training.run_result import RESULT_FILE, RunResult, metrics_text
 from mt_dnn.training.selection import Selection
 from mt_dnn.training.stop_signals import StopSignals
 from mt_dnn.training.telemetry import METRICS_FILE, Telemetry
 
 CONFIG_FILE = "config.yml"  # all flags of the run, for --config
-RESULT_FILE = "results.json"
 KEPT_DELTAS = "kept_deltas.bin"  # δ of the run as it goes
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar
 
@@ -165,7 +165,7 @@ class Trainer:
             DeltaCache(path, lengths, hidden)
         self.accelerator.wait_for_everyone()
         kept = DeltaCache(path, lengths, hidden, new=False)
-        self.model.keep_deltas(kept)
+        self.model.use_delta_cache(kept)
         return kept
 
     def run(self) -> RunResult:
@@ -242,7 +242,7 @@ class Trainer:
             self.seconds.append(time.perf_counter() - start)
             inside = f"model_{epoch}_{self.model.updates}.pt"
             wanted = training.save_per_updates_on and self.model.updates % training.save_per_updates == 0
-            asked = self.stop.agreed(self.model.last_asked)
+            asked = self.stop.agreed(self.model.last_stop_requested)
             if wanted or asked:
                 self.checkpoints.save(inside, epoch, batches_done)
             if asked:
@@ -361,21 +361,9 @@ class Trainer:
         self.log.info("in %s: %s", folder, ", ".join(names))
 
     def describe(self, config: Config) -> None:
-        """Tell what a run with these flags is."""
-        self.log.info("flags that are not at their default: %s", config.changed() or "none")
-        examples = sum(len(dataset) for dataset in self.data.train)
-        self.log.info(
-            "%d examples of %s, %d updates in %d epochs, on %s x %d; encoder %s",
-            examples, ", ".join(config.data.train_datasets), self.model.total_updates, config.training.epochs,
-            self.accelerator.device.type, self.accelerator.num_processes, config.encoder,
-        )  # fmt: skip
-        adversarial = config.adversarial
-        if adversarial.bregman_mu > 0:
-            self.log.info("Bregman term: mu %g, beta %s", adversarial.bregman_mu, ", ".join(adversarial.bregman_beta))
-        if adversarial.adv_train:
-            shown = {name[4:]: value for name, value in asdict(adversarial).items() if name.startswith("adv_")}
-            del shown["train"]
-            self.log.info("adversarial: %s", ", ".join(f"{name} {value}" for name, value in shown.items()))
+        """Log what a run with these flags does."""
+        for line in opening(config, self.data, self.model.total_updates, self.accelerator):
+            self.log.info(line)
 
 
 def _groups(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

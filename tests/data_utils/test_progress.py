@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.progress import progress, tell
+from data_utils.progress import print_line, progress
 from tests.terminal import Terminal, run_in_terminal, seen
 
 ROOT = Path(__file__).parents[2]
@@ -16,7 +16,7 @@ BAR = r"[█▏▎▍▌▋▊▉ ]+"
 SCRIPT = """
 import time
 
-from data_utils.progress import progress, tell
+from data_utils.progress import print_line, progress
 
 with progress(total=40, unit="update", leave=True) as bar:
     for update in range(40):
@@ -25,9 +25,9 @@ with progress(total=40, unit="update", leave=True) as bar:
         if update == 19:
             bar.set_postfix_str("loss 0.693, R 0.00213")
             for batch in progress(range(3), name="reviews_dev", unit="batch"):
-                tell("while scored " + "x" * 90)
+                print_line("while scored " + "x" * 90)
                 time.sleep(0.12)
-            tell("scored " + "y" * 90)
+            print_line("scored " + "y" * 90)
 """
 TOLD = ["while scored " + "x" * 90] * 3 + ["scored " + "y" * 90]
 
@@ -82,7 +82,7 @@ def test_tqdm_disable_is_respected() -> None:
 
 def use(**settings: object) -> None:
     for _ in progress(range(3), **settings):  # type: ignore[arg-type]
-        tell("a line")
+        print_line("a line")
 
 
 def test_without_a_terminal_there_is_no_bar(capfd: pytest.CaptureFixture[str]) -> None:

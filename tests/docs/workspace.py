@@ -17,7 +17,7 @@ import torch
 from transformers import BertConfig, BertForSequenceClassification, TrainingArguments
 
 from data_utils.pretrained import EMBEDDED_NAME
-from examples.sentences import read_sentences
+from examples.plain_pytorch import read_sentences
 from mt_dnn.model import UpdateReport
 from mt_dnn.training.telemetry import Telemetry
 from tests.docs.pages import ROOT, Block
@@ -172,9 +172,24 @@ def _telemetry(workspace: Workspace) -> None:
     write_metrics(workspace.folder / "checkpoint")
 
 
+def _trained_run(workspace: Workspace) -> None:
+    """The output folder of a run, `checkpoint`."""
+    _table(workspace.folder / "reviews.csv", "review", "stars")
+    with (workspace.folder / "reviews.csv").open() as file:
+        text = file.read().replace("negative", "bad").replace("positive", "good")
+    (workspace.folder / "reviews.csv").write_text(text)
+    encoder, data = EMBEDDED_NAME if workspace.real else TINY, Path("data") / "canonical_data"
+    given = f"prepro_std.py --from reviews.csv --text review --label stars --model {encoder}"
+    run_python(["python", *given.split()])
+    given = f"train.py --task_def {data}/task_def.yml --data_dir {data}/{encoder} --init_checkpoint {encoder} "
+    given += "--train_datasets reviews --test_datasets reviews --epochs 1"
+    run_python(["python", *given.split()])
+
+
 PREPARATIONS: dict[str, Callable[[Workspace], None]] = {
     "README.md": _readme,
     "own_data.md": _own_data,
     "own_loop.md": _model_and_batches,
+    "prediction.md": _trained_run,
     "telemetry.md": _telemetry,
 }

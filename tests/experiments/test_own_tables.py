@@ -64,8 +64,7 @@ def test_splits_and_their_files(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"txt": "a", "label": "x"}, "no column 'text' (did you mean 'txt'?); --text names it; accepted: txt, label"),
-        ({"text": "a"}, "line 21: found no column 'label'; --label names it; accepted: text"),
+        ({"text": "a"}, "line 21: found no label in column 'label'"),
         ({"text": "a", "label": ""}, "line 21: found no label in column 'label'"),
         ({"text": ["a"], "label": "x"}, "line 21: found \"['a']\", accepted: a text or a number"),
     ],
@@ -74,6 +73,13 @@ def test_rows_that_cannot_be_used_are_told_by_line(wrong: dict[str, object], sai
     with pytest.raises(UserError) as found:
         OwnTask(table(tmp_path / "a.jsonl", *rows(*["x", "y"] * 10), wrong), COLUMNS)
     assert said in str(found.value)
+
+
+def test_a_column_that_is_not_there_is_told(tmp_path: Path) -> None:
+    source = table(tmp_path / "a.jsonl", *rows("x", "y"))
+    with pytest.raises(UserError) as found:
+        OwnTask(source, Columns(("txt",), ("label",)))
+    assert "no column 'txt' (did you mean 'text'?); --text names it; accepted: text, label" in str(found.value)
 
 
 def test_a_label_that_was_never_learned_is_told(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from hypothesis import example, given
 
-from experiments.sift import study_run
 from experiments.sift.reporting.results import _read_run
-from experiments.sift.runs import RunStore
-from experiments.sift.study import read_study
+from experiments.sift.running import study_run
+from experiments.sift.running.runs import RunStore
+from experiments.sift.running.study import read_study
 from mt_dnn.configuration.config import parse_args
 from mt_dnn.training.telemetry import _lines_until
 from tasks.definition import TaskDefs

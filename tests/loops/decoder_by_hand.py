@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import mt_dnn.perturbation.search
+import mt_dnn.perturbation.noise
 from mt_dnn.perturbation.noise import standard_noise
 from tests.hf import RADIUS, SIGMA, STEP
 
@@ -32,7 +32,7 @@ def fixed_noise(monkeypatch: pytest.MonkeyPatch) -> None:
             return standard_noise(mask, hidden, *more)
         return NOISE[: mask.size(0), : mask.size(1)] * mask.unsqueeze(-1)
 
-    monkeypatch.setattr(mt_dnn.perturbation.search, "standard_noise", fixed)
+    monkeypatch.setattr(mt_dnn.perturbation.noise, "standard_noise", fixed)
 
 
 @contextmanager

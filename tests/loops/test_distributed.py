@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.loops.two_processes import JOBS, REFUSED, expected
+from tests.device import NEEDS_TWO_GPUS
+from tests.loops.two_processes import JOBS, JOBS_ON_GPUS, REFUSED, expected
 
 pytest.importorskip("lightning")
 ROOT = Path(__file__).parents[2]
@@ -20,12 +21,20 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What two processes found: the gradients of each job, or why it was refused."""
-    file = tmp_path_factory.mktemp("loops") / "found.pt"
+    return run(tmp_path_factory.mktemp("loops") / "found.pt", "cpu")
+
+
+@pytest.fixture(scope="module")
+def found_on_gpus(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return run(tmp_path_factory.mktemp("loops") / "found.pt", "cuda")
+
+
+def run(file: Path, device: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     finished = subprocess.run(
         [*command, "-m", "tests.loops.two_processes", str(file)],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TEST_DEVICE": device},
         capture_output=True,
         text=True,
         timeout=300,
@@ -37,7 +46,18 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("job", [job for job in JOBS if job not in REFUSED])
 def test_two_processes_have_the_gradient_of_one(job: str, found: dict[str, Any]) -> None:
-    wanted, gradients = expected(job), found[job]
+    assert_gradient_of_one(job, found[job])
+
+
+@pytest.mark.cuda
+@NEEDS_TWO_GPUS
+@pytest.mark.parametrize("job", [job for job in JOBS_ON_GPUS if job not in REFUSED])
+def test_two_gpus_have_the_gradient_of_one_process_on_the_cpu(job: str, found_on_gpus: dict[str, Any]) -> None:
+    assert_gradient_of_one(job, found_on_gpus[job])
+
+
+def assert_gradient_of_one(job: str, gradients: Any) -> None:
+    wanted = expected(job)
     assert not isinstance(gradients, str), gradients
     assert max(float(x.abs().max()) for x in wanted.values()) > 0.1
     for name, gradient in wanted.items():

@@ -1,4 +1,7 @@
-"""What two processes find in loops of several kinds: started by torch.distributed.run, read by test_distributed.py."""
+"""What two processes find in loops of several kinds: started by torch.distributed.run, read by test_distributed.py.
+
+With TEST_DEVICE=cuda each has a GPU, in the loops that are torch's own.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tests.hf import ALPHA, collate, examples, tiny_model
 from tests.loops.by_hand import SEEDS, by_hand, point_of, regularizer
 
+DEVICE = os.environ.get("TEST_DEVICE", "cpu")
 LENGTHS = {"classification": (7, 3, 6, 5, 4, 7), "generation": (7, 7, 7, 7)}
 # name: method, level, K
 METHODS = {
@@ -52,15 +56,17 @@ JOBS = {
     "lightning/sift": "classification",
     "lightning/freelb": "classification",
 }
+# Loops that take their device from the model; Fabric, Accelerate and Lightning are told the CPU here.
+JOBS_ON_GPUS = [job for job in JOBS if job.startswith(("ddp", "accumulated", "fully_shard"))]
 # A static graph has one forward of the wrapper an update.
 REFUSED = ("ddp static_graph/freelb",)
 
 
 def expected(job: str) -> dict[str, Tensor]:
-    """The gradients of one process with the whole batch, by hand."""
+    """The gradients of one process with the whole batch, by hand, on the CPU."""
     head = JOBS[job]
     name, level, k = METHODS[job.split("/")[1]]
-    model = network(head)
+    model = tiny_model(head)
     batch = collate(examples(head, LENGTHS[head]))
     point = point_of(model, level)
 
@@ -82,9 +88,9 @@ def expected(job: str) -> dict[str, Tensor]:
 
 
 def network(head: str, unused: bool = False) -> Any:
-    model = tiny_model(head)
+    model = tiny_model(head).to(DEVICE)
     if unused:
-        model.register_parameter("unused", nn.Parameter(torch.ones(1, dtype=torch.float64)))
+        model.register_parameter("unused", nn.Parameter(torch.ones(1, dtype=torch.float64, device=DEVICE)))
     return model
 
 
@@ -96,7 +102,8 @@ def share(head: str, parts: int = 1) -> Iterator[tuple[dict[str, Tensor], tuple[
     for part in range(parts):
         first = (part * world + rank) * size
         mine = rows[first : first + size]
-        yield collate([row for row, _ in mine]), tuple(seed for _, seed in mine)
+        batch = {name: values.to(DEVICE) for name, values in collate([row for row, _ in mine]).items()}
+        yield batch, tuple(seed for _, seed in mine)
 
 
 def total_loss(job: str, model: Any, bound: Any, batch: dict[str, Tensor], seeds: tuple[int, ...]) -> Tensor:
@@ -141,7 +148,7 @@ def accumulated(job: str) -> Any:
 
 def of_fully_shard(job: str) -> Any:
     model = network(JOBS[job])
-    mesh = init_device_mesh("cpu", (2,))
+    mesh = init_device_mesh(DEVICE, (2,))
     if "layers" in job:
         for part in (model.bert.embeddings, *model.bert.encoder.layer):
             fully_shard(part, mesh=mesh)
@@ -215,12 +222,14 @@ def gradient_of(job: str) -> dict[str, Tensor] | str:
     if hasattr(model, "found"):
         return dict(model.found)
     named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-    return {name: x.full_tensor() if hasattr(x, "full_tensor") else x.clone() for name, x in named.items()}
+    return {name: (x.full_tensor() if hasattr(x, "full_tensor") else x.clone()).cpu() for name, x in named.items()}
 
 
 def main(file: Path) -> None:
-    torch.distributed.init_process_group("gloo")
-    found = {job: gradient_of(job) for job in JOBS}
+    if DEVICE == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    torch.distributed.init_process_group("nccl" if DEVICE == "cuda" else "gloo")
+    found = {job: gradient_of(job) for job in (JOBS if DEVICE == "cpu" else JOBS_ON_GPUS)}
     if torch.distributed.get_rank() == 0:
         torch.save(found, file)
     if torch.distributed.is_initialized():

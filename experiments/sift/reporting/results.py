@@ -13,11 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, Val
 from data_utils.errors import DataError
 from data_utils.text_files import read_json
 from experiments.sift.reporting.predictions import PredictedNumbers, Predictions
-from experiments.sift.run_files import read_run_file, run_files
-from experiments.sift.runs import settings_of
-from experiments.sift.study import Study as Definition
-from experiments.sift.study import command_line
-from experiments.sift.study import read_study as read_definition
+from experiments.sift.running.run_files import read_run_file, run_files
+from experiments.sift.running.runs import settings_of
+from experiments.sift.running.study import Study as Definition
+from experiments.sift.running.study import command_line
+from experiments.sift.running.study import read_study as read_definition
 from mt_dnn.configuration.config import parse_args
 
 TOLERANCE = 1e-4  # percentage points between a stored metric and the recomputed one

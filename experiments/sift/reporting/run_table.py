@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from experiments.sift.reporting.results import Run, Study
-from experiments.sift.study import TRAINED
+from experiments.sift.running.study import TRAINED
 
 COLUMNS = ("study", "encoder", "setting", "method", "seed", "stage", "test", "examples", "measure", "value")
 Measured = tuple[str, str, int, str, float]  # stage, test, examples, measure, value

@@ -17,7 +17,7 @@ from experiments.bench import others
 from experiments.bench.measure import forward_flops
 from experiments.bench.others import Contest, PlainAdamax
 from experiments.bench.rows import COMPARED, ROWS, still_config
-from experiments.sift.runs import TASK, TASK_DEF
+from experiments.sift.running.runs import TASK, TASK_DEF
 from mt_dnn.batcher import Batch
 from mt_dnn.loss import SymKlCriterion
 from mt_dnn.matcher import SANBertNetwork

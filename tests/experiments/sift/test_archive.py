@@ -12,7 +12,7 @@ from experiments.sift import archive, report
 from experiments.sift.archive import ARCHIVE, TABLE, restore, save
 from experiments.sift.reporting.results import read_studies
 from experiments.sift.reporting.run_table import run_table
-from experiments.sift.run_files import read_run_file, run_files
+from experiments.sift.running.run_files import read_run_file, run_files
 from tests.experiments.sift.study_results import write_results
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.sift import sweep
-from experiments.sift.runs import RunStore
+from experiments.sift.running.runs import RunStore
 
 
 @pytest.mark.slow

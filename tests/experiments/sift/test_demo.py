@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from data_utils.errors import FlagError
-from experiments.sift import demo, runs
+from experiments.sift import demo
 from experiments.sift.data import hutto
 from experiments.sift.data.hutto import DOMAINS
+from experiments.sift.running import runs
 from tests.experiments.sift.hutto_archive import rated_lines, write_archive
 
 

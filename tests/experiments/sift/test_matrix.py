@@ -18,11 +18,14 @@ import yaml
 import prepro_std
 from data_utils.errors import DataError, FlagError, UserError
 from data_utils.text_files import write_lines
-from experiments.sift import matrix, report, study_run
-from experiments.sift.matrix import Folders, Jobs, Trial, all_alike, chosen, run_specs, trial_specs, trials_of
-from experiments.sift.runs import Record
-from experiments.sift.study import TRAINED, Robustness, Seeds, Study
-from experiments.sift.study_run import RunSpec, execute, finished, rounded
+from experiments.sift import matrix, report
+from experiments.sift.running import layout, study_run
+from experiments.sift.running.jobs import Jobs
+from experiments.sift.running.layout import Folders, check_apart, lay_out
+from experiments.sift.running.plan import Trial, all_tied, best_flags, run_specs, trial_specs, trials_of
+from experiments.sift.running.runs import Record
+from experiments.sift.running.study import TRAINED, Robustness, Seeds, Study
+from experiments.sift.running.study_run import RunSpec, execute, finished, rounded
 from mt_dnn.configuration.config import Config
 from mt_dnn.training.trainer import train
 from tests.terminal import Terminal, drawn_to_the_end
@@ -78,14 +81,14 @@ def study(tiny_encoder: Path) -> Study:
 
 @pytest.fixture
 def folders(tmp_path: Path, study: Study, token_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
-    monkeypatch.setattr(matrix, "prepare", lambda *arguments: token_dir)
-    return matrix.lay_out(study, tmp_path, token_dir.parent, tmp_path / "results")
+    monkeypatch.setattr(layout, "prepare", lambda *arguments: token_dir)
+    return lay_out(study, tmp_path, token_dir.parent, tmp_path / "results")
 
 
 def test_tests_are_cut_evenly_over_the_file_and_nothing_else_is(
     study: Study, folders: Folders, tmp_path: Path, token_dir: Path
 ):
-    cut = matrix.lay_out(study.model_copy(update={"test_examples": 3}), tmp_path, token_dir.parent, tmp_path / "cut")
+    cut = lay_out(study.model_copy(update={"test_examples": 3}), tmp_path, token_dir.parent, tmp_path / "cut")
     for test, places in {"sentiment_a_test": (0, 3, 6), "sentiment_b_test": (0, 4, 8)}.items():
         whole = (token_dir / f"{test}.json").read_text().splitlines()
         assert (cut.tests / f"{test}.json").read_text().splitlines() == [whole[place] for place in places]
@@ -107,7 +110,7 @@ def test_a_run_is_another_where_a_stage_or_a_test_has_another_name(study: Study,
 def test_a_test_set_of_texts_that_were_learned_is_refused(
     study: Study, folders: Folders, capsys: pytest.CaptureFixture[str]
 ):
-    matrix.check_apart(study, folders)
+    check_apart(study, folders)
     capsys.readouterr()
     learned = (folders.trained / "sentiment_a_train.json").read_text().splitlines()
     others = [
@@ -120,9 +123,9 @@ def test_a_test_set_of_texts_that_were_learned_is_refused(
         found = f"{len(own)} of {len(own) + 99} texts are in the training or development set of near, trained"
         if refused:
             with pytest.raises(DataError, match=f"sentiment_b_test.json: {found}; accepted: a test set of other texts"):
-                matrix.check_apart(study, folders)
+                check_apart(study, folders)
         else:
-            matrix.check_apart(study, folders)
+            check_apart(study, folders)
             assert f"{path}: {found}\n" in capsys.readouterr().out
 
 
@@ -173,14 +176,14 @@ def test_tuning_and_training_read_folders_without_a_test_set(study: Study, folde
 
 def test_the_best_trial_has_the_highest_metric_and_of_equals_the_lowest_loss():
     trials = [Trial({"a": 1}, 80.0, 0.2), Trial({"a": 2}, 81.0, 0.9), Trial({"a": 3}, 81.0, 0.5)]
-    assert chosen(trials) == {"a": 3}
+    assert best_flags(trials) == {"a": 3}
 
 
-def test_trials_that_the_metric_does_not_tell_apart_are_seen():
+def test_trials_with_equal_metrics_are_tied():
     trials = [Trial({"a": 1}, 0.0, 0.2), Trial({"a": 2}, 1e-9, 0.9)]
-    assert all_alike(trials)
-    assert not all_alike([*trials, Trial({"a": 3}, 0.1, 0.5)])
-    assert not all_alike(trials[:1])
+    assert all_tied(trials)
+    assert not all_tied([*trials, Trial({"a": 3}, 0.1, 0.5)])
+    assert not all_tied(trials[:1])
 
 
 def test_a_study_is_tuned_and_run_and_nothing_runs_twice(study: Study, folders: Folders):
@@ -191,7 +194,7 @@ def test_a_study_is_tuned_and_run_and_nothing_runs_twice(study: Study, folders: 
     tuned = json.loads((folders.results / "tuned.json").read_text())
     trials = trials_of(trial_specs(study, folders), study)
     for method, found in trials.items():
-        assert tuned[method]["chosen"] == chosen(found)
+        assert tuned[method]["chosen"] == best_flags(found)
         for trial, kept in zip(found, tuned[method]["trials"], strict=True):
             assert kept == {"flags": trial.flags, "value": trial.value, "loss": trial.loss}
     record = json.loads((folders.results / "runs" / "near-sift-5.json").read_text())
@@ -283,7 +286,7 @@ def test_a_run_that_was_killed_goes_on_and_ends_as_if_it_had_not_been(
     spec = first_spec(study, folders)
     whole = execute(replace(spec, result=str(tmp_path / "whole.json"), work=str(tmp_path / "whole")))
     study_run.write_spec(spec, tmp_path / "spec.json")
-    command = [sys.executable, "-m", "experiments.sift.study_run", str(tmp_path / "spec.json")]
+    command = [sys.executable, "-m", "experiments.sift.running.study_run", str(tmp_path / "spec.json")]
     one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as in this process, for sums depend on it
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread)
     checkpoint = Path(spec.work) / "trained" / "model_0.pt"

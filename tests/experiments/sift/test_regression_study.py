@@ -15,12 +15,13 @@ import prepro_std
 from data_utils.errors import DataError
 from data_utils.metrics import Metric
 from data_utils.text_files import write_lines
-from experiments.sift import matrix, report
-from experiments.sift.matrix import run_specs, trial_specs, trials_of
+from experiments.sift import report
 from experiments.sift.reporting.results import read_study
 from experiments.sift.reporting.statistics import _counts, sample
-from experiments.sift.study import Study
-from experiments.sift.study_run import execute
+from experiments.sift.running import layout
+from experiments.sift.running.plan import run_specs, trial_specs, trials_of
+from experiments.sift.running.study import Study
+from experiments.sift.running.study_run import execute
 
 TASK_DEF = Path("experiments/glue/glue_task_def.yml").resolve()
 SIZES = {"train": 12, "dev": 6, "test": 9}
@@ -57,9 +58,9 @@ def results(tmp_path: Path, study: Study, tiny_encoder: Path, monkeypatch: pytes
         ]
         write_lines(root / f"stsb_{name}.tsv", lines)
     prepro_std.main(["--model", str(tiny_encoder), "--root_dir", str(root), "--task_def", str(TASK_DEF)])
-    monkeypatch.setattr(matrix, "prepare", lambda *arguments: root / tiny_encoder.name)
-    folders = matrix.lay_out(study, tmp_path, root, tmp_path / "results")
-    matrix.check_metric(study)
+    monkeypatch.setattr(layout, "prepare", lambda *arguments: root / tiny_encoder.name)
+    folders = layout.lay_out(study, tmp_path, root, tmp_path / "results")
+    layout.check_metric(study)
     trials = trial_specs(study, folders)
     for spec in [*(spec for runs in trials.values() for spec in runs), *run_specs(study, folders, {})]:
         execute(spec)

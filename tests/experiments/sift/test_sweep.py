@@ -9,7 +9,7 @@ import pytest
 
 from data_utils.errors import FlagError
 from experiments.sift import sweep
-from experiments.sift.runs import TRAINED_DATASET, Method, configure, development_data, search_figures
+from experiments.sift.running.runs import TRAINED_DATASET, Method, configure, development_data, search_figures
 from mt_dnn.configuration.adversarial_config import measured_flags
 
 LOSS = 0.25

@@ -98,7 +98,7 @@ def test_asking_whether_the_loss_is_divided_by_items_counts_nothing(tmp_path: Pa
         own: dict[str, Any] = {"compute_loss_func": lambda *_, **__: None}  # so that Trainer counts labels
         trainer = trainer_of(tiny_model("classification"), "classification", tmp_path, kind=kind, **own)
         trainer.train()
-        assert trainer._scaling.by_items is (base is ForwardsTwice)
+        assert trainer._loss_weights.scaling.by_items is (base is ForwardsTwice)
         assert trainer.tokens == 17
 
 
@@ -255,12 +255,12 @@ def test_an_encoder_decoder_in_seq2seq_trainer(family: str, smoothing: float, tm
     words = model.get_encoder().get_input_embeddings()
     target = batch["labels"] != -100
     clean = model(**batch).logits[target].log_softmax(-1)
-    seeds = trainer._noise_seeds(batch, 0)
+    seeds = trainer._row_seeds.of(batch, 0)
     method = search(RandomPerturbation)
     from mt_dnn.perturbation.noise import standard_noise
 
     trainer.state.global_step = 0
-    seeds = trainer._noise_seeds(batch, 0)
+    seeds = trainer._row_seeds.of(batch, 0)
     delta = standard_noise(batch["attention_mask"], 16, torch.float64, seeds) * method.noise_var
     handle = words.register_forward_hook(lambda _, __, h: h + delta.clamp(-method.radius, method.radius))
     noisy = model(**batch).logits[target].log_softmax(-1)

@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 from torch.utils.data import SequentialSampler
 
-import mt_dnn.perturbation.search
+import mt_dnn.perturbation.noise
 from mt_dnn.huggingface.trainer import AdversarialMixin, AdversarialTrainer
 from mt_dnn.perturbation import (
     AdversarialTraining,
@@ -57,7 +57,7 @@ def fixed_noise(monkeypatch: pytest.MonkeyPatch) -> None:
             return standard_noise(mask, hidden, *more)
         return NOISE[: len(mask)] * mask.unsqueeze(-1)
 
-    monkeypatch.setattr(mt_dnn.perturbation.search, "standard_noise", fixed)
+    monkeypatch.setattr(mt_dnn.perturbation.noise, "standard_noise", fixed)
 
 
 def forward(model: Any, batch: dict[str, Tensor], delta: Tensor | float, level: str) -> Any:

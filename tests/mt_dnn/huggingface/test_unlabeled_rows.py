@@ -41,7 +41,7 @@ def test_unlabeled_rows_add_alpha_times_their_r(tmp_path: Path) -> None:
     found = gradient_of_update(trainer)
     model = tiny_model("classification")
     trainer.state.global_step = 0
-    places, batch = trainer._unlabeled.batch(0)
+    places, batch = trainer._unlabeled_rows.batch(0)
     assert "labels" not in batch
     names = [f"unlabeled/{place}" for place in places]
     value = search().regularize(
@@ -93,7 +93,7 @@ def test_accumulated_batches_add_the_mean_of_their_unlabeled_rs(tmp_path: Path) 
     model = tiny_model("classification")
     expected = dict(labeled)
     for number in (0, 1):
-        places, batch = trainer._unlabeled.batch(number)
+        places, batch = trainer._unlabeled_rows.batch(number)
         seeds = example_seeds(42, 0, [f"unlabeled/{place}" for place in places])
         value = search().regularize(
             lambda batch=batch: model(**batch), model, model(**batch), batch["attention_mask"], noise_seeds=seeds

@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-import mt_dnn.perturbation.search
+import mt_dnn.perturbation.noise
 from data_utils.task_def import TaskType
 from mt_dnn.perturbation import SiftPerturbation, SmartPerturbation
 from mt_dnn.perturbation.injection import NoiseInjection
@@ -30,7 +30,7 @@ def start_from(monkeypatch: pytest.MonkeyPatch, noise: Tensor) -> None:
     def drawn(mask: Tensor, hidden: int, dtype: torch.dtype, seeds: object = None, kind: str = "normal") -> Tensor:
         return (noise * mask.unsqueeze(-1)).to(dtype)
 
-    monkeypatch.setattr(mt_dnn.perturbation.search, "standard_noise", drawn)
+    monkeypatch.setattr(mt_dnn.perturbation.noise, "standard_noise", drawn)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

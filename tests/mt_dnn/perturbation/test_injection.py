@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import mt_dnn.perturbation.injection
 from mt_dnn.perturbation.injection import (
-    NO_NORM,
+    NO_LAYER_NORM,
     NoiseInjection,
     UnsupportedLevelError,
     available_levels,
@@ -239,7 +239,9 @@ def test_an_encoder_without_embedding_norm_refuses_the_other_levels_in_a_line(fa
     encoder = tiny_classifier(family).bert
     with pytest.raises(UnsupportedLevelError) as error:
         NoiseInjection(encoder, level)
-    assert str(error.value) == f"{type(encoder).__name__} has no injection point '{level}'; it has: pre_ln{NO_NORM}"
+    assert (
+        str(error.value) == f"{type(encoder).__name__} has no injection point '{level}'; it has: pre_ln{NO_LAYER_NORM}"
+    )
 
 
 def test_an_unknown_level_is_named_with_the_accepted_ones() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from docs_build.encoder_families import SIZES
 from mt_dnn.perturbation import Regularization, SmartPerturbation
-from mt_dnn.perturbation.search import Kept
+from mt_dnn.perturbation.search import CachedDelta
 from tests.encoders import LEVELS, Classifier, TokenBatch, token_batch
 from tests.search import Trace, regularize, search_linear, smart
 
@@ -91,10 +91,10 @@ def test_delta_that_was_kept_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     real = batch.attention_mask.unsqueeze(-1)
     before = 0.03 * torch.randn(3, WIDTH, 16, dtype=torch.float64).clamp(-2, 2) * real
     taken: list[Tensor] = []
-    kept = Kept(before, torch.ones(3, dtype=torch.bool), taken.append)
+    kept = CachedDelta(before, torch.ones(3, dtype=torch.bool), taken.append)
     method = SmartPerturbation(step_size=0.01, noise_var=0.5, radius=0.1)
     clean = model(*batch)
-    method.regularize(lambda: model(*batch), model.bert, clean, batch.attention_mask, kept=kept).loss.backward()
+    method.regularize(lambda: model(*batch), model.bert, clean, batch.attention_mask, cached=kept).loss.backward()
     (after,) = taken
     assert not after[:, WIDTH:].any()
     moved = (after[:, :WIDTH] - before).abs()[real.squeeze(-1).bool()]
@@ -120,7 +120,9 @@ class Prefixed(nn.Module):
 @pytest.mark.parametrize("in_front", [1, -1])
 def test_a_length_that_cannot_be_understood_is_refused(in_front: int) -> None:
     batch = TokenBatch(torch.arange(1, 9).view(2, 4), None, torch.ones(2, 4, dtype=torch.long))
-    expected = f"Prefixed has {4 + in_front} tokens at its injection point 'pre_ln', the batch 4; accepted: as many, or"
+    expected = (
+        f"Prefixed has {4 + in_front} tokens at its injection point 'pre_ln', the batch 4; accepted: equal numbers, or"
+    )
     with pytest.raises(ValueError, match=expected):
         search_linear(smart(), Prefixed(in_front), batch)
 

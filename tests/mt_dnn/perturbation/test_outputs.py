@@ -97,9 +97,9 @@ def test_sequence_labeling_is_the_mean_over_real_tokens() -> None:
 def test_masked_lm_and_generation_are_the_mean_over_the_tokens_that_count(task_type: TaskType) -> None:
     perturbed, clean = two(2, 4, 3)
     counted = torch.tensor([[False, True, False, True], [True, False, False, False]])
-    mean, _ = compare(perturbed, clean, task_type, counted=counted)
+    mean, _ = compare(perturbed, clean, task_type, loss_mask=counted)
     torch.testing.assert_close(mean, symmetric(perturbed[counted], clean[counted]).mean())
-    batch = Comparison(clean, MASK, SymKlCriterion(), task_type=task_type, counted=counted)
+    batch = Comparison(clean, MASK, SymKlCriterion(), task_type=task_type, loss_mask=counted)
     spoiled = perturbed.clone()
     spoiled[~counted] = float("nan")
     assert batch.finite(spoiled).all()
@@ -110,7 +110,7 @@ def test_masked_lm_and_generation_are_the_mean_over_the_tokens_that_count(task_t
 def test_a_batch_in_which_no_token_counts_has_a_regularizer_of_zero() -> None:
     perturbed, clean = two(2, 4, 3)
     perturbed.requires_grad_()
-    mean, summed = compare(perturbed, clean, TaskType.MaskLM, counted=torch.zeros(2, 4))
+    mean, summed = compare(perturbed, clean, TaskType.MaskLM, loss_mask=torch.zeros(2, 4))
     assert mean == 0
     (gradient,) = torch.autograd.grad(summed, perturbed)
     assert not gradient.any()
@@ -142,8 +142,8 @@ COUNTED = torch.tensor([[False, True, False, True], [True, False, False, False]]
         (TaskType.Ranking, (2, 1), {"pairwise": 2}, 1),
         (TaskType.Ranking, (2, 1), {"pairwise": (2,)}, 1),
         (TaskType.SeqenceLabeling, (2, 4, 3), {}, 6),
-        (TaskType.MaskLM, (3, 9), {"counted": COUNTED}, 3),
-        (TaskType.SeqenceGeneration, (2, 4, 9), {"counted": COUNTED}, 3),
+        (TaskType.MaskLM, (3, 9), {"loss_mask": COUNTED}, 3),
+        (TaskType.SeqenceGeneration, (2, 4, 9), {"loss_mask": COUNTED}, 3),
     ],
 )
 def test_a_loss_of_gold_labels_is_climbed_as_a_sum_over_what_its_mean_is_over(
@@ -206,9 +206,11 @@ def test_logits_of_tokens_may_stand_in_a_row(task_type: TaskType) -> None:
     found = compare(perturbed.flatten(0, 1), clean.flatten(0, 1), task_type)
     torch.testing.assert_close(found, compare(perturbed, clean, task_type), rtol=0, atol=0)
     batch = Comparison(clean.flatten(0, 1), MASK, SymKlCriterion(), task_type=task_type)
-    assert batch.units(perturbed.flatten(0, 1)) == 6 == len(batch.rows(perturbed.flatten(0, 1))[0])
+    assert batch.loss_denominator(perturbed.flatten(0, 1)) == 6 == len(batch.rows(perturbed.flatten(0, 1))[0])
     spoiled = perturbed.clone()
     spoiled[1, 1] = float("nan")
     assert batch.finite(spoiled.flatten(0, 1)).tolist() == [True, False]
-    with pytest.raises(ValueError, match="found logits of 7 tokens; accepted: of the batch's 2 x 4, of these in a row"):
+    with pytest.raises(
+        ValueError, match="found logits of 7 tokens; accepted: of the batch's 2 x 4, of these in one dim"
+    ):
         batch.rows(perturbed.flatten(0, 1)[:7])

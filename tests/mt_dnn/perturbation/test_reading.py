@@ -188,7 +188,9 @@ def test_logits_that_may_be_several_labels_are_not_guessed(model: Any, labels: T
     logits = getattr(model(**batch), "logits", None)
     logits = model(**batch) if logits is None else logits
     given = batch if labels is None else batch | {"labels": labels}
-    with pytest.raises(ValueError, match=r"3 numbers a text.*give task_type='classes', 'labels' \(several labels"):
+    with pytest.raises(
+        ValueError, match=r"3 numbers a text.*give task_type='classes', 'labels' \(several yes-or-no labels"
+    ):
         ModelRegularizer(search(), model)(model, given, logits)
     regularizer = ModelRegularizer(search(), model, task_type="labels", forward=lambda own, _: own(**batch))
     assert regularizer(model, given, logits) > 0
@@ -250,7 +252,7 @@ def test_an_encoder_decoder_is_perturbed_at_the_encoders_words(family: str, monk
     unlabeled = {name: x for name, x in batch.items() if name != "labels"} | {
         "decoder_input_ids": batch["labels"].clamp(0)
     }
-    with pytest.raises(ValueError, match="give labels in the batch, the tokens that are to be generated"):
+    with pytest.raises(ValueError, match="give labels in the batch, the tokens to be generated"):
         ModelRegularizer(search(), model)(model, unlabeled, model(**unlabeled))
 
 
@@ -293,7 +295,7 @@ def test_noise_of_the_models_own_is_the_same_in_all_passes() -> None:
 def test_words_that_a_hook_changes_at_random_are_told() -> None:
     model, batch = tiny_model("classification"), collate(examples("classification"))
     model.get_input_embeddings().register_forward_hook(lambda _, __, h: h + 0.1 * torch.randn_like(h))
-    with pytest.raises(ValueError, match="BertForSequenceClassification embeds one batch otherwise in each pass"):
+    with pytest.raises(ValueError, match="BertForSequenceClassification embeds a batch differently in each pass"):
         ModelRegularizer(search(), model)(model, batch, model(**batch))
     regularizer = ModelRegularizer(search(), model)
     with regularizer.clean(model):
@@ -346,7 +348,7 @@ def test_outputs_that_are_more_than_logits_are_told() -> None:
     assert ModelRegularizer(search(), model)(model, batch, {"logits": logits}) > 0
     for given, message in (
         ((logits, (logits,)), "found more than logits in a forward's tuple"),
-        ((logits, logits, logits), "found 3 tensors of logits; accepted: one, or where spans start and end"),
+        ((logits, logits, logits), "found 3 tensors of logits; accepted: one, or two for start and end of spans"),
         ({"hidden": logits}, "dict holds no logits; it has: hidden"),
     ):
         with pytest.raises(ValueError, match=message):

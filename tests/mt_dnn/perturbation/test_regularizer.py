@@ -323,7 +323,7 @@ def test_two_texts_by_one_encoder_are_refused(kind: type[Any]) -> None:
 def test_an_encoder_that_the_backward_computes_anew_is_refused() -> None:
     """Anew it would be computed without the noise, and give another gradient."""
     model, batch = Siamese(whole=True), {name: x for name, x in classification()[1].items() if name != "labels"}
-    with pytest.raises(ValueError, match="the backward computes the embeddings of BertModel anew, without the noise"):
+    with pytest.raises(ValueError, match="the backward pass recomputes the embeddings of BertModel, without the noise"):
         bound(model, task_type=TaskType.Classification)(model, batch, model(**batch))
     assert hook_count(model) == 0
 

@@ -14,7 +14,7 @@ from data_utils.errors import DataError, FlagError
 from mt_dnn.checkpoints.checkpoint import deltas_of
 from mt_dnn.perturbation import PERTURBATIONS
 from mt_dnn.perturbation.injection import NoiseInjection, available_levels
-from mt_dnn.perturbation.search import Kept
+from mt_dnn.perturbation.search import CachedDelta
 from mt_dnn.training.delta_cache import DeltaCache
 from mt_dnn.training.trainer import Trainer
 from tests.encoders import ALL_FAMILIES, LEVELS, tiny_classifier, tiny_encoder, token_batch
@@ -41,8 +41,10 @@ def test_the_step_in_the_backward_is_the_searchs_own(name: str, level: str) -> N
     kept: list[torch.Tensor] = []
 
     def call(delta: torch.Tensor, known: torch.Tensor) -> Any:
-        given = Kept(delta, known, kept.append)
-        return method.regularize(lambda: model(*batch), model.bert, clean, batch.attention_mask, kept=given, **options)
+        given = CachedDelta(delta, known, kept.append)
+        return method.regularize(
+            lambda: model(*batch), model.bert, clean, batch.attention_mask, cached=given, **options
+        )
 
     nothing = torch.zeros(3, 7, 16, dtype=torch.float64)
     found = call(nothing, torch.tensor([False] * 3))
@@ -80,9 +82,9 @@ def test_an_example_whose_gradient_is_not_finite_keeps_its_delta() -> None:
     batch = token_batch(model.bert)
     kept: list[torch.Tensor] = []
     before = 0.01 * torch.randn(3, 7, 16, dtype=torch.float64) * batch.attention_mask.unsqueeze(-1)
-    given = Kept(before, torch.tensor([True] * 3), kept.append)
+    given = CachedDelta(before, torch.tensor([True] * 3), kept.append)
     clean = clean_logits(model, batch)
-    found = method.regularize(lambda: model(*batch), model.bert, clean, batch.attention_mask, kept=given,
+    found = method.regularize(lambda: model(*batch), model.bert, clean, batch.attention_mask, cached=given,
                               noise_seeds=seeds_of(3))  # fmt: skip
     (found.loss * float("inf")).backward()
     torch.testing.assert_close(kept[0], before)
@@ -110,7 +112,7 @@ def test_what_was_kept_comes_back_by_example(tmp_path: Path) -> None:
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
     delta = torch.arange(24.0).view(2, 3, 4) * mask.unsqueeze(-1)
     assert not deltas.of([2, 0], mask).known.any()
-    deltas.of([2, 0], mask).keep(delta)
+    deltas.of([2, 0], mask).store(delta)
     other = DeltaCache(tmp_path / "deltas", lengths, 4, new=False)
     found = other.of([0, 1, 2], torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]]))
     assert found.known.tolist() == [True, False, True]

@@ -78,13 +78,13 @@ def test_passes_that_share_their_embeddings_give_the_same_objective(
     shared, gradients = value_and_gradients()
     import mt_dnn.perturbation.search as search
 
-    original = search.Search._start_from
+    original = search.Search._shared_base
 
     def own(self: Any, h: Tensor) -> Tensor:
         original(self, h)
         return h
 
-    monkeypatch.setattr(search.Search, "_start_from", own)
+    monkeypatch.setattr(search.Search, "_shared_base", own)
     apart, expected = value_and_gradients()
     assert torch.equal(shared, apart)
     for gradient, other in zip(gradients, expected, strict=True):

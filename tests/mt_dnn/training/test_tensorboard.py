@@ -141,8 +141,8 @@ def test_between_regularized_updates_the_last_one_is_shown(tmp_path: Path, monke
 
 def test_without_tensorboard_or_regularizer_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    token_shares = Search.token_shares
-    monkeypatch.setattr(Search, "token_shares", lambda search: calls.append(search) or token_shares(search))
+    relative_sizes = Search.relative_sizes
+    monkeypatch.setattr(Search, "relative_sizes", lambda search: calls.append(search) or relative_sizes(search))
     tiny_run(tmp_path / "plain", *ONE_TASK, *tensorboard(tmp_path / "plain"))
     assert SHARES not in events(tmp_path / "plain").Tags()["histograms"]
     tiny_run(tmp_path / "sift", *ONE_TASK, *SIFT, "--log_per_updates", "1")
@@ -155,7 +155,7 @@ def test_tokens_without_a_vector_are_left_out() -> None:
     h, delta = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [6.0, 8.0], [1.0, 1.0]]]), torch.ones(1, 4, 2)
     search = Search.__new__(Search)
     search.base, search.delta, search.mask = h, delta, torch.tensor([[1, 1, 1, 0]])
-    assert search.token_shares().tolist() == pytest.approx([2**0.5 / 5, 2**0.5 / 10])
+    assert search.relative_sizes().tolist() == pytest.approx([2**0.5 / 5, 2**0.5 / 10])
 
 
 def test_of_no_tokens_there_is_no_histogram(tmp_path: Path) -> None:

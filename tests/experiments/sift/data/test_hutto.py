@@ -11,7 +11,7 @@ from data_utils.errors import DataError
 from data_utils.readers import read_canonical_tsv
 from data_utils.task_def import DataFormat
 from experiments.sift.data import hutto
-from experiments.sift.runs import TASK_DEF
+from experiments.sift.running.runs import TASK_DEF
 from tasks.definition import TaskDefs
 from tests.experiments.sift.hutto_archive import packed, rated_lines, write_archive
 

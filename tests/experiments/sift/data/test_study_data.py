@@ -14,7 +14,7 @@ from experiments.sift.data import hutto, study_data
 from experiments.sift.data.glue_pairs import Pair
 from experiments.sift.data.hutto import Example, normal_form
 from experiments.sift.data.study_data import PREPARATIONS, prepare, shared_texts
-from experiments.sift.runs import TASK_DEF
+from experiments.sift.running.runs import TASK_DEF
 from tests.encoder_folder import write_encoder
 from tests.experiments.sift.hutto_archive import rated_lines, write_archive
 from tests.experiments.sift.study_files import (

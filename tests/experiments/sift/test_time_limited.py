@@ -1,7 +1,8 @@
-"""Studies on a lent machine, on this one: a tiny study, its runs in one file, and the end of the time."""
+"""Studies under a time limit: a tiny study, its runs in one file, and what happens when time is up."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tarfile
 import time
@@ -14,10 +15,10 @@ import yaml
 import prepro_std
 from data_utils.errors import UserError
 from data_utils.text_files import write_lines
-from experiments.sift import archive, borrowed
-from experiments.sift.borrowed import run_until
+from experiments.sift import archive, time_limited
 from experiments.sift.reporting.results import read_study
-from experiments.sift.study import read_study as read_definition
+from experiments.sift.running.study import read_study as read_definition
+from experiments.sift.time_limited import run_until
 
 TASK_DEF = Path("experiments/sift/sentiment_task_def.yml").resolve()
 
@@ -60,8 +61,8 @@ def words(tmp_path: Path, study: Path, **flags: object) -> list[str]:
     ]
 
 
-def test_all_that_ended_comes_home_in_one_file(tmp_path: Path, study: Path):
-    borrowed.main(words(tmp_path, study, precision="bf16"))
+def test_all_finished_runs_are_packed_into_one_file(tmp_path: Path, study: Path):
+    time_limited.main(words(tmp_path, study, precision="bf16"))
     with tarfile.open(tmp_path / "out" / "runs.tar.gz") as tar:
         names = sorted(tar.getnames())
         tar.extractall(tmp_path / "home", filter="data")
@@ -76,7 +77,7 @@ def test_all_that_ended_comes_home_in_one_file(tmp_path: Path, study: Path):
     ).read_text()
 
 
-def test_when_time_is_up_runs_are_stopped_and_what_ended_comes_home(
+def test_when_time_is_up_runs_are_stopped_and_the_finished_ones_packed(
     tmp_path: Path, study: Path, monkeypatch: pytest.MonkeyPatch
 ):
     def stopped(command: list[str], end: float) -> bool:
@@ -86,16 +87,22 @@ def test_when_time_is_up_runs_are_stopped_and_what_ended_comes_home(
         (folder / "study.yml").write_text(study.read_text())
         return False
 
-    monkeypatch.setattr(borrowed, "run_until", stopped)
-    borrowed.main(words(tmp_path, study))
+    monkeypatch.setattr(time_limited, "run_until", stopped)
+    time_limited.main(words(tmp_path, study))
     with tarfile.open(tmp_path / "out" / "runs.tar.gz") as tar:
         assert tar.getnames() == ["small-tiny-tf32/study.yml"]
 
 
-def test_a_command_is_asked_to_stop_and_a_failure_is_told():
+def test_a_command_is_stopped_when_time_is_up_and_a_failure_is_an_error():
     begun = time.monotonic()
     assert not run_until([sys.executable, "-c", "import time; time.sleep(60)"], begun + 1)
     assert time.monotonic() - begun < 30
     assert run_until([sys.executable, "-c", ""], begun + 100)
     with pytest.raises(UserError, match="ended with 3"):
         run_until([sys.executable, "-c", "raise SystemExit(3)"], begun + 100)
+
+
+def test_the_former_name_is_the_same_command():
+    command = [sys.executable, "-m", "experiments.sift.borrowed", "--help"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "--minutes" in shown

@@ -12,7 +12,17 @@ import pytest
 from data_utils.readers import write_score_file
 from data_utils.text_files import write_lines
 from experiments.sift.reporting.tables import markdown_table, spread
-from experiments.sift.runs import PLAIN, SIFT, SMART, TRAINED_DATASET, Method, RunStore, configure, evaluate, run_key
+from experiments.sift.running.runs import (
+    PLAIN,
+    SIFT,
+    SMART,
+    TRAINED_DATASET,
+    Method,
+    RunStore,
+    configure,
+    evaluate,
+    run_key,
+)
 from mt_dnn.configuration.config import Config
 
 
@@ -71,7 +81,7 @@ def test_finished_runs_are_found_by_key(tmp_path: Path):
 
 def test_several_processes_fill_one_file_and_lose_no_run(tmp_path: Path):
     script = (
-        "import sys; from pathlib import Path; from experiments.sift.runs import RunStore\n"
+        "import sys; from pathlib import Path; from experiments.sift.running.runs import RunStore\n"
         "store = RunStore(Path(sys.argv[1]))\n"
         "for number in range(200): store.add({'key': f'{sys.argv[2]}/{number}', 'filling': 'x' * 3000})"
     )

@@ -1,4 +1,4 @@
-"""What a trainer counts, such as tokens and accuracy, left as it is by passes of the regularizer."""
+"""Extra passes that leave a trainer's counters, such as tokens and accuracy, as they are."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from torch import Tensor
 
 
 @contextmanager
-def uncounted(trainer: Any) -> Iterator[None]:
-    """Within the block the trainer counts on copies: its measures are those of the clean pass alone."""
+def frozen_counters(trainer: Any) -> Iterator[None]:
+    """Within the block the trainer counts on copies of its counters, which are dropped when the block ends.
+
+    A counter is an attribute that holds numbers, texts or tensors, or containers of them; datasets are none.
+    """
     before = dict(vars(trainer))
-    copies = {name: _copied(value) for name, value in before.items() if _is_count(value) and "dataset" not in name}
+    copies = {name: _copied(value) for name, value in before.items() if _is_counter(value) and "dataset" not in name}
     vars(trainer).update(copies)
     try:
         yield
@@ -23,12 +26,11 @@ def uncounted(trainer: Any) -> Iterator[None]:
         vars(trainer).update({name: before[name] for name in copies})
 
 
-def _is_count(value: Any) -> bool:
-    """Whether it is numbers, texts and tensors, or containers of such."""
+def _is_counter(value: Any) -> bool:
     if isinstance(value, dict):
-        return all(map(_is_count, value.values()))
+        return all(map(_is_counter, value.values()))
     if isinstance(value, (list, tuple, set, deque)):
-        return all(map(_is_count, value))
+        return all(map(_is_counter, value))
     return value is None or isinstance(value, (int, float, str, Tensor))
 
 
@@ -39,6 +41,6 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         new.update({name: _copied(part) for name, part in value.items()})
     elif isinstance(value, (list, deque)):
-        for place, part in enumerate(value):
-            new[place] = _copied(part)
+        for index, part in enumerate(value):
+            new[index] = _copied(part)
     return new

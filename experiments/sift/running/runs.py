@@ -26,7 +26,7 @@ from mt_dnn.training.trainer import train
 
 TASK = "sentiment"
 TRAINED_DATASET = f"{TASK}_{hutto.TRAINED_DOMAIN}"
-TASK_DEF = Path(__file__).with_name("sentiment_task_def.yml")
+TASK_DEF = Path(__file__).parents[1] / "sentiment_task_def.yml"
 CANONICAL_DATA = Path("data/canonical_data")
 
 FIRST_SEED = 2018

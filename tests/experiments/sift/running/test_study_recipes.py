@@ -6,9 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from experiments.sift import matrix, report
-from experiments.sift.matrix import lay_out, run_specs, run_study
-from experiments.sift.study import Seeds, read_study
+from experiments.sift import report
+from experiments.sift.matrix import run_study
+from experiments.sift.running import study_run
+from experiments.sift.running.layout import lay_out
+from experiments.sift.running.plan import run_specs
+from experiments.sift.running.study import Seeds, read_study
 from tests.encoder_folder import write_encoder
 from tests.experiments.sift.study_files import write_all
 from tests.experiments.sift.test_matrix import Inside
@@ -38,4 +41,4 @@ def test_a_recipe_runs_end_to_end(tmp_path: Path, name: str, family: str):
     text = (tmp_path / "report.md").read_text()
     assert "Missing" not in text and "2 seeds" in text
     assert (tmp_path / "report.html").stat().st_size > 10_000
-    assert matrix.finished(run_specs(study, folders, {})[0]) is not None
+    assert study_run.finished(run_specs(study, folders, {})[0]) is not None

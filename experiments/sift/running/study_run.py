@@ -1,6 +1,6 @@
 """One run of a study: trained, trained on, tested, attacked; a JSON file when all is done.
 
-    python -m experiments.sift.study_run SPEC.json
+    python -m experiments.sift.running.study_run SPEC.json
 
 `matrix.py` writes the spec and starts the process. A run that was killed goes on from its last checkpoint.
 """
@@ -28,8 +28,8 @@ from data_utils.errors import DataError, DivergedError, NotFiniteError, OneLineP
 from data_utils.files import atomic_write
 from data_utils.text_files import read_json, read_json_lines
 from experiments.sift.attacks.robustness import measure_robustness
-from experiments.sift.runs import Record, run_key, score, settings_of
-from experiments.sift.study import TRAINED, command_line
+from experiments.sift.running.runs import Record, run_key, score, settings_of
+from experiments.sift.running.study import TRAINED, command_line
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from mt_dnn.configuration.config import Config, parse_args
 from mt_dnn.training.telemetry import METRICS_FILE

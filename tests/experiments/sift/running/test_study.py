@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from data_utils.errors import DataError, FlagError
-from experiments.sift.study import Study, command_line, read_study
+from experiments.sift.running.study import Study, command_line, read_study
 from mt_dnn.configuration.config import parse_args
 
 STUDIES = Path("experiments/sift/studies")

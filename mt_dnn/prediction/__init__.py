@@ -1,0 +1,16 @@
+"""From texts to answers: trained models applied to texts and tables.
+
+    from mt_dnn.prediction import load_model
+
+    model = load_model("checkpoint")  # a run's folder, a checkpoint, or a folder of --save_hf
+    model.predict(["A good film.", "A poor one."])
+
+Here lives what finds a model, tokenizes texts for it, and gives its answers in their natural form. What an answer of a
+task type is belongs to `tasks/`, files of tables to `data_utils/`; nothing here trains.
+"""
+
+from mt_dnn.prediction.loading import load_model
+from mt_dnn.prediction.text_model import Scored, TextModel
+from tasks.values import Answer
+
+__all__ = ["Answer", "Scored", "TextModel", "load_model"]

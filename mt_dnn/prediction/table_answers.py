@@ -1,0 +1,190 @@
+"""Answers as columns of a table, and the metrics of a table with labels."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_utils.errors import FlagError, UserError
+from data_utils.files import atomic_write
+from data_utils.metrics import Metric
+from data_utils.tables import Row, Table, write_table
+from mt_dnn.prediction.text_model import Scored, TaskModel, TextModel
+from tasks.values import Answer
+
+logger = logging.getLogger(__name__)
+
+PREDICTION, PROBABILITY, PROBABILITIES = "prediction", "probability", "probabilities"
+OTHERWISE = "model_"  # before the names of new columns, where the table has one of them
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a table is to be answered by.
+
+    Attributes:
+        table: with the texts.
+        text: columns of a row's texts, in the order in which the task takes them.
+        label: column of the right answer; of several labels a text one for each label; empty for none.
+        all_scores: a column with the probability of every class.
+        metrics: those to compute; None for those of the task's definition.
+        batch_size: rows a batch; None for a full batch of tokens.
+    """
+
+    table: Table
+    text: tuple[str, ...]
+    label: tuple[str, ...] = ()
+    all_scores: bool = False
+    metrics: tuple[Metric, ...] | None = None
+    batch_size: int | None = None
+
+
+def answer_table(model: TextModel, request: Request, output: Path, metrics_file: Path) -> None:
+    """Write the table with the answers of every task of a model, and where it has labels their metrics.
+
+    Args:
+        output: its ending says the format, as in `write_table`.
+        metrics_file: JSON, by name and in percent, of several tasks by task; written only with labels.
+
+    Raises:
+        UserError: columns that a task does not take, cells that it cannot read, a file that cannot be written.
+    """
+    check_texts(model, request.text)
+    tasks = list(model.tasks.values())
+    if request.label and len(tasks) > 1:
+        raise FlagError(f"--label: goes with one task; --task names it, accepted: {', '.join(model.tasks)}")
+    columns: dict[str, list[Any]] = {}
+    found: dict[str, dict[str, float]] = {}
+    for task in tasks:
+        scored = _scored(task, request)
+        for note in scored.notes:
+            logger.warning("%s", note)
+        prefix = f"{task.name}_" if len(tasks) > 1 else ""
+        columns |= {prefix + name: own for name, own in answer_columns(scored.answers, request.all_scores).items()}
+        found[task.name] = scored.metrics
+    columns = free_names(columns, request.table.columns)
+    write_table(output, request.table, columns)
+    logger.info("%s: %d rows, new columns %s", output, len(request.table.rows), ", ".join(columns))
+    if request.label:
+        (values,) = found.values()
+        with atomic_write(metrics_file) as file:
+            json.dump(values, file, indent=1)
+        for name, value in values.items():
+            logger.info("%s: %.2f", name, value)
+        logger.info("%s: the metrics", metrics_file)
+
+
+def check_texts(model: TextModel, text: Sequence[str]) -> None:
+    """See that every task takes so many texts a row.
+
+    Raises:
+        FlagError: one does not; names those that do.
+    """
+    refused: dict[str, FlagError] = {}
+    for name, task in model.tasks.items():
+        try:
+            task.format_of(len(text))
+        except FlagError as error:
+            refused[name] = error
+    if not refused:
+        return
+    fitting = [name for name in model.tasks if name not in refused]
+    hint = f"; --task takes the one that is meant, accepted: {', '.join(fitting)}" if fitting else ""
+    raise FlagError(f"--text: {next(iter(refused.values()))}{hint}")
+
+
+def answer_columns(answers: Sequence[Answer], all_scores: bool) -> dict[str, list[Any]]:
+    """The columns that answers make: what no answer has gets none.
+
+    Args:
+        all_scores: the probability of every class too, `probability_NAME` each, or where the classes of the rows differ
+            one column `probabilities` with lists.
+    """
+    columns = {PREDICTION: [_short(answer.label) for answer in answers]}
+    if any(answer.probability is not None for answer in answers):
+        columns[PROBABILITY] = [_short(answer.probability) for answer in answers]
+    known = next((answer.probabilities for answer in answers if answer.probabilities is not None), None)
+    if all_scores and isinstance(known, dict):
+        for name in known:
+            columns[f"{PROBABILITY}_{name}"] = [_short((answer.probabilities or {}).get(name)) for answer in answers]
+    elif all_scores and known is not None:
+        columns[PROBABILITIES] = [_short(answer.probabilities) for answer in answers]
+    return columns
+
+
+def free_names(columns: Mapping[str, list[Any]], taken: Sequence[str]) -> dict[str, list[Any]]:
+    """The columns under names that a table does not have; a line says where those are others."""
+    found = dict(columns)
+    while twice := [name for name in found if name in taken]:
+        logger.warning("the table has a column %s; the new columns begin with %s", twice[0], OTHERWISE)
+        found = {OTHERWISE + name: values for name, values in found.items()}
+    return found
+
+
+def _scored(task: TaskModel, request: Request) -> Scored:
+    table = request.table
+    rows = [tuple(_cell(row, column) for column in request.text) for row in table.rows]
+    labels = None
+    if request.label:
+        order = _label_columns(task, request.label)
+        labels = [_label(row, order) for row in table.rows]
+    return task.score(
+        rows,
+        labels,
+        request.metrics,
+        request.batch_size,
+        where=table.source,
+        numbers=[row.number for row in table.rows],
+        unit=table.unit,
+    )
+
+
+def _label_columns(task: TaskModel, given: Sequence[str]) -> Sequence[str]:
+    """The columns of labels; those of several labels in the order of the definition.
+
+    Raises:
+        FlagError: several columns of a task with one label, or others than the task's labels.
+    """
+    if len(given) == 1:
+        return given
+    names = task.task.task_def.class_names()
+    if task.task.task_def.task_type.name != "MultiLabel":
+        raise FlagError(f"--label: found {len(given)} columns, accepted: one for task {task.name}")
+    if sorted(names) != sorted(given):
+        raise FlagError(
+            f"--label: found {', '.join(given)}, accepted: the task's labels {', '.join(names)}, or one column"
+        )
+    return names
+
+
+def _cell(row: Row, column: str) -> Any:
+    """A value of a row: a list or an object as its file has it, all else as the text that stands there."""
+    value = row.values.get(column)
+    return value if isinstance(value, list | dict) else row.cells[column]
+
+
+def _label(row: Row, columns: Sequence[str]) -> Any:
+    return _cell(row, columns[0]) if len(columns) == 1 else tuple(_cell(row, column) for column in columns)
+
+
+def _short(value: Any) -> Any:
+    """A value whose numbers, of single precision, have no more digits than they need: 0.1, not 0.10000000149011612.
+
+    Raises:
+        UserError: a number that is not finite.
+    """
+    if isinstance(value, list):
+        return [_short(own) for own in value]
+    if isinstance(value, dict):
+        return {name: _short(own) for name, own in value.items()}
+    if isinstance(value, float):
+        if not np.isfinite(value):
+            raise UserError("found an answer that is not a finite number; the model's training diverged")
+        return float(str(np.float32(value)))
+    return value
