@@ -33,13 +33,13 @@ IGNORED = -1  # label that a criterion ignores; none has it here
 SEED = 2
 GRID = np.linspace(-1.3, 1.3, 41)
 CAPTIONS = {
-    "random": "noise alone, no search",
+    "random": "normal noise, no search",
     "r3f": "uniform noise, no search",
-    "at": "climbs the loss of the gold label",
-    "freelb": "climbs the same loss; trains on every point",
-    "vat": "climbs KL(f(h) ‖ f(h+δ))",
-    "smart": "climbs the symmetrized KL; SiFT at post_ln",
-    "alum": "as SMART, after half of the updates",
+    "at": "increases the gold label's loss",
+    "freelb": "the same, learns at every point",
+    "vat": "increases KL(f(h) ‖ f(h+δ))",
+    "smart": "increases the symmetrized KL",
+    "alum": "as smart, in the second half",
 }
 SCALES = (0.5, 1.0, 2.0)  # of the embedding tables
 WORD = "wonderful"
@@ -102,9 +102,9 @@ def climbed(name: str, outputs: Tensor, clean: Tensor, labels: Tensor) -> Tensor
 
 
 def draw_methods() -> Figure:
-    figure = Figure(figsize=(11, 6.2))
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.92, wspace=0.06, hspace=0.2)
-    axes = figure.subplots(2, 4).flatten()
+    figure = Figure(figsize=(7.5, 8.6))
+    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.94, wspace=0.06, hspace=0.24)
+    axes = figure.subplots(3, 3).flatten()
     for axis, (name, caption) in zip(axes, CAPTIONS.items(), strict=False):
         deltas, heights = path(name)
         axis.contourf(GRID, GRID, heights, levels=14, cmap="Greys", alpha=0.6)
@@ -114,14 +114,15 @@ def draw_methods() -> Figure:
         axis.plot(*deltas.T, "o", color=COLOURS[2], markersize=4)
         learned = deltas if name == "freelb" else deltas[-1:]
         axis.plot(*learned.T, "*", color=COLOURS[2], markersize=14, markeredgecolor="white")
-        axis.set_title(f"{name}\n{caption}", fontsize=9)
+        axis.set_title(f"{name}\n{caption}", fontsize=10)
         _plain(axis)
-    axes[-1].axis("off")
-    axes[-1].text(
+    for axis in axes[len(CAPTIONS) :]:
+        axis.axis("off")
+    axes[len(CAPTIONS)].text(
         0, 0.5,
-        "black: the clean vector, δ = 0\nblue: the ball of radius ε\norange: δ of each pass\n"
-        "star: δ that the model trains on\ngrey: the function climbed, darker is higher",
-        va="center", fontsize=10, linespacing=1.8,
+        "black: the clean vector, δ = 0\nblue: the ball of radius ε\norange: δ of each forward pass\n"
+        "star: the model learns here\ngray: what the method increases;\ndarker is larger",
+        va="center", fontsize=11, linespacing=1.8,
     )  # fmt: skip
     return figure
 
