@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,19 +23,24 @@ def eval_model(
     collater: Collater,
     batch_size: int | None = None,
     with_label: bool = True,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """The metrics, scores and predictions of a model on a dataset; every process gets all of them.
 
     Args:
         metric_meta: the metrics to compute, if the dataset has labels and `with_label` is set.
-        batch_size: see `score_examples`.
+        batch_size, on_batch: see `score_examples`.
     """
-    scores, predictions = score_examples(model, dataset, collater, batch_size)
+    scores, predictions = score_examples(model, dataset, collater, batch_size, on_batch)
     return model.network.tasks[dataset.task_id].evaluate(dataset, metric_meta, scores, predictions, with_label)
 
 
 def score_examples(
-    model: MTDNNModel, dataset: SingleTaskDataset, collater: Collater, batch_size: int | None = None
+    model: MTDNNModel,
+    dataset: SingleTaskDataset,
+    collater: Collater,
+    batch_size: int | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> tuple[Values, Values]:
     """Scores and predictions of each example, in the dataset's order.
 
@@ -43,12 +48,18 @@ def score_examples(
 
     Args:
         batch_size: examples per batch; by default a batch has a number of tokens (`evaluation_batches`).
+        on_batch: called after each batch with the number of batches that this process has scored, and the number of all
+            its batches.
     """
     accelerator = model.accelerator
     batches = evaluation_batches(dataset, batch_size)
     local_batches = split_among_processes(batches, dataset.tokens, accelerator.num_processes)[accelerator.process_index]
     bar = progress(local_batches, name=dataset.name, unit="batch", main=accelerator.is_main_process)
-    results = [(indices, *model.predict(collater([dataset[index] for index in indices]))) for indices in bar]
+    results = []
+    for indices in bar:
+        results.append((indices, *model.predict(collater([dataset[index] for index in indices]))))
+        if on_batch is not None:
+            on_batch(len(results), len(local_batches))
     if accelerator.num_processes > 1:
         results = gather_object(results)
     order = np.concatenate([indices for indices, _, _ in results]).argsort()

@@ -168,7 +168,7 @@ def test_a_cache_that_finds_no_room_is_done_without(tmp_path: Path) -> None:
         ended = command(train.main, flags(tmp_path / "run", "--data_dir", disk.folder), disk.fill)
         if disk.mounted:
             assert ended.code == 0, ended.output
-        assert f".cola_train.cache: cannot be written: {disk.full}; read anew by every run" in ended.output
+        assert f".cola_train.cache: cannot be written: {disk.full}; every run reads it again" in ended.output
         assert not left_over(disk.folder)
 
     with_disk(tmp_path / "disk", check)

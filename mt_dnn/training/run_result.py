@@ -1,7 +1,8 @@
-"""What a run found."""
+"""What a run found, and how long it took."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,10 +15,12 @@ class RunResult:
     """What a run found.
 
     Attributes:
-        history: an entry an epoch: `epoch`, and `metrics`, by `DATASET_SPLIT` and metric name, in percent.
-        best_epoch: by the development sets; the last epoch where there are none.
-        seconds_per_update: median over the updates of this process, evaluation aside; None where none was left to do.
-        output_dir: where checkpoints and score files are.
+        output_dir: folder of checkpoints and score files.
+        history: one entry per epoch: `epoch`, from 0, and `metrics`, by `DATASET_SPLIT` and metric name, in percent.
+        best_epoch: by the development sets, from 0; the last epoch if there are none.
+        best_value: the number that ranks the best epoch; None if there are no development sets.
+        seconds_per_update: median over the updates of this start, without evaluation; None if it made none.
+        seconds: that the run took, over all of its starts.
     """
 
     output_dir: str
@@ -25,6 +28,7 @@ class RunResult:
     best_epoch: int = 0
     best_value: float | None = None
     seconds_per_update: float | None = None
+    seconds: float = 0.0
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
@@ -33,5 +37,21 @@ class RunResult:
 
 
 def metrics_text(metrics: Mapping[str, float]) -> str:
-    """Metrics by name, in percent, as the log has them."""
+    """Metrics by name, in percent, as text for the log."""
     return ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+
+
+class RunClock:
+    """Counts the seconds of a run over all of its starts.
+
+    Attributes:
+        before: seconds of the starts before this one, from the checkpoint that is resumed.
+    """
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        self._started = time.perf_counter()
+
+    def seconds(self) -> float:
+        """The seconds of all starts up to now."""
+        return self.before + time.perf_counter() - self._started
