@@ -26,7 +26,7 @@ PARAMETERS = "parameters"  # tag of the cell whose values a caller may set
 
 
 def script(notebook: Path, settings: Mapping[str, object]) -> str:
-    """The code cells in their order; behind the cell with the tag `parameters` the settings take its values' places."""
+    """The code cells in order as a script; after the cell with the tag `parameters`, settings override its values."""
     parts = []
     for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "code":
@@ -37,7 +37,7 @@ def script(notebook: Path, settings: Mapping[str, object]) -> str:
 
 
 def run(notebook: Path, settings: Mapping[str, object] | None = None) -> dict[str, Any]:
-    """Run a notebook's code in this process; returns its names. Its figures stay open (`pyplot.get_figlabels`)."""
+    """Run a notebook's code in this process; returns its variables. Figures stay open (`pyplot.get_figlabels`)."""
     matplotlib.use("Agg")
     pyplot.close("all")
     with tempfile.TemporaryDirectory() as folder, matplotlib.rc_context(SETTINGS):
@@ -48,8 +48,8 @@ def run(notebook: Path, settings: Mapping[str, object] | None = None) -> dict[st
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--notebook", type=Path, default=NOTEBOOK, help="(default: %(default)s)")
-    parser.add_argument("--folder", type=Path, default=FIGURES, help="of the figures (default: %(default)s)")
+    parser.add_argument("--notebook", type=Path, default=NOTEBOOK, help="notebook to run (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=FIGURES, help="folder of the figures (default: %(default)s)")
     arguments = parser.parse_args(argv)
     run(arguments.notebook)
     with matplotlib.rc_context(SETTINGS):

@@ -30,6 +30,7 @@ def read_parquet(path: Path) -> Table:
             if sum(group.total_byte_size for group in groups) > LARGEST_TABLE:
                 raise DataError(f"holds more than {LARGEST_TABLE} bytes, the most that a table may have", path)
             found = file.read()
+        found.validate(full=True)  # texts that are no UTF-8 among others
     except OSError as error:
         reason = first_line(error) if error.strerror is None else error.strerror
         raise DataError(f"cannot be read: {reason}", path) from error

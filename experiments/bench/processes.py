@@ -61,7 +61,7 @@ class Run:
 
 
 class Group:
-    """Processes that train together: each has the same runs, and does a block of one of them when told to."""
+    """Processes that train together: each has the same runs and trains a block of one of them on request."""
 
     def __init__(self, processes: int, runs: Sequence[Sequence[str]]):
         context = get_context("spawn")

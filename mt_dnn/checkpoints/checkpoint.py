@@ -17,7 +17,7 @@ from typing import IO, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from data_utils.checksum import checked_write, has_right_checksum, remove_checked
+from data_utils.checksum import checked_write, remove_checked, verify_checksum
 from data_utils.errors import DataError, TaskDefError, UserError, first_line
 from mt_dnn.checkpoints.mtdnn_config import from_mtdnn
 from tasks.definition import TaskDef, checkpoint_globals
@@ -71,7 +71,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise DataError("missing; accepted: a checkpoint written by train.py or by MT-DNN", path)
-    has_right_checksum(path)
+    verify_checksum(path)
     try:
         _refuse_compressed(path)
         with torch.serialization.safe_globals(checkpoint_globals()):
@@ -231,7 +231,7 @@ def load_with_deltas(path: Path | str) -> dict[str, Any]:
     """`load_checkpoint` for a resume, which also checks the checksum of the δ next to it."""
     content = load_checkpoint(path)
     if deltas_of(Path(path)).is_file():
-        has_right_checksum(deltas_of(Path(path)))
+        verify_checksum(deltas_of(Path(path)))
     return content
 
 

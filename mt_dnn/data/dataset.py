@@ -136,9 +136,9 @@ class SingleTaskDataset(Dataset[Example]):
             raise DataError(
                 f"all {read} examples are longer than {max_seq_len} tokens; at least one is needed", self.path
             )
-        logger.info(
-            "%s: %d examples; %d longer than %d tokens left out", self.path, len(self), read - len(self), max_seq_len
-        )
+        left_out = read - len(self)
+        note = f"; {left_out} longer than {max_seq_len} tokens left out" if left_out else ""
+        logger.info("%s: %d examples%s", self.path, len(self), note)
 
     def _select(self) -> None:
         """Select the examples whose sequences are short enough."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from data_utils.errors import DataError, FlagError, UserError, nearest
@@ -169,7 +171,20 @@ def _task_of(definitions: TaskDefs, config: Config, flag: str, dataset: str) -> 
         raise FlagError(f"--{flag}{' (left out)' if at_default else ''}: {dataset}: {error}") from error
 
 
-def check_fits_encoder(dataset: SingleTaskDataset, encoder: PreTrainedModel, width: int = 0) -> None:
+class Tokens(Protocol):
+    """What is known of a dataset's tokens; attributes of `SingleTaskDataset`."""
+
+    path: Path
+    lengths: np.ndarray
+
+    @property
+    def largest_token(self) -> int: ...
+
+    @property
+    def largest_type(self) -> int: ...
+
+
+def check_fits_encoder(dataset: Tokens, encoder: PreTrainedModel, width: int = 0) -> None:
     """Check that an encoder can embed a dataset's tokens; another encoder's tokenizer may have made them.
 
     Args:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-READER_VERSION = 4  # to be raised when what is read from a line, or what is checked in it, changes
+READER_VERSION = 5  # to be raised when what is read from a line, or what is checked in it, changes
 LARGEST = float(np.finfo(np.float32).max)
 SHOWN = 60  # characters of a label in a message
 SETTLED_NS = 2_000_000_000  # a file changed later than that ago may change again within the same time stamp
@@ -293,7 +293,10 @@ def _label(sample: dict[str, Any], task: Task, lengths: Sequence[int], path: Pat
         shown = str(label) if len(str(label)) <= SHOWN else f"{str(label)[:SHOWN]}…"
         shown = repr(label) if isinstance(label, str) else shown
         raise DataError(f"label is {shown}; accepted are {task.accepted_labels}", path, line)
-    return label
+    try:
+        return None if label is None else task.read_label(sample)
+    except ValueError as error:
+        raise DataError(str(error), path, line) from error
 
 
 def _soft_label(sample: dict[str, Any], task: Task, lengths: Sequence[int], path: Path, line: int) -> list[float]:

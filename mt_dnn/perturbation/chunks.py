@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_NUMBERS = 2**24  # logits that are compared at once; a copy of them takes 64 MiB in single precision
+CHUNK_NUMBERS = 2**22  # logits that are compared at once; a copy of them takes 16 MiB in single precision
 
 Divergence = Callable[[Tensor, Tensor], Tensor]
 

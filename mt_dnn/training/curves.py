@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.files import written
+from data_utils.files import write_errors
 
 # Of the histogram's buckets: each is a tenth wider than the one before; they are the same at every update.
 EDGES = [0.0, *(1e-6 * 1.1**step for step in range(436))]
@@ -36,7 +36,7 @@ class Curves:
 
         self._event = Event
         self.path = Path(folder) / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
-        with written(folder):
+        with write_errors(folder):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._records = RecordWriter(self.path.open("ab", buffering=0))
             self._records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
@@ -70,7 +70,7 @@ class Curves:
         self._write([start, end], update)
 
     def _write(self, summaries: Iterable[Any], update: int) -> None:
-        with written(self.path.parent):
+        with write_errors(self.path.parent):
             for summary in summaries:
                 event = self._event(wall_time=time.time(), step=update, summary=summary)
                 self._records.write(event.SerializeToString())

@@ -61,7 +61,7 @@ def one_line_errors() -> Iterator[None]:
         with _as_user_errors():
             yield
     except UserError as error:
-        error.told = not _is_first_to_report()
+        error.reported = not _is_first_to_report()
         raise
 
 

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from data_utils.files import atomic_write, written
+from data_utils.files import atomic_write, write_errors
 from mt_dnn.configuration.config import GROUPS, RESUME_FLAGS, UPLOAD_FLAGS, Config
 from mt_dnn.configuration.flags import flags_of
 from mt_dnn.model import UpdateReport
@@ -148,7 +148,7 @@ class Telemetry:
         """Add a line to `metrics.jsonl`; a number that is not finite becomes null."""
         if self.path is not None:
             plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-            with written(self.path), self.path.open("a", encoding="utf-8") as file:
+            with write_errors(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(plain) + "\n")
 
 

@@ -20,6 +20,7 @@ from data_utils.files import atomic_write, folder_lock, remove_temporary, writab
 from data_utils.log_wrapper import create_logger
 from data_utils.progress import progress
 from data_utils.readers import write_glue_submission, write_score_file
+from data_utils.text_files import with_null
 from mt_dnn.batcher import Batch, Collater
 from mt_dnn.checkpoints.checkpoint import trained_definitions, write_tensors
 from mt_dnn.checkpoints.resumption import RunCheckpoints, RunState, checkpoint_to_resume, saved_checkpoints
@@ -219,7 +220,7 @@ class Trainer:
             f"stopped by {signal.Signals(number).name} after update {self.model.updates}; {self.output_dir / saved} "
             "holds the run: --resume goes on with it",
             number,
-            told=not self.main,
+            reported=not self.main,
         )
 
     def _report(self, epoch: int, batch: Batch) -> None:
@@ -297,7 +298,7 @@ class Trainer:
         self.result.seconds = self.clock.seconds()
         if self.main:
             with atomic_write(self.output_dir / RESULT_FILE) as file:
-                json.dump(asdict(self.result), file, indent=1)
+                json.dump(with_null(asdict(self.result)), file, indent=1)
 
     def _summary(self) -> list[str]:
         """The lines at the end of the run."""

@@ -180,7 +180,7 @@ def test_divergences_are_means_over_target_tokens(data: Path, encoder: Path, bat
     assert counted is not None
     clean, perturbed = torch.randn(2, *counted.shape, 16).unbind(0)
     perturbed[2][~counted[2]] = torch.nan
-    rows = Comparison(clean, batch.attention_mask, lambda p, q: (p - q).mean(), task_type=task.view, counted=counted)
+    rows = Comparison(clean, batch.attention_mask, lambda p, q: (p - q).mean(), task_type=task.view, loss_mask=counted)
     ((found, against),) = rows.pairs(perturbed)
     assert torch.equal(found, perturbed[counted]) and torch.equal(against, clean[counted])
     assert rows.finite(perturbed).all()

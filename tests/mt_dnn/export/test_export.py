@@ -287,9 +287,9 @@ def test_a_checkpoint_is_exported_as_its_run_did_and_one_task_into_the_folder_it
         (("--task_def", "TANH"), "tiny' has no vocabulary; .*; --tokenizer names another"),
         (("--tokenizer", "no/such/folder"), "--save_hf: tokenizer 'no/such/folder': no such folder"),
         (("--task_def", str(RUN / "task_def.yml")), "task cola has no activation .* accepted: actf: tanh"),
-        (("--save_hf", "FULL"), "FULL holds something; accepted: a new or an empty folder"),
-        (("--save_hf", "FULL/file"), "file holds something; accepted: a new or an empty folder"),
-        (("--save_hf", "out"), "out holds --output_dir; accepted: a folder of its own"),
+        (("--save_hf", "FULL"), "FULL is not empty; accepted: a new or an empty folder"),
+        (("--save_hf", "FULL/file"), "file is not empty; accepted: a new or an empty folder"),
+        (("--save_hf", "out"), "out contains --output_dir; accepted: a separate folder"),
         (("--save_hf", "/dev/null/hf"), "/dev/null: cannot be written to"),
     ],
 )

@@ -156,7 +156,7 @@ def test_the_folders_of_a_model_for_transformers_are_not_left_either(
         dry_run(tiny_config(tmp_path / "out", *flags, "--save_hf", place))
         assert "dry run: all that the run needs is there" in told()
         assert sorted(tmp_path.iterdir()) == before
-    with pytest.raises(FlagError, match="--save_hf: .* holds --output_dir"):
+    with pytest.raises(FlagError, match="--save_hf: .* contains --output_dir"):
         dry_run(tiny_config(tmp_path / "out", *flags, "--save_hf", "out"))
     assert sorted(tmp_path.iterdir()) == before
 
