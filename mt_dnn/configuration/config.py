@@ -25,6 +25,7 @@ from mt_dnn.configuration.flags import FlagParser, add_flags, build, flags_of, p
 from mt_dnn.configuration.help_groups import FIRST, help_groups
 
 RESUME_FLAGS = ("resume", "model_ckpt", "dry_run")  # belong to one start, not to the run
+RUN_CONFIG_FILE = "config.yml"  # in the output folder: all flags of the run, for --config
 UPLOAD_FLAGS = ("push_to_hub", "hub_private")  # a repeated run must not replace a model on the Hub by accident
 
 CONFIG_HELP = (

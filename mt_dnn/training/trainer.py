@@ -24,7 +24,7 @@ from data_utils.text_files import with_null
 from mt_dnn.batcher import Batch, Collater
 from mt_dnn.checkpoints.checkpoint import trained_definitions, write_tensors
 from mt_dnn.checkpoints.resumption import RunCheckpoints, RunState, checkpoint_to_resume, saved_checkpoints
-from mt_dnn.configuration.config import Config
+from mt_dnn.configuration.config import RUN_CONFIG_FILE, Config
 from mt_dnn.data.class_weights import class_weights
 from mt_dnn.data.run_batches import RunBatches
 from mt_dnn.data.run_data import RunData
@@ -42,7 +42,6 @@ from mt_dnn.training.selection import Selection
 from mt_dnn.training.stop_signals import StopSignals
 from mt_dnn.training.telemetry import METRICS_FILE, Telemetry
 
-CONFIG_FILE = "config.yml"  # all flags of the run, for --config
 RESULT_FILE = "results.json"
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar
 
@@ -132,7 +131,7 @@ class Trainer:
             self._encode()
             return self.result
         if self.main:
-            with atomic_write(self.output_dir / CONFIG_FILE) as file:
+            with atomic_write(self.output_dir / RUN_CONFIG_FILE) as file:
                 file.write(self.config.to_yaml())
         self.describe(self.config)
         total, done = self.model.total_updates, self.model.updates
@@ -307,7 +306,7 @@ class Trainer:
         exported = None if self.export is None else self.export.folder
         return [
             *found(self.result, self.selection),
-            *written(self.result, best, self.output_dir, (CONFIG_FILE, RESULT_FILE, METRICS_FILE)),
+            *written(self.result, best, self.output_dir, (RUN_CONFIG_FILE, RESULT_FILE, METRICS_FILE)),
             *use(tasks, best, exported),
         ]
 
