@@ -26,8 +26,8 @@ from experiments.dump_embedding import extractor
 from experiments.sift.running.runs import RunStore
 from mt_dnn.export import export as hf_export
 from mt_dnn.export.export import HfExport
+from mt_dnn.reporting.telemetry import Telemetry
 from mt_dnn.training.delta_cache import DeltaCache
-from mt_dnn.training.telemetry import Telemetry
 from mt_dnn.training.trainer import Trainer
 from tests import faults
 from tests.encoder_folder import write_encoder

@@ -20,10 +20,10 @@ from mt_dnn.configuration.config import RESUME_FLAGS, Config
 from mt_dnn.data.dataset import SingleTaskDataset
 from mt_dnn.data.unlabeled_batches import UnlabeledBatches
 from mt_dnn.model import MTDNNModel
+from mt_dnn.reporting.run_result import RunClock, RunResult
+from mt_dnn.reporting.running_losses import RunningLosses
 from mt_dnn.training.delta_cache import DeltaCache
 from mt_dnn.training.failures import WHAT_HELPS
-from mt_dnn.training.run_result import RunClock, RunResult
-from mt_dnn.training.running_losses import RunningLosses
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from mt_dnn.configuration.config import Config
 from mt_dnn.prediction.hf_classifier import CONFIG_FILE, load_classifier
 from mt_dnn.prediction.text_examples import TextTokenization
 from mt_dnn.prediction.text_model import TaskModel, TextModel, chosen_device, ready
-from mt_dnn.training.run_result import RESULT_FILE
+from mt_dnn.reporting.run_result import RESULT_FILE
 
 logger = logging.getLogger(__name__)
 

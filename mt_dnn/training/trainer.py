@@ -30,17 +30,17 @@ from mt_dnn.data.run_batches import RunBatches
 from mt_dnn.data.run_data import RunData
 from mt_dnn.inference import encode_dataset, eval_model
 from mt_dnn.model import MTDNNModel, UpdateReport
+from mt_dnn.reporting.report_points import Heartbeat, ReportPoints, duration
+from mt_dnn.reporting.run_log import found, opening, use, written
+from mt_dnn.reporting.run_result import RunClock, RunResult, metrics_text
+from mt_dnn.reporting.running_losses import RunningLosses
+from mt_dnn.reporting.telemetry import METRICS_FILE, Telemetry
 from mt_dnn.training.delta_cache import delta_cache_of_run
 from mt_dnn.training.failures import SkippedUpdates, one_line_errors
 from mt_dnn.training.processes import build_accelerator
-from mt_dnn.training.report_points import Heartbeat, ReportPoints, duration
 from mt_dnn.training.run_export import RunExport
-from mt_dnn.training.run_log import found, opening, use, written
-from mt_dnn.training.run_result import RunClock, RunResult, metrics_text
-from mt_dnn.training.running_losses import RunningLosses
 from mt_dnn.training.selection import Selection
 from mt_dnn.training.stop_signals import StopSignals
-from mt_dnn.training.telemetry import METRICS_FILE, Telemetry
 
 RESULT_FILE = "results.json"
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar

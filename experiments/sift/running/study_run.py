@@ -32,7 +32,7 @@ from experiments.sift.running.runs import Record, run_key, score, settings_of
 from experiments.sift.running.study import TRAINED, command_line
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from mt_dnn.configuration.config import Config, parse_args
-from mt_dnn.training.telemetry import METRICS_FILE
+from mt_dnn.reporting.telemetry import METRICS_FILE
 from mt_dnn.training.trainer import train
 
 DIGITS = 5  # decimals of a probability in a result
