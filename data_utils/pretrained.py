@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from data_utils.checksum import sha256
+from data_utils.storage.checksum import sha256
 from data_utils.errors import DataError
 from data_utils.mpnet import MPNET_HUB_NAME, MPNET_NAME, mpnet_folder
 

@@ -11,9 +11,9 @@ from typing import Any, TypedDict
 import numpy as np
 
 from data_utils.errors import DataError, NotFiniteError
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from data_utils.task_def import DataFormat
-from data_utils.text_files import (
+from data_utils.storage.text_files import (
     decode_line,
     parse_json_object,
     plain_object,

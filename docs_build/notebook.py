@@ -17,7 +17,7 @@ import matplotlib
 from matplotlib import pyplot
 
 from data_utils.errors import OneLineParser, run_command_line
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from experiments.sift.reporting.figures import SETTINGS
 
 NOTEBOOK = Path("examples/scale_invariance.ipynb")

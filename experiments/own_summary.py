@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from data_utils.prepro import (
     CUT,
     CUT_ENTITIES,

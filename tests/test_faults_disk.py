@@ -19,9 +19,9 @@ import prepare_distillation_data
 import prepro_std
 import strip_model
 import train
-from data_utils import checksum
+from data_utils.storage import checksum
 from data_utils.errors import FlagError
-from data_utils.files import folder_lock
+from data_utils.storage.files import folder_lock
 from experiments.dump_embedding import extractor
 from experiments.sift.running.runs import RunStore
 from mt_dnn.export import export as hf_export

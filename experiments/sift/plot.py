@@ -23,8 +23,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
-from data_utils.files import atomic_write
-from data_utils.text_files import decode_line, parse_json, read_json
+from data_utils.storage.files import atomic_write
+from data_utils.storage.text_files import decode_line, parse_json, read_json
 from experiments.sift.reporting.figures import COLOURS, SETTINGS, plain_axes
 from mt_dnn.reporting.telemetry import METRICS_FILE
 

@@ -11,7 +11,7 @@ import torch
 
 from data_utils.errors import DataError, FlagError, nearest
 from data_utils.prepro import TokenizerSpec
-from data_utils.text_files import read_json
+from data_utils.storage.text_files import read_json
 from module.encoder import positions_of
 from mt_dnn.checkpoints.build import network_in
 from mt_dnn.checkpoints.checkpoint import checkpoints_in, load_checkpoint, newest_checkpoint

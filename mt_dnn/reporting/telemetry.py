@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from data_utils.files import atomic_write, write_errors
+from data_utils.storage.files import atomic_write, write_errors
 from mt_dnn.configuration.config import GROUPS, RESUME_FLAGS, UPLOAD_FLAGS, Config
 from mt_dnn.configuration.flags import flags_of
 from mt_dnn.model import UpdateReport

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from data_utils.checksum import checked_write
+from data_utils.storage.checksum import checked_write
 from data_utils.errors import DataError, FlagError, WriteError
 from mt_dnn.configuration.config import Config
 from mt_dnn.data.dataset import SingleTaskDataset

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from tests.tasks.learning import write_small_encoder
 
 ROOT = Path(__file__).parents[2]

@@ -25,8 +25,8 @@ import torch
 import transformers
 
 from data_utils.errors import DataError, DivergedError, NotFiniteError, OneLineParser, run_command_line
-from data_utils.files import atomic_write
-from data_utils.text_files import read_json, read_json_lines
+from data_utils.storage.files import atomic_write
+from data_utils.storage.text_files import read_json, read_json_lines
 from experiments.sift.attacks.robustness import measure_robustness
 from experiments.sift.running.runs import Record, run_key, score, settings_of
 from experiments.sift.running.study import TRAINED, command_line
