@@ -19,8 +19,8 @@ import prepare_distillation_data
 import prepro_std
 import strip_model
 import train
-from data_utils.storage import checksum
 from data_utils.errors import FlagError
+from data_utils.storage import checksum
 from data_utils.storage.files import folder_lock
 from experiments.dump_embedding import extractor
 from experiments.sift.running.runs import RunStore

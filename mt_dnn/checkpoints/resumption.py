@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from data_utils.storage.checksum import remove_checked
 from data_utils.errors import DataError, DivergedError, Stopped, UserError, WriteError
+from data_utils.storage.checksum import remove_checked
 from mt_dnn.checkpoints.checkpoint import checkpoints_in, deltas_of, load_with_deltas, newest_checkpoint, remove_older
 from mt_dnn.checkpoints.random_state import random_state, set_random_state
 from mt_dnn.configuration.config import RESUME_FLAGS, Config

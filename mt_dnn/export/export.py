@@ -21,11 +21,11 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 from transformers.utils.logging import disable_progress_bar
 
 from data_utils.errors import DataError, FlagError, OneLineParser, nearest, run_command_line
-from data_utils.storage.files import atomic_folder, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.pretrained import resolve_pretrained
-from data_utils.tokenizer import load_tokenizer
+from data_utils.storage.files import atomic_folder, writable_folder
 from data_utils.storage.yaml_file import compose_yaml, construct_yaml
+from data_utils.tokenizer import load_tokenizer
 from module.encoder import positions_of, takes_types
 from mt_dnn.checkpoints.build import network_in
 from mt_dnn.checkpoints.checkpoint import load_checkpoint

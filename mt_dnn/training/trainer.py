@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader
 from transformers.utils.logging import disable_progress_bar
 
 from data_utils.errors import Stopped, WriteError
-from data_utils.storage.files import atomic_write, folder_lock, remove_temporary, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.progress import progress
 from data_utils.readers import write_glue_submission, write_score_file
+from data_utils.storage.files import atomic_write, folder_lock, remove_temporary, writable_folder
 from data_utils.storage.text_files import with_null
 from mt_dnn.batcher import Batch, Collater
 from mt_dnn.checkpoints.checkpoint import trained_definitions, write_tensors

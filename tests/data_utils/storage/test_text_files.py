@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.storage import text_files
 from data_utils.errors import DataError
+from data_utils.storage import text_files
 from data_utils.storage.text_files import read_json_lines, read_lines, read_text, write_lines
 
 
