@@ -1,4 +1,4 @@
-r"""Metrics of a score file, against the labels of a token file, or of the canonical TSV of one label a line.
+r"""Compute the metrics of a score file, with the labels of a token file or a canonical TSV.
 
 python calc_metrics.py --task mnli --std_input data/canonical_data/mnli_matched_dev.tsv --score scores.json
 """
@@ -17,29 +17,33 @@ import numpy as np
 
 from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.log_wrapper import create_logger
+from data_utils.metrics import undefined
 from data_utils.prepro import Split
 from data_utils.readers import read_canonical_tsv, read_scores
+from data_utils.storage.text_files import with_null
 from mt_dnn.data.dataset import SingleTaskDataset
 from tasks import Entries, Task, check_metrics, get_task
 from tasks.definition import TaskDefs
 
-OF_TSV = ("Classification", "Regression", "MultiLabel")  # one label field a line says all
+OF_TSV = ("Classification", "Regression", "MultiLabel")  # task types whose label is one field of a line
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task_def", default="experiments/glue/glue_task_def.yml", help="task definitions (YAML)")
     parser.add_argument("--task", required=True, help="name of the task")
-    parser.add_argument("--std_input", type=Path, required=True, help="the labels: token JSON lines, or canonical TSV")
+    parser.add_argument(
+        "--std_input", type=Path, required=True, help="file with the labels: token JSON lines or canonical TSV"
+    )
     parser.add_argument("--score", type=Path, required=True, help="score file of train.py, predict.py or MT-DNN")
     return parser.parse_args(argv)
 
 
 def labels_of(path: Path, task: Task) -> Any:
-    """What has `labels` and `uids` of a file's examples: a dataset for token files.
+    """An object with `labels` and `uids` of a file's examples; for a token file, its dataset.
 
     Raises:
-        UserError: an example without label; a kind of task that the file is no source of labels for.
+        UserError: an example has no label, or a file of this kind has no labels for the task's type.
     """
     kind = task.task_def.task_type
     if task.own_labels:
@@ -59,7 +63,7 @@ def labels_of(path: Path, task: Task) -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the metrics of the task's definition as one line of JSON; what a reader has to know goes to stderr."""
+    """Print the metrics of the task's definition as one line of JSON on stdout, and notes about them on stderr."""
     arguments = parse_args(argv)
     create_logger(None, quiet=True)
     task_def = TaskDefs(arguments.task_def).get_task_def(arguments.task)
@@ -70,9 +74,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     predictions, scores = read_scores(arguments.score, uids, lambda found: task.shapes_of_scores(found, golds))
     values: Any = np.stack(scores) if len({own.shape for own in scores}) == 1 else scores
     answers: Any = [np.array(own) if isinstance(own, list) else own for own in predictions]
-    for note in task.notes(task_def.metric_meta, golds):
+    found = task.measure(task_def.metric_meta, golds, Entries(uids, answers, values))
+    for note in [*task.notes(task_def.metric_meta, golds), *undefined(found)]:
         print(note, file=sys.stderr)
-    print(json.dumps(task.measure(task_def.metric_meta, golds, Entries(uids, answers, values))))
+    print(json.dumps(with_null(found)))
 
 
 if __name__ == "__main__":

@@ -78,10 +78,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _checked(arguments: argparse.Namespace) -> argparse.Namespace:
-    """See that the flags are those of a table, or those of a token file.
+    """Check that the flags are either those of a table or those of a token file.
 
     Raises:
-        FlagError: they are of both or of neither, or one is missing.
+        FlagError: both, neither, or a flag is missing.
     """
     if (arguments.source is None) == (arguments.prep_input is None):
         found = "neither" if arguments.source is None else "both"
@@ -100,7 +100,7 @@ def _checked(arguments: argparse.Namespace) -> argparse.Namespace:
 
 
 def answer_a_table(arguments: argparse.Namespace) -> None:
-    """Read a table, and write it with answers. What can be wrong with the files is found out before a model is read."""
+    """Read a table and write it with answers. The files are checked before the model is loaded."""
     from data_utils.log_wrapper import create_logger
     from data_utils.tables import column_of, read_table
 
@@ -132,10 +132,10 @@ def answer_a_table(arguments: argparse.Namespace) -> None:
 
 
 def _columns(given: str | None, table: Table, flag: str) -> list[str]:
-    """The columns that a flag names; a column whose name holds a comma may be named alone.
+    """The columns that a flag names. A single column may have a comma in its name.
 
     Raises:
-        FlagError: one is named twice.
+        FlagError: a column is named twice.
     """
     names = [] if given is None else [given] if given in table.columns else given.split(",")
     twice = [name for name in names if names.count(name) > 1]
@@ -145,12 +145,12 @@ def _columns(given: str | None, table: Table, flag: str) -> list[str]:
 
 
 def _checked_output(output: Path, source: Path) -> Path:
-    """See that a table can be written; returns the file of its metrics.
+    """Check that the table can be written, and return the path of its metrics.
 
     Raises:
-        UserError: another ending, no such folder, one that cannot be written to, or the table that is read.
+        UserError: an unknown ending, a folder that is missing or cannot be written to, or the input itself.
     """
-    from data_utils.files import writable_folder
+    from data_utils.storage.files import writable_folder
     from data_utils.tables import SUFFIXES
     from data_utils.tables.content import stem_of, suffix_of
 
@@ -187,7 +187,6 @@ def task_id_of(arguments: argparse.Namespace, config: dict[str, Any]) -> int:
 def score_a_token_file(arguments: argparse.Namespace) -> None:
     """Write the score file of a file of token JSON lines."""
     from data_utils.log_wrapper import create_logger
-    from data_utils.metrics import Metric
     from data_utils.readers import write_score_file
     from mt_dnn.batcher import Collater, SingleTaskDataset
     from mt_dnn.checkpoints.build import restore_network
@@ -195,6 +194,7 @@ def score_a_token_file(arguments: argparse.Namespace) -> None:
     from mt_dnn.data.run_data import check_fits_encoder
     from mt_dnn.inference import eval_model, score_examples
     from mt_dnn.model import MTDNNModel
+    from mt_dnn.prediction.text_model import named_metrics
     from tasks import Evaluation, check_metrics
     from tasks.definition import TaskDefs
 
@@ -211,10 +211,7 @@ def score_a_token_file(arguments: argparse.Namespace) -> None:
             )
     metrics = task_def.metric_meta
     if arguments.metric is not None:
-        unknown = [name for name in arguments.metric.split(",") if name not in Metric.__members__]
-        if unknown:
-            raise FlagError(f"--metric: found {unknown[0]!r}, accepted: {', '.join(Metric.__members__)}")
-        metrics = tuple(Metric[name] for name in arguments.metric.split(","))
+        metrics = named_metrics(arguments.metric.split(","))
     longest = arguments.max_seq_len or LONGEST
     dataset = SingleTaskDataset(arguments.prep_input, False, task_id, task_def, longest)
     check_fits_encoder(dataset, network.bert)

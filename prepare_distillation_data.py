@@ -3,10 +3,10 @@ r"""Give the examples of a token file a teacher's scores, for `train.py --mkd_op
     python prepare_distillation_data.py --task mnli --add_soft_label --std_input mnli_train.json \
         --score mnli_train_scores.json --std_output distilled/mnli_train.json
 
-The score file is the teacher's for the same examples, as `predict.py` writes it; where long texts are read in windows,
-as `predict.py --by_window` does. Probabilities are written as their logarithms (of several labels a text as their
-log-odds), for criteria compare logits; a regression's outputs and the logits of spans as they are. Without
---add_soft_label the teacher's answer takes the label's place.
+The score file has the teacher's scores of the same examples, from `predict.py`; for tasks that split long texts into
+windows, from `predict.py --by_window`. Probabilities are written as logarithms (of multi-label tasks, as log-odds),
+because criteria compare logits; a regression's outputs and the logits of spans are written unchanged. Without
+--add_soft_label the teacher's answer replaces the label.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.log_wrapper import create_logger
 from data_utils.readers import read_scores, read_token_json
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from mt_dnn.data.dataset import SingleTaskDataset
 from tasks import get_task, not_distilled
 from tasks.definition import TaskDefs
@@ -31,7 +31,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task_def", default="experiments/glue/glue_task_def.yml", help="task definitions (YAML)")
     parser.add_argument("--task", required=True, help="name of the task")
-    parser.add_argument("--add_soft_label", action="store_true", help="keep the label and add the softlabel")
+    parser.add_argument(
+        "--add_soft_label", action="store_true", help="keep the label and add the teacher's scores as softlabel"
+    )
     parser.add_argument("--std_input", type=Path, required=True, help="token JSON lines, as prepro_std.py writes them")
     parser.add_argument("--score", type=Path, required=True, help="the teacher's score file")
     parser.add_argument("--std_output", type=Path, required=True, help="token JSON lines to write")
@@ -42,7 +44,7 @@ def scores_of(path: Path, dataset: SingleTaskDataset) -> list[np.ndarray]:
     """A teacher's scores of each example of a dataset, (numbers,).
 
     Raises:
-        DataError: the score file is of other examples.
+        DataError: the score file has other examples.
     """
     task = dataset.task
     uids = dataset.uids if task.in_windows else task.uids(dataset)

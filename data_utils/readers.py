@@ -1,4 +1,4 @@
-"""The text formats between the commands: canonical TSV, token JSON lines, score files."""
+"""The files that commands pass to one another: canonical TSV, token JSON lines, score files."""
 
 from __future__ import annotations
 
@@ -11,15 +11,25 @@ from typing import Any, TypedDict
 import numpy as np
 
 from data_utils.errors import DataError, NotFiniteError
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from data_utils.task_def import DataFormat
-from data_utils.text_files import decoded, parse_json_object, plain_object, read_byte_lines, read_json, read_lines
+from data_utils.storage.text_files import (
+    decode_line,
+    parse_json_object,
+    plain_object,
+    read_byte_lines,
+    read_json,
+    read_lines,
+    with_null,
+)
 
-MASK, SHORT_MASK = "attention_mask", "mask"  # MT-DNN's files of spans have the short name
+MASK, SHORT_MASK = "attention_mask", "mask"  # the short name is in MT-DNN's files of span tasks
 TOKEN_KEYS = ("token_id", "type_id", MASK, SHORT_MASK)
 
-HYPOTHESES = "hypotheses"  # a last column of that name is one hypothesis or several, a field each
-LONGEST_DOCUMENT = 1000  # sentences that are tokenized together
+HYPOTHESES = "hypotheses"  # a last column of that name stands for one or more fields, a hypothesis each
+SEPARATORS = str.maketrans("\t\n\r\0", "    ")  # characters that no field can hold, and what takes their place
+GAP = "@placeholder"  # in a query: where a choice stands, as in ReCoRD
+LONGEST_DOCUMENT = 1000  # sentences; a longer document is split
 
 CANONICAL_COLUMNS = {
     DataFormat.PremiseOnly: ("uid", "label", "premise"),
@@ -36,7 +46,7 @@ LARGEST_SCORE = float(np.finfo(np.float32).max)
 
 
 class Scores(TypedDict):
-    """What a score file holds: of N examples, `scores` is flattened row by row."""
+    """A score file of N examples; `scores` is flattened row by row."""
 
     metrics: dict[str, float]
     predictions: list[Any]
@@ -45,12 +55,12 @@ class Scores(TypedDict):
 
 
 def split_columns(line: str, columns: Sequence[str], path: Path | str, number: int) -> dict[str, Any]:
-    """The tab-separated fields of a line by their columns' names; quotes have no meaning.
+    """The tab-separated fields of a line by column name; quotes have no meaning.
 
-    A last column `hypotheses` takes all fields that are left, at least one, as a list.
+    A last column `hypotheses` takes all remaining fields, at least one, as a list.
 
     Raises:
-        DataError: the line has another number of columns; names `path` and `number`.
+        DataError: the line has another number of columns; the message names `path` and `number`.
     """
     fields: list[Any] = line.split("\t")
     found, single, least = len(fields), len(columns) - 1, ""
@@ -65,15 +75,15 @@ def split_columns(line: str, columns: Sequence[str], path: Path | str, number: i
 
 
 def canonical_suffix(data_format: DataFormat) -> str:
-    """The ending of a canonical file's name."""
+    """The suffix of a canonical file."""
     return ".txt" if data_format == DataFormat.MLM else ".tsv"
 
 
 def read_documents(path: Path | str) -> Iterator[dict[str, Any]]:
     """The documents of a text file: `uid`, their number from 0, and `sentences`, a list of texts.
 
-    A line is a sentence, an empty line ends a document. A document of more than `LONGEST_DOCUMENT` sentences is given
-    in parts, each with a number of its own, so that any text can be read.
+    A line is a sentence, an empty line ends a document. A document of more than `LONGEST_DOCUMENT` sentences becomes
+    several documents, so that memory stays small for any text.
     """
     number, sentences = 0, []
     for _, line in read_lines(path):
@@ -87,11 +97,9 @@ def read_documents(path: Path | str) -> Iterator[dict[str, Any]]:
 
 
 def read_canonical_tsv(path: Path | str, data_format: DataFormat) -> Iterator[dict[str, Any]]:
-    """The examples of a canonical TSV, one dictionary a line, keyed by column.
+    """The examples of a canonical TSV, one dictionary a line with a text for each column; `hypotheses` is a list.
 
-    Every value is the text as it stands, `hypotheses` a list of texts.
-
-    Text for masked language modeling is no table; an example is one of `read_documents`.
+    A file for masked language modeling has documents instead, see `read_documents`.
 
     Raises:
         DataError: the file cannot be read, a line has the wrong number of columns, or nothing reads the format.
@@ -111,7 +119,7 @@ def read_token_json(path: Path | str, many_rows: bool = False) -> Iterator[tuple
     """The examples of a token JSON-lines file with their line numbers.
 
     Args:
-        many_rows: an example has several sequences: `token_id`, `type_id` and `attention_mask` are lists of them.
+        many_rows: an example has several sequences; `token_id`, `type_id` and `attention_mask` are lists of lists.
 
     Raises:
         DataError: a line that is no JSON object, or whose `token_id` is not a non-empty list of integers, or whose
@@ -120,7 +128,7 @@ def read_token_json(path: Path | str, many_rows: bool = False) -> Iterator[tuple
     for number, line in read_byte_lines(path):
         sample = plain_object(line)
         if sample is None or many_rows or not _has_plain_tokens(sample):
-            sample = parse_json_object(decoded(line, path, number), path, number)
+            sample = parse_json_object(decode_line(line, path, number), path, number)
             if many_rows:
                 _check_rows(sample, path, number)
             else:
@@ -148,7 +156,7 @@ def _has_plain_tokens(sample: Mapping[str, Any]) -> bool:
 
 
 def _check_rows(sample: Mapping[str, Any], path: Path | str, number: int) -> None:
-    """Each of an example's sequences, as `_check_tokens` does."""
+    """Check each of an example's sequences."""
     keys = [key for key in TOKEN_KEYS if sample.get(key) is not None]
     count = len(sample["token_id"]) if isinstance(sample.get("token_id"), list) else 0
     if not count:
@@ -183,17 +191,17 @@ def write_score_file(
     uids: Sequence[str],
     scores: Sequence[Any] | np.ndarray,
 ) -> None:
-    """Write the predictions for a dataset of N examples as MT-DNN does.
+    """Write a score file of N examples in MT-DNN's format.
 
     Args:
         path: `DATASET_SPLIT_scores_epoch_N.json`.
         metrics: percentages by name.
         predictions: N numbers, texts, or lists of them.
         uids: the N examples' ids.
-        scores: of each example a number or several, flattened row by row.
+        scores: one or more numbers for each example, flattened row by row.
     """
     content = {
-        "metrics": dict(metrics),
+        "metrics": with_null(metrics),
         "predictions": _plain(predictions),
         "uids": list(uids),
         "scores": _flat(_plain(scores)),
@@ -203,7 +211,7 @@ def write_score_file(
 
 
 def _plain(values: Any) -> Any:
-    """The same in Python's lists, numbers and texts."""
+    """The values as Python lists, numbers and strings."""
     if isinstance(values, np.ndarray | np.generic):
         return values.tolist()
     return [_plain(value) for value in values] if isinstance(values, list | tuple) else values
@@ -214,18 +222,19 @@ def _flat(values: Any) -> list[float]:
 
 
 def write_glue_submission(path: Path | str, uids: Sequence[str], answers: Sequence[str | int | float]) -> None:
-    """Write GLUE's submission table: a header, then `index` and `prediction` of each example."""
+    """Write a table for GLUE's test server: a header, then index and prediction of each example."""
     with atomic_write(path) as file:
         file.write("index\tprediction\n")
         file.writelines(f"{uid}\t{answer}\n" for uid, answer in zip(uids, answers, strict=True))
 
 
 def read_score_file(path: Path | str) -> Scores:
-    """Read what `write_score_file` or MT-DNN wrote.
+    """The content of a score file that `write_score_file` or MT-DNN wrote.
 
     Raises:
-        DataError: missing, no JSON object, a key is missing, or `predictions`, `uids` and `scores` do not fit;
-            NotFiniteError where a score is no number.
+        DataError: the file is missing or no JSON object, a key is missing, or `predictions`, `uids` and `scores` do not
+            fit together.
+        NotFiniteError: a score is infinite or NaN.
     """
     content = read_json(path)
     expected = list(Scores.__annotations__)
@@ -243,7 +252,7 @@ def read_score_file(path: Path | str) -> Scores:
         raise DataError(f"scores must be a list of numbers from -{LARGEST_SCORE} to {LARGEST_SCORE}", path)
     if not all(_is_prediction(prediction) for prediction in predictions):
         raise DataError("predictions must be a list of whole numbers, of texts, or of lists of one of them", path)
-    # a sequence has scores by token, a chosen text those of its choices
+    # sequences have a score a token, chosen texts a score a choice: their numbers differ
     own_counts = any(isinstance(prediction, list | str) for prediction in predictions)
     uneven = not own_counts and len(scores) % max(len(uids), 1) != 0
     if len(predictions) != len(uids) or uneven or len(scores) < len(uids):
@@ -252,7 +261,8 @@ def read_score_file(path: Path | str) -> Scores:
             "expected one prediction and equally many scores for each uid",
             path,
         )
-    return Scores(metrics=content["metrics"], predictions=predictions, uids=uids, scores=scores)
+    metrics = {name: math.nan if value is None else value for name, value in content["metrics"].items()}
+    return Scores(metrics=metrics, predictions=predictions, uids=uids, scores=scores)
 
 
 def _is_prediction(found: Any) -> bool:
@@ -267,15 +277,14 @@ def read_scores(
     """Predictions and scores of a score file, in the order of `uids`.
 
     Args:
-        uids: ids of the entries; the file has to hold the same.
-        shapes_of: predictions in that order → the shape of each one's scores; a ValueError refuses a prediction.
+        uids: the ids that the file must have.
+        shapes_of: predictions in that order → the shape of each one's scores; raises ValueError for a wrong prediction.
 
     Returns:
-        Of each entry its prediction, and its scores in that shape.
+        the predictions, and the scores of each in its shape.
 
     Raises:
-        DataError: as `read_score_file`; of other examples, with another number of scores, or with a prediction that is
-            neither a class nor a list of classes.
+        DataError: as `read_score_file`; or the file has other ids, another number of scores, or a wrong prediction.
     """
     found = read_score_file(path)
     places = {uid: place for place, uid in enumerate(found["uids"])}
@@ -284,7 +293,7 @@ def read_scores(
         what = f"; it has none for the id {lacking[0]!r}" if lacking else ""
         count = len(found["uids"])
         raise DataError(f"is of {count} examples, not of the {len(uids)} of the dataset{what}", path)
-    # Where ids repeat, the order of both files tells which is which.
+    # With repeated ids, both must be in the same order.
     order = list(range(len(uids))) if list(uids) == found["uids"] else [places[uid] for uid in uids]
     predictions = [found["predictions"][place] for place in order]
     try:

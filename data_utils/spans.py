@@ -1,4 +1,4 @@
-"""Spans of a text between its characters and its tokens."""
+"""Spans of a text: from characters to tokens and back."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-Offsets = Sequence[Sequence[int] | None]  # of each token the characters from and to, None outside the text
+Offsets = Sequence[Sequence[int] | None]  # first and end character of each token; None outside the text
 
 
 class Span(NamedTuple):
-    """Characters `begin` to `end` (exclusive), and how well they answer; higher is better."""
+    """Characters `begin` to `end` (exclusive) of a text, and their score; higher is better."""
 
     score: float
     begin: int
@@ -20,15 +20,15 @@ class Span(NamedTuple):
 
 
 def tokens_of(offsets: Offsets, begin: int, end: int) -> tuple[int, int] | None:
-    """The first and the last token that hold some of the characters `begin` to `end`; None where none does."""
+    """The first and the last token that overlap the characters `begin` to `end`; None if none does."""
     touched = [place for place, own in enumerate(offsets) if own is not None and own[0] < end and own[1] > begin]
     return (touched[0], touched[-1]) if touched else None
 
 
 def text_of(context: str, span: Span) -> str:
-    """The span as the text has it, without blanks around it.
+    """The text of a span without white space around it.
 
-    Marks that stand behind the last character belong to it; tokenizers that strip accents leave them out.
+    Combining marks after the last character are included; tokenizers that strip accents leave them out.
     """
     end = span.end
     while end < len(context) and unicodedata.category(context[end]).startswith("M"):
@@ -37,17 +37,17 @@ def text_of(context: str, span: Span) -> str:
 
 
 def best_spans(start: np.ndarray, end: np.ndarray, offsets: Offsets, longest: int, count: int) -> list[Span]:
-    """The best spans of one window, all of them compared, best first; of equals the earlier and shorter one.
+    """The best spans of a window among all, best first; of equal ones the earlier and shorter first.
 
     Args:
-        start, end: scores of each token as the first and as the last of the answer, (tokens,); a span's is their sum.
+        start, end: scores of each token as the answer's first and last one, (tokens,); a span's score is their sum.
         offsets: of the tokens.
-        longest: tokens of a span.
-        count: how many spans, fewer where there are not so many.
+        longest: tokens of a span, at most.
+        count: how many spans to return, at most.
     """
     places = [place for place, own in enumerate(offsets) if own is not None]
     first, last = start[places].astype(np.float64), end[places].astype(np.float64)
-    total = np.full((len(places), longest), -np.inf)  # by first token and by further tokens
+    total = np.full((len(places), longest), -np.inf)  # by first token and number of further tokens
     for further in range(min(longest, len(places))):
         total[: len(places) - further, further] = first[: len(places) - further] + last[further:]
     order = np.argsort(-total, axis=None, kind="stable")[:count]

@@ -21,24 +21,24 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalized(text: str) -> str:
-    """In lower case, without ASCII punctuation and English articles, one space between words."""
+    """The text in lower case, without ASCII punctuation and English articles, with single spaces between words."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
 def exact(prediction: str, gold: str) -> float:
-    """1 where both are the same after normalization, else 0."""
+    """1 if both are the same after normalization, else 0."""
     return float(normalized(prediction) == normalized(gold))
 
 
 def f1(prediction: str, gold: str) -> float:
-    """Harmonic mean of precision and recall over words, 0 to 1; 0 where no word is in both, as in SQuAD 1.1."""
+    """Harmonic mean of precision and recall over words, 0 to 1; 0 if they share no word, as in SQuAD 1.1."""
     words, gold_words = normalized(prediction).split(), normalized(gold).split()
     common = (Counter(words) & Counter(gold_words)).total()
     return 2 * common / (len(words) + len(gold_words)) if common else 0.0
 
 
-def f1_or_nothing(prediction: str, gold: str) -> float:
-    """`f1`, but 1 where neither has a word, as in SQuAD 2.0."""
+def f1_squad_v2(prediction: str, gold: str) -> float:
+    """`f1`, but 1 if neither has a word, as in SQuAD 2.0."""
     return f1(prediction, gold) if normalized(prediction) or normalized(gold) else 1.0
 
 
@@ -65,37 +65,37 @@ def squad_v2(
     """SQuAD 2.0's metrics of N questions, some without an answer.
 
     Args:
-        golds: the right answers of each question, none where it has no answer.
-        predictions: an answer each; empty for none.
-        texts: what the answer would be if there was one, for the best thresholds.
-        null_scores: what the threshold is applied to: there is no answer where it is exceeded.
+        golds: the right answers of each question; empty for a question without an answer.
+        predictions: an answer each; empty for "no answer".
+        texts: the best non-empty answer of each question, for the best thresholds.
+        null_scores: scores of "no answer", to which a threshold is applied.
 
     Returns:
         In percent, `EmF12` (the F1) and `EmF12_exact`, both also for the questions with (`HasAns`) and without an
-        answer (`NoAns`); with null scores also the best that any threshold reaches, and that threshold (`…_thresh`, in
-        the scores' own unit).
+        answer (`NoAns`); with null scores also the best value over all thresholds, and that threshold (`…_thresh`, in
+        the unit of the scores).
     """
     name = Metric.EmF12.name
     answerable = np.array([bool(own) for own in golds])
-    kept = [[gold for gold in own if normalized(gold)] or [""] for own in golds]
+    gold_texts = [[gold for gold in own if normalized(gold)] or [""] for own in golds]
     found = {}
-    for score, shown in ((f1_or_nothing, "f1"), (exact, "exact")):
-        values = _matches(score, kept, predictions)
+    for score, shown in ((f1_squad_v2, "f1"), (exact, "exact")):
+        values = _matches(score, gold_texts, predictions)
         found[name if shown == "f1" else f"{name}_{shown}"] = _mean(values)
         for part, which in (("HasAns", answerable), ("NoAns", ~answerable)):
             if which.any():
                 found[f"{name}_{part}_{shown}"] = _mean(values[which])
         if len(null_scores):
-            values = _matches(score, kept, texts)
+            values = _matches(score, gold_texts, texts)
             best, threshold = best_threshold(values, answerable, np.asarray(null_scores, dtype=np.float64))
             found |= {f"{name}_best_{shown}": best, f"{name}_best_{shown}_thresh": threshold}
     return found
 
 
 def best_threshold(values: np.ndarray, answerable: np.ndarray, null_scores: np.ndarray) -> tuple[float, float]:
-    """The highest mean that a threshold on the null scores gives, in percent, and the lowest such threshold.
+    """The highest mean over all thresholds on the null scores, in percent, and the lowest threshold that gives it.
 
-    A question whose null score exceeds the threshold gets no answer, which is right where it has none.
+    A question with a null score above the threshold gets no answer, which is right if it has none.
 
     Args:
         values: of each question's answer, 0 to 1, (N,).
@@ -103,7 +103,7 @@ def best_threshold(values: np.ndarray, answerable: np.ndarray, null_scores: np.n
         null_scores: (N,).
     """
     order = np.argsort(null_scores, kind="stable")
-    # what answering the questions one after the other adds to answering none
+    # what each further answered question adds, compared with answering none
     gains = np.where(answerable, values, values - 1)[order]
     totals = np.concatenate([[0.0], np.cumsum(gains)]) + (~answerable).sum()
     ranked = null_scores[order]
@@ -114,7 +114,7 @@ def best_threshold(values: np.ndarray, answerable: np.ndarray, null_scores: np.n
 
 
 def _matches(score: Score, golds: Sequence[Sequence[str]], predictions: Sequence[str]) -> np.ndarray:
-    """Of each question the score against the gold answer that fits best, (N,)."""
+    """The score of each question against its best matching gold answer, (N,)."""
     pairs = zip(golds, predictions, strict=True)
     return np.array([max(score(prediction, gold) for gold in own or [""]) for own, prediction in pairs])
 

@@ -3,7 +3,7 @@
 import zlib
 from enum import IntEnum
 
-FIRST_NEW_TYPE = 1000  # numbers of MT-DNN's own task types are below
+FIRST_NEW_TYPE = 1000  # the numbers of MT-DNN's task types are below
 
 
 class TaskType(IntEnum):
@@ -22,16 +22,16 @@ class TaskType(IntEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> None:
-        raise ValueError(f"no task type has the number {value}; one of your own needs its file in tasks/")
+        raise ValueError(f"no task type has the number {value}; a custom one needs its file in tasks/")
 
 
 def new_task_type(name: str) -> TaskType:
-    """A further member of `TaskType`, for a task type that MT-DNN does not have.
+    """Add a member to `TaskType`, for a task type that MT-DNN does not have.
 
-    Its number follows from its name, so that a checkpoint written by one program is read by another.
+    Its number is computed from its name, so that every program that reads a checkpoint finds the same one.
 
     Raises:
-        ValueError: no name, or one that is taken.
+        ValueError: the name is no identifier, or is taken.
     """
     if not name.isidentifier() or name in TaskType.__members__:
         raise ValueError(f"{name!r} is no new name of a task type; taken: {', '.join(TaskType.__members__)}")
@@ -71,7 +71,7 @@ class EncoderModelType(IntEnum):
     MSRLONGT5 = 13
 
 
-# Models that Microsoft has not published: names alone.
+# Encoders that Microsoft has not published: MT-DNN has only their names.
 INTERNAL_ENCODERS = tuple(member for member in EncoderModelType if member.name.startswith("MSR"))
 
 
@@ -90,12 +90,12 @@ class LossCriterion(IntEnum):
     NsSymKlCriterion = 9
     JSCriterion = 10
     HLCriterion = 11
-    BceCriterion = 1000  # of this project: numbers of MT-DNN's own are below
+    BceCriterion = 1000  # this project's; MT-DNN's numbers are below
 
 
 LossCriterion.__module__ = "mt_dnn.loss"
 
-# What compares logits with labels that are classes, and what compares logits with logits.
+# Criteria for labels that are classes, and criteria that compare logits with logits.
 OF_CLASSES = (
     LossCriterion.CeCriterion,
     LossCriterion.RankCeCriterion,

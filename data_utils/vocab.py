@@ -1,4 +1,4 @@
-"""Text ↔ index."""
+"""Vocabularies: tokens and their indices."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Vocabulary:
     Checkpoints of MT-DNN hold objects of this class, so its name and its three attributes are a file format.
 
     Args:
-        neat: hold nothing but what is added, as labels need it. Otherwise the padding and the unknown token come
-            first, and a token that was never added has the unknown token's index.
+        neat: hold only added tokens, as for labels. Otherwise the padding token and the unknown token come first, and
+            a token that was never added has the index of the unknown token.
 
     Attributes:
-        neat: as given.
+        neat: the argument.
         tok2ind: index of each token.
         ind2tok: token of each index.
     """
@@ -40,7 +40,7 @@ class Vocabulary:
         return vocabulary
 
     def add(self, token: str) -> int:
-        """The index of `token`, a new one if it is not there yet."""
+        """Add a token if it is new; returns its index."""
         index = self.tok2ind.setdefault(token, len(self.tok2ind))
         self.ind2tok[index] = token
         return index

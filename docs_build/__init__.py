@@ -1,1 +1,4 @@
-"""What makes the site of docs/ out of its pages: `make docs`."""
+"""Builds the site from the pages of `docs/` (`make docs`): MkDocs' hooks, the page of flags, the notebook's figures.
+
+Only the build and the tests of the docs use it; the pages themselves live in `docs/`.
+"""

@@ -1,4 +1,4 @@
-"""The project's commands and the parsers of their flags, for the page of flags and for tests of the docs."""
+"""The project's commands and their flags, for the page of flags and the tests of the docs."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from unittest.mock import patch
 ROOT = Path(__file__).parents[1]
 PLACES = ("*.py", "mt_dnn/**/*.py", "experiments/**/*.py", "examples/*.py")
 MARKS = ("\n    run_command_line(main)\n", "\n    main()\n")  # the last line of a file that is a command
-WITHOUT_FLAGS = "experiments.sift.running.study_run"  # started by the study alone, with a file
-TITLES = {  # of a section of the page of flags, by where the command lies
+WITHOUT_FLAGS = "experiments.sift.running.study_run"  # only the study starts it
+TITLES = {  # of the page's sections, by the package of the commands
     "": "Training and data",
     "mt_dnn": "Export",
     "experiments": "Public data sets",
@@ -23,7 +23,7 @@ TITLES = {  # of a section of the page of flags, by where the command lies
 
 
 class _Found(Exception):
-    """Carries a parser out of the command that was about to use it."""
+    """Carries a parser out of the command that would use it."""
 
     def __init__(self, parser: argparse.ArgumentParser):
         super().__init__()
@@ -42,10 +42,10 @@ def commands() -> Iterator[str]:
 
 
 def parser_of(module: str) -> argparse.ArgumentParser:
-    """The parser that a command gives its flags to.
+    """The argument parser of a command.
 
     Raises:
-        ModuleNotFoundError: no such command.
+        ModuleNotFoundError: there is no such command.
     """
 
     def leave(parser: argparse.ArgumentParser, *_: object) -> None:
@@ -62,13 +62,13 @@ def parser_of(module: str) -> argparse.ArgumentParser:
 
 
 def called(module: str) -> str:
-    """How a command is called from the project's folder."""
+    """The command line that calls a command from the project's folder."""
     as_file = "." not in module or module.endswith("prepro") or module.endswith("extractor")
     return f"python {module.replace('.', '/')}.py" if as_file else f"python -m {module}"
 
 
 def flags_page() -> str:
-    """The flags of all commands as Markdown: a section a place, a heading a command, a table a group of flags."""
+    """The page of flags in Markdown: sections, a heading for each command, a table for each group of flags."""
     of_section: dict[str, list[str]] = {title: [] for title in TITLES.values()}
     for module in commands():
         of_section[_section(module)].append(module)
@@ -81,7 +81,7 @@ def flags_page() -> str:
 
 
 def _section(module: str) -> str:
-    """The title of the innermost place that has one."""
+    """The title of the innermost package that has one."""
     parts = module.split(".")
     while ".".join(parts) not in TITLES:
         parts.pop()
@@ -106,7 +106,7 @@ def _command(module: str) -> Iterator[str]:
 
 
 def _meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
-    """An action's help, with choices and default where it does not name them."""
+    """An action's help, with choices and default added if the text lacks them."""
     formatter = parser._get_formatter()
     text = formatter._expand_help(action) if action.help else ""
     choices = [str(choice) for choice in action.choices or ()]
@@ -122,7 +122,7 @@ def _meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that Markdown leaves as it is, in a cell of a table."""
+    """The text escaped for a cell of a Markdown table."""
     for sign in "\\*<>|[]$":
         text = text.replace(sign, f"&#{ord(sign)};")
     return " ".join(text.split())

@@ -29,15 +29,15 @@ DEBERTA_V3: dict[str, Any] = {"share_att_key": True, "position_buckets": 8, "nor
 
 
 class EncoderFamily(NamedTuple):
-    """An architecture of transformers and what its code says of the embedding block, found or not.
+    """An architecture of transformers, with the modules of its embedding block by name.
 
     Attributes:
         title: its name in the documentation.
         example: a model of the family on the Hub.
         model: the class of the encoder.
-        words: where the word embeddings in use are, a dotted name within the encoder.
-        norm: where the embedding block's LayerNorm is; None where the block has none.
-        options: what a tiny configuration needs beside `SIZES`, or (None) has not.
+        words: dotted name of the word embeddings within the encoder.
+        norm: dotted name of the embedding block's LayerNorm; None if it has none.
+        options: of a tiny configuration, in addition to `SIZES`; None removes one.
     """
 
     title: str
@@ -128,10 +128,10 @@ def tiny_model(
 
     Args:
         family: a key of `FAMILIES`.
-        dropout: every dropout probability of the configuration.
+        dropout: for every dropout probability of the configuration.
         attention: transformers' name of the implementation, `eager` or `sdpa`.
-        model: a class of that family, such as BertForMaskedLM; None takes the encoder's.
-        options: what the configuration has otherwise than its row says.
+        model: another class of that family, such as BertForMaskedLM; None: the encoder.
+        options: of the configuration; they override the family's.
     """
     row = FAMILIES[family]
     sizes = {name: value for name, value in (SIZES | row.options | options).items() if value is not None}

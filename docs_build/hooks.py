@@ -1,6 +1,6 @@
-"""What MkDocs asks while it builds the site (mkdocs.yml, `hooks`): anchors, the page of flags, formulas as MathML.
+"""MkDocs' hooks (mkdocs.yml, `hooks`): GitHub's anchors, the page of flags, formulas as MathML.
 
-A formula that cannot be rendered, and a page that needs anything from another host, end the build.
+The build ends with an error at a formula that cannot be rendered, and at a page that loads from another host.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ FROM_ELSEWHERE = re.compile(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:http
 
 
 def on_config(config: Any) -> Any:
-    """Headings have GitHub's anchors."""
+    """Give headings GitHub's anchors."""
     config.mdx_configs.setdefault("toc", {})["slugify"] = slug
     return config
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """The flags of all commands stand where the mark is."""
+    """Replace the mark by the flags of all commands."""
     return markdown.replace(FLAGS_MARK, flags_page()) if FLAGS_MARK in markdown else markdown
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
-    """TeX, as pymdownx.arithmatex has set it apart, as MathML, which browsers draw by themselves."""
+    """Replace TeX, which pymdownx.arithmatex marked, by MathML, which browsers draw without scripts."""
 
     def render(found: re.Match[str]) -> str:
         kind, text = found[1], html.unescape(found[2]).strip()
@@ -46,7 +46,7 @@ def mathml(tex: str, block: bool, where: str) -> str:
     """A formula as MathML.
 
     Raises:
-        PluginError: it has a command that is not known.
+        PluginError: the formula has an unknown command.
     """
     try:
         drawn = convert(tex, display="block" if block else "inline")
@@ -58,7 +58,7 @@ def mathml(tex: str, block: bool, where: str) -> str:
 
 
 def on_post_page(output: str, page: Any, **_: Any) -> str:
-    """The page needs no other host.
+    """Check that the page loads nothing from another host.
 
     Raises:
         PluginError: it does.

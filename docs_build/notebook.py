@@ -20,7 +20,7 @@ import matplotlib
 from matplotlib import pyplot
 
 from data_utils.errors import OneLineParser, run_command_line
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from experiments.sift.reporting.figures import SETTINGS
 
 NOTEBOOK = Path("examples/scale_invariance.ipynb")
@@ -109,8 +109,8 @@ def _picture(label: str) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--notebook", type=Path, default=NOTEBOOK, help="(default: %(default)s)")
-    parser.add_argument("--folder", type=Path, default=FIGURES, help="of the figures (default: %(default)s)")
+    parser.add_argument("--notebook", type=Path, default=NOTEBOOK, help="notebook to run (default: %(default)s)")
+    parser.add_argument("--folder", type=Path, default=FIGURES, help="folder of the figures (default: %(default)s)")
     arguments = parser.parse_args(argv)
     store(arguments.notebook, run(arguments.notebook).outputs)
     with matplotlib.rc_context(SETTINGS):

@@ -1,4 +1,4 @@
-"""Anchors of headings as GitHub makes them, so that a link holds there and on the site."""
+"""Anchors of headings as on GitHub, so that links work there and on the site."""
 
 from __future__ import annotations
 
@@ -6,6 +6,5 @@ import re
 
 
 def slug(title: str, separator: str = "-") -> str:
-    """`The term: \\`--bregman_mu\\`` → `the-term---bregman_mu`."""
-    kept = re.sub(r"[^\w\- ]", "", title.strip().lower())
-    return kept.replace(" ", separator)
+    """The anchor of a heading: `The term: \\`--bregman_mu\\`` → `the-term---bregman_mu`."""
+    return re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", separator)

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.errors import DataError, FlagError, OneLineParser, at_least, nearest
-from data_utils.files import atomic_write
-from data_utils.readers import split_columns
-from data_utils.text_files import MARK, read_json_lines, read_lines
+from data_utils.storage.files import atomic_write
+from data_utils.readers import SEPARATORS, split_columns
+from data_utils.storage.text_files import MARK, read_json_lines, read_lines
 
 NO_LABEL = ""
-SEPARATORS = str.maketrans("\t\n\r\0", "    ")  # what cannot stand in a field
 
 Example = tuple[str, ...]  # the fields of a canonical TSV's line
 Row = Mapping[str, Any]  # what a publisher's file holds of an example, by name
@@ -26,13 +25,17 @@ Row = Mapping[str, Any]  # what a publisher's file holds of an example, by name
 
 @dataclass
 class Reading:
-    """Examples on their way from a source, and how many were left out so far, by reason."""
+    """Examples on their way from a source, and how many were left out or changed so far, by reason."""
 
     examples: Iterator[Example] = field(default_factory=lambda: iter(()))
     left_out: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
 
     def leave_out(self, reason: str) -> None:
         self.left_out[reason] = self.left_out.get(reason, 0) + 1
+
+    def note(self, what: str) -> None:
+        self.notes[what] = self.notes.get(what, 0) + 1
 
 
 def write_canonical(path: Path, reading: Reading) -> None:
@@ -51,6 +54,7 @@ def write_canonical(path: Path, reading: Reading) -> None:
         if not count:
             raise DataError("found no examples; at least one is needed", path)
     notes = "".join(f"; {number} left out, {reason}" for reason, number in reading.left_out.items())
+    notes += "".join(f"; {number} {what}" for what, number in reading.notes.items())
     print(f"{path}: {count} examples{notes}")
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from data_utils.errors import UserError
-from experiments.canonical import NO_LABEL, Example
+from tasks.multi_label import TRUTHS
 
 NOT_FINITE = ("nan", "inf", "infinity")
-TRUTHS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
 # What a definition says of a task whose labels are such.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "Classification": {"metric_meta": ["ACC", "F1MAC"], "loss": "CeCriterion", "adv_loss": "SymKlCriterion"},
@@ -20,19 +21,16 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def truths(values: Mapping[str, str], where: str, needed: bool) -> str:
-    """Several labels of a row as one field, such as `[0, 1, 0]`; none where no column has a value.
+def truths(values: Mapping[str, str], where: str) -> str:
+    """Several labels of a row as one field, such as `[0, 1, 0]`.
 
     Args:
         values: text by column.
         where: file and line, for messages.
-        needed: a row without any is a mistake.
 
     Raises:
-        UserError: a column that is neither 0 nor 1, or the only one without a value.
+        UserError: a column that is neither 0 nor 1, or has no value.
     """
-    if not needed and not any(values.values()):
-        return NO_LABEL
     accepted = "0 or 1 (or false, true) in every label column"
     for column, value in values.items():
         if value.lower() not in TRUTHS:
@@ -60,14 +58,17 @@ def classes(labels: Sequence[str], place: str, column: str) -> list[str]:
     return found
 
 
-def check_numbers(placed: Sequence[tuple[str, Example]]) -> None:
+def check_numbers(placed: Sequence[tuple[str, str]]) -> None:
     """See that labels are no numbers but for some that are not finite, which would become classes.
+
+    Args:
+        placed: place and label of each row.
 
     Raises:
         UserError: they are; names the first that is not finite.
     """
-    finite = [is_number(label) for _, (_, label, *_) in placed]
-    others = [(where, label) for (where, (_, label, *_)), own in zip(placed, finite, strict=True) if not own]
+    finite = [is_number(label) for _, label in placed]
+    others = [own for own, is_finite in zip(placed, finite, strict=True) if not is_finite]
     if any(finite) and others and all(label.lower().lstrip("+-") in NOT_FINITE for _, label in others):
         where, label = others[0]
         raise UserError(f"{where}: found the label {label!r}, accepted: a finite number, as the others are")
@@ -83,3 +84,22 @@ def is_number(label: str) -> bool:
         return math.isfinite(float(label))
     except ValueError:
         return False
+
+
+def similar(labels: Iterable[str]) -> list[list[str]]:
+    """Groups of labels that differ in case, blanks or the form of a number alone, such as `1`, `1.0` and `true`.
+
+    Args:
+        labels: all, in the order in which a group names them; those that stand alone are in no group.
+    """
+    groups: dict[str, list[str]] = {}
+    for label in dict.fromkeys(labels):
+        groups.setdefault(_form(label), []).append(label)
+    return [own for own in groups.values() if len(own) > 1]
+
+
+def _form(label: str) -> str:
+    """What similar labels have in common."""
+    folded = " ".join(unicodedata.normalize("NFKC", label).casefold().split())
+    folded = {"true": "1", "false": "0"}.get(folded, folded)
+    return str(float(folded) + 0.0) if NUMBER.fullmatch(folded) else folded  # -0.0 + 0.0 is 0.0

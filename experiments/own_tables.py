@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,30 +14,53 @@ import numpy as np
 import yaml
 
 from data_utils.errors import DataError, FlagError, TaskDefError, UserError, nearest
-from data_utils.files import atomic_write
-from data_utils.tables import Table, column_of, find_tables
-from experiments.canonical import NO_LABEL, SEPARATORS, Example, Reading, write_canonical
+from data_utils.storage.files import atomic_write
+from data_utils.prepro import UNLABELED
+from data_utils.tables import Table, find_tables
+from experiments.canonical import NO_LABEL, Example, Reading, write_canonical
 from experiments.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, truths
+from experiments.own_rows import (
+    Columns,
+    Findings,
+    OwnRow,
+    merge_similar,
+    read_rows,
+    text_key,
+    with_labels,
+    without_minus_one,
+    without_shared,
+)
 from tasks.definition import TaskDefs
 
 DEFINITION = "task_def.yml"  # in the folder of the TSVs
 SEED = 2018  # of the share that is held out
 SHOWN_LABELS = 10
+SPLITS = ("train", "dev", "test")
+LABELED = ("train", "dev")  # splits whose tables have label columns
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Which columns hold what.
+class Choices:
+    """What is done about rows that would make training or its scores wrong: `stop` refuses them in a line.
 
     Attributes:
-        text: one, or two of a pair of texts.
-        label: of the label, or several, a label each, with 0 or 1 in every row.
-        id: of the example's id; None numbers the rows.
+        missing_labels: of rows without a label; drop leaves them out.
+        similar_labels: of labels that differ in case, blanks or the form of a number alone; merge takes the most
+            frequent one for all, keep makes each a class.
+        shared_texts: of texts in the training set that a development or test set has too; drop leaves them out of the
+            training set, keep lets them be.
     """
 
-    text: tuple[str, ...]
-    label: tuple[str, ...]
-    id: str | None = None
+    missing_labels: str = "stop"
+    similar_labels: str = "stop"
+    shared_texts: str = "stop"
+
+
+CHOICES = {
+    "missing_labels": ("stop", "drop"),
+    "similar_labels": ("stop", "merge", "keep"),
+    "shared_texts": ("stop", "drop", "keep"),
+}
 
 
 class OwnTask:
@@ -47,19 +70,25 @@ class OwnTask:
         source: as in `find_tables`.
         columns: which hold what, in all splits.
         name: the task's; None takes the source's, with `-` for what a task's name cannot have.
-        task_type: Classification, Regression or MultiLabel. None: MultiLabel for several columns, Regression where each
-            label of one is a number and one is not whole, else Classification.
+        task_type: Classification, Regression or MultiLabel. None: MultiLabel for several labels a text, Regression
+            where each label of one column is a number and one is not whole, else Classification.
         dev_share: of a source without a development set, so much of the training set is held out as one.
         cache_dir: where downloads are kept.
+        choices: what is done about rows that cannot be used as they are.
+        encoding: of text files, as in `read_table`.
+        split: which split a single table is; None: train.
+        known: the task definitions that there are; a source without a training table needs its task's.
 
     Attributes:
         name: the task's.
         splits: examples (id, label, text or texts) by split.
         task_type: as above, of these labels.
-        labels: of a classification, in the order of the classes; of several labels the columns.
+        labels: of a classification, in the order of the classes; of several labels their names.
+        findings: what a person should know of the tables.
+        is_new: there is a training table, from which the task's definition is made.
 
     Raises:
-        UserError: no such source or column, no label in a row to train on, labels that are none.
+        UserError: no such source or column, rows that cannot be used as they are, labels that are none.
     """
 
     def __init__(
@@ -70,77 +99,126 @@ class OwnTask:
         task_type: str | None = None,
         dev_share: float = 0.1,
         cache_dir: str | None = None,
+        choices: Choices | None = None,
+        encoding: str | None = None,
+        split: str | None = None,
+        known: TaskDefs | None = None,
     ):
-        found, tables = find_tables(source, cache_dir)
-        if "train" not in tables:
-            raise DataError("found no train table; accepted: train.csv and the like", source)
-        self.columns = columns
+        found, tables = find_tables(source, cache_dir, encoding)
+        if split is not None:
+            if set(tables) != {"train"}:
+                raise FlagError(f"--split: found {source} with {', '.join(tables)}, accepted: a single table")
+            tables = {split: tables["train"]}
+        tables = {own: tables[own] for own in (*SPLITS, UNLABELED) if own in tables}
+        for note in [note for table in tables.values() for note in table.notes]:
+            print(note)
+        self.columns, self.choices = columns, choices or Choices()
         self.name = re.sub(r"[_/\s]+", "-", found) if name is None else name
-        several = task_type == "MultiLabel" or len(columns.label) > 1
-        self._left_out = dict.fromkeys(tables, 0)
-        placed = {split: list(self._read(table, split, several)) for split, table in tables.items()}
-        train = [label for _, (_, label, *_) in placed["train"]]
-        if not train:
+        self.is_new = "train" in tables
+        self.findings = Findings()
+        rows = {own: read_rows(table, columns, own in LABELED, self.findings) for own, table in tables.items()}
+        if self.is_new and not rows["train"]:
             raise DataError("found no examples; at least one is needed", tables["train"].source)
-        if several:
-            self.task_type, self.labels = "MultiLabel", list(columns.label)
+        if split == UNLABELED:
+            rows = {split: [row._replace(labels=None) for row in rows[split]]}
+        self._form = _form_of(columns, task_type, tables, rows)
+        if self.is_new:
+            self._learn(rows, tables["train"], task_type)
         else:
-            self.task_type, self.labels = self._one_label(placed["train"], tables["train"], task_type)
-            for examples in placed.values():
-                self._check_labels(examples)
-        self.splits = {split: [example for _, example in examples] for split, examples in placed.items()}
-        if "dev" not in self.splits:
+            self._take_over(rows, known, source)
+        rows = without_shared(rows, self.choices.shared_texts, self.findings)
+        self.splits = {own: [self._example(row) for row in found] for own, found in rows.items()}
+        self.held_out = self.is_new and "dev" not in self.splits
+        if self.held_out:
+            count = len(self.splits["train"])
             self.splits["train"], self.splits["dev"] = hold_out(self.splits["train"], dev_share)
             if not self.splits["dev"] or not self.splits["train"]:
                 raise FlagError(
-                    f"--dev_share: {dev_share:g} of {len(train)} examples leaves none for a set; accepted: more rows"
+                    f"--dev_share: {dev_share:g} of {count} examples leaves none for a set; accepted: more rows"
                 )
 
-    def _one_label(
-        self, train: Sequence[tuple[str, Example]], table: Table, task_type: str | None
-    ) -> tuple[str, list[str]]:
-        """The task type and the classes where one column holds the label."""
-        labels, column = [label for _, (_, label, *_) in train], self.columns.label[0]
-        if task_type is None:
-            check_numbers(train)
-            task_type = "Regression" if are_measures(labels) else "Classification"
-        if task_type == "Regression":
-            return task_type, []
-        return task_type, list(table.class_names.get(column) or classes(labels, table.source, column))
+    def _learn(self, rows: dict[str, list[OwnRow]], table: Table, task_type: str | None) -> None:
+        """Find the task type and the labels in the training rows, and hold the other rows against them."""
+        column = self.columns.label[0]
+        train = [label for row in rows["train"] for label in row.labels or ()]
+        is_measure = self._form == "one" and (
+            task_type == "Regression" or (task_type is None and are_measures(train) and bool(train))
+        )
+        without_minus_one(rows, train, is_measure)
+        with_labels(rows, column, self.choices.missing_labels, self.findings)
+        if self._form != "columns" and not is_measure:
+            merge_similar(rows, self.choices.similar_labels, self.findings)
+        placed = [(row.place, label) for row in rows["train"] for label in row.labels or ()]
+        if self._form == "columns":
+            self.task_type, self.labels = "MultiLabel", list(self.columns.label)
+            return
+        if self._form == "several":
+            self.task_type = "MultiLabel"
+            self.labels = list(table.class_names.get(column) or sorted({label for _, label in placed}))
+            if not self.labels:
+                raise UserError(f"{table.source}: found no label in column {column!r}, accepted: one at least")
+        else:
+            if task_type is None:
+                check_numbers(placed)
+            self.task_type = "Regression" if is_measure else "Classification"
+            labels = [label for _, label in placed]
+            self.labels = (
+                [] if is_measure else list(table.class_names.get(column) or classes(labels, table.source, column))
+            )
+        self._check_labels(rows)
 
-    def _read(self, table: Table, split: str, several: bool) -> Iterator[tuple[str, Example]]:
-        """The examples of a table with their places. Those with an empty text are left out, and counted."""
-        columns = self.columns
-        for flag, names in (("text", columns.text), ("label", columns.label), ("id", (columns.id,))):
-            for column in names:
-                if column is not None and (flag != "label" or split != "test"):  # a test set may lack the column
-                    column_of(table, column, flag)
-        for index, row in enumerate(table.rows):
-            where = table.place(row)
-            for column in columns.text:
-                if isinstance(row.values.get(column), list | dict):
-                    raise UserError(f"{where}: found {str(row.values[column])[:40]!r}, accepted: a text or a number")
-            texts = [_one_line(row.cells[column]) for column in columns.text]
-            found = {column: _one_line(row.cells.get(column, "")) for column in columns.label}
-            label = truths(found, where, split == "train") if several else found[columns.label[0]]
-            if not all(texts):
-                self._left_out[split] += 1
-                continue
-            if label == NO_LABEL and split == "train":
-                raise UserError(
-                    f"{where}: found no label in column {columns.label[0]!r}, accepted: one in every row of training"
-                )
-            uid = str(index) if columns.id is None else _one_line(row.cells[columns.id])
-            yield where, (uid, label, *texts)
+    def _take_over(self, rows: dict[str, list[OwnRow]], known: TaskDefs | None, source: str) -> None:
+        """Take the task's type and labels from the definition that there is, and hold the rows against them.
 
-    def _check_labels(self, placed: Sequence[tuple[str, Example]]) -> None:
-        """See that each label is a number, or one of the training set's."""
-        for where, (_, label, *_) in placed:
-            if label == NO_LABEL or (is_number(label) if self.task_type == "Regression" else label in self.labels):
-                continue
-            hint = nearest(label, self.labels)
-            shown = ", ".join(self.labels[:SHOWN_LABELS]) + (", …" if len(self.labels) > SHOWN_LABELS else "")
-            raise UserError(f"{where}: found the label {label!r}{hint}, accepted: {shown or 'a finite number'}")
+        Raises:
+            UserError: there is none, or it is of other texts.
+        """
+        if known is None or self.name not in known.names:
+            names = "" if known is None else f"; --task_name names one of {', '.join(known.names)}"
+            raise DataError(f"found no train table, and no definition of a task {self.name!r}{names}", source)
+        task_def = known.get_task_def(self.name)
+        self.task_type = task_def.task_type.name
+        self.labels = [] if task_def.label_vocab is None else list(task_def.label_vocab.tok2ind)
+        expected = self.data_format
+        if self.task_type not in SETTINGS or task_def.data_type.name != expected:
+            raise TaskDefError(
+                f"--text: {len(self.columns.text)} columns make {expected}, but task {self.name!r} is "
+                f"{self.task_type} of {task_def.data_type.name}"
+            )
+        if self._form == "columns" and set(self.labels) != set(self.columns.label):
+            raise TaskDefError(f"--label: task {self.name!r} has the labels {', '.join(self.labels)}, accepted: those")
+        without_minus_one(rows, self.labels, self.task_type == "Regression")
+        with_labels(rows, self.columns.label[0], self.choices.missing_labels, self.findings)
+        if self._form != "columns" and (self.labels or self.task_type == "Regression"):
+            self._check_labels(rows)
+
+    def _check_labels(self, rows: Mapping[str, Sequence[OwnRow]]) -> None:
+        """See that each label is a number, or one of the task's."""
+        for row in [row for found in rows.values() for row in found]:
+            for label in row.labels or ():
+                if is_number(label) if self.task_type == "Regression" else label in self.labels:
+                    continue
+                hint = nearest(label, self.labels)
+                shown = ", ".join(self.labels[:SHOWN_LABELS]) + (", …" if len(self.labels) > SHOWN_LABELS else "")
+                raise UserError(f"{row.place}: found the label {label!r}{hint}, accepted: {shown or 'a finite number'}")
+
+    def _example(self, row: OwnRow) -> Example:
+        """A row as the fields of a canonical TSV."""
+        if row.labels is None:
+            label = NO_LABEL
+        elif self._form == "columns":
+            values = dict(zip(self.columns.label, row.labels, strict=True))
+            label = truths({name: values[name] for name in self.labels}, row.place)
+        elif self._form == "several":
+            label = str([int(name in row.labels) for name in self.labels])
+        else:
+            label = row.labels[0]
+        return row.uid, label, *row.texts
+
+    @property
+    def data_format(self) -> str:
+        """Of the canonical TSVs."""
+        return "PremiseAndOneHypothesis" if len(self.columns.text) == 2 else "PremiseOnly"
 
     def definition(self, actf: str | None = None) -> dict[str, Any]:
         """The task as the YAML gives it.
@@ -148,9 +226,8 @@ class OwnTask:
         Args:
             actf: activation of the head.
         """
-        pair = len(self.columns.text) == 2
         entry: dict[str, Any] = {
-            "data_format": "PremiseAndOneHypothesis" if pair else "PremiseOnly",
+            "data_format": self.data_format,
             "task_type": self.task_type,
             "n_class": len(self.labels) or 1,
             **SETTINGS[self.task_type],
@@ -166,9 +243,8 @@ class OwnTask:
         """Write `ROOT/TASK_SPLIT.tsv` of every split, and say in a line what it holds. Returns the files by split."""
         paths = {split: root / f"{self.name}_{split}.tsv" for split in self.splits}
         for split, path in paths.items():
-            count = self._left_out.get(split, 0)
-            write_canonical(path, Reading(iter(self.splits[split]), {"a text being empty": count} if count else {}))
-        never = self._never() if self.task_type == "MultiLabel" else []
+            write_canonical(path, Reading(iter(self.splits[split])))
+        never = self._never() if self.is_new and self.task_type == "MultiLabel" else []
         if never:
             print(f"{paths['train']}: no example has {', '.join(never)}; a label without examples cannot be learned")
         return paths
@@ -177,6 +253,25 @@ class OwnTask:
         """The labels, of several, that no training example has."""
         counts = np.array([json.loads(label) for _, label, *_ in self.splits["train"]]).sum(0)
         return [name for name, count in zip(self.labels, counts, strict=True) if not count]
+
+
+def _form_of(
+    columns: Columns, task_type: str | None, tables: Mapping[str, Table], rows: Mapping[str, Sequence[OwnRow]]
+) -> str:
+    """How a row's labels stand: `columns`, one with 0 or 1 for each; `several` in one column; `one`.
+
+    Raises:
+        FlagError: another task type for several labels.
+    """
+    first = columns.label[0]
+    has_lists = any(isinstance(row.values.get(first), list) for table in tables.values() for row in table.rows)
+    if len(columns.label) > 1 or (task_type == "MultiLabel" and columns.separator is None and not has_lists):
+        return "columns"
+    if columns.separator is None and not has_lists:
+        return "one"
+    if task_type not in (None, "MultiLabel"):
+        raise FlagError(f"--task_type: found {task_type} for several labels a text, accepted: MultiLabel")
+    return "several"
 
 
 def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
@@ -193,7 +288,7 @@ def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], 
     """
     of_texts: dict[tuple[str, ...], list[int]] = {}
     for place, (_, _, *texts) in enumerate(examples):
-        of_texts.setdefault(tuple(texts), []).append(place)
+        of_texts.setdefault(text_key(texts), []).append(place)
     same = list(of_texts.values())
     groups = [same[number] for number in np.random.default_rng(SEED).permutation(len(same))]
     groups.sort(key=lambda places: examples[places[0]][1])  # keeps the shuffled order within a label
@@ -207,11 +302,6 @@ def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], 
 def _passes(number: int, share: float) -> bool:
     """Whether a group is taken: of any stretch of neighbours `share`, to the nearest whole number."""
     return math.floor((number + 1) * share + 0.5) > math.floor(number * share + 0.5)
-
-
-def _one_line(text: str) -> str:
-    """A cell on one line, as the canonical files hold it."""
-    return text.translate(SEPARATORS).strip()
 
 
 def _as_yaml(entries: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Dropout over the tokens of an example."""
+"""Variational dropout."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from torch import Tensor, nn
 
 
 class DropoutWrapper(nn.Dropout):
-    """Dropout of entries; variational: the same entries of all tokens of an example [Gal & Ghahramani 2016].
+    """Dropout with one mask per example, shared by all its tokens [Gal & Ghahramani 2016].
 
-    Vectors (rows, hidden) have ordinary dropout; for states (rows, tokens, hidden) a mask (rows, 1, hidden) is drawn.
+    The mask of states (rows, tokens, hidden) is (rows, 1, hidden). Vectors (rows, hidden) get ordinary dropout.
 
     Args:
-        dropout_p: share of entries dropped in training; the others are divided by 1 − dropout_p.
-        variational: `--vb_dropout`; without it each token has a mask of its own.
+        dropout_p: the share of entries dropped in training; the others are divided by 1 − dropout_p.
+        variational: share the mask (`--vb_dropout`); otherwise dropout is ordinary.
     """
 
     def __init__(self, dropout_p: float = 0.0, variational: bool = True):

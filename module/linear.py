@@ -1,9 +1,9 @@
-"""Linear layers on the CPU: which library multiplies the matrices of a network in training.
+"""Linear layers on the CPU: select the library that multiplies the matrices of a network in training.
 
-torch gives single-precision products to MKL, which uses AVX-512 on Intel's processors alone; on AMD's with full-width
-AVX-512 it reaches half of what oneDNN does, on AMD's with AVX2 alone it is the faster of the two (docs/performance.md).
-torch has no switch between them, but gives its convolutions to oneDNN, and a linear layer is a convolution with a
-window of one token.
+torch uses MKL for single-precision products. MKL uses AVX-512 on Intel processors only: on AMD processors with
+full-width AVX-512 it is half as fast as oneDNN, on AMD processors with only AVX2 it is the faster of the two
+(docs/performance.md). torch has no switch between them. But it uses oneDNN for convolutions, and a linear layer is a
+convolution with a window of one token.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ CPUINFO = Path("/proc/cpuinfo")  # Linux; elsewhere the platform module names th
 
 
 class OnednnLinear(nn.Linear):
-    """A linear layer whose product over a batch of tokens, (examples, tokens, features), oneDNN computes.
+    """A linear layer that computes products over (examples, tokens, features) with oneDNN.
 
-    Values and gradients are those of `nn.Linear` to rounding. What oneDNN has no kernel for (other types, mixed
-    precision, one example) goes the ordinary way.
+    Values and gradients equal those of `nn.Linear` up to rounding. Inputs that oneDNN has no kernel for (other types,
+    mixed precision, one example) are computed by `nn.Linear`.
     """
 
     def forward(self, input: Tensor) -> Tensor:
         mixed = torch.is_autocast_enabled(input.device.type)
         if input.dim() != 3 or len(input) == 1 or input.dtype != torch.float32 or input.is_cuda or mixed:
             return super().forward(input)
-        # (examples, features, tokens, 1) with the features of a token side by side in memory, as oneDNN likes them
+        # (examples, features, tokens, 1), with the features of a token contiguous in memory, which oneDNN prefers
         image = input.unsqueeze(2).permute(0, 3, 1, 2)
         output = F.conv2d(image, self.weight.unsqueeze(-1).unsqueeze(-1), self.bias)
         return output.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def choose_linears(network: nn.Module, engine: str) -> None:
-    """Let a library compute the linear layers of a network; parameters and their names stay what they are.
+    """Select the library for the linear layers of a network, in place; parameters and their names do not change.
 
     Args:
-        engine: `mkl` (or whatever torch was built with), `onednn`, or `auto`: `onednn` on AMD processors with AVX-512
-            if torch was built with both libraries, else `mkl`. `auto` asks which processor and which build this is and
-            measures nothing, so that a run gives the same numbers every time.
+        engine: `mkl` (or the library that torch was built with), `onednn`, or `auto`: `onednn` on AMD processors with
+            AVX-512 if torch was built with both libraries, otherwise `mkl`. `auto` looks at the processor and the build
+            and measures nothing, so that a run gives the same numbers every time.
 
     Raises:
-        FlagError: `onednn`, with a torch that was built without it.
+        FlagError: `onednn`, but torch was built without it.
     """
     if engine == "onednn" and not torch.backends.mkldnn.is_available():
         raise FlagError("--cpu_linear: found 'onednn', which this build of torch lacks, accepted: auto, mkl")
@@ -58,10 +58,9 @@ def choose_linears(network: nn.Module, engine: str) -> None:
 
 
 def _onednn_is_preferred() -> bool:
-    """Whether MKL would leave AVX-512 unused: an AMD processor has it, and torch was built with MKL and with oneDNN.
+    """Whether MKL would not use an AMD processor's AVX-512, and torch was built with both MKL and oneDNN.
 
-    torch reports the capability that its own kernels use: with ATEN_CPU_CAPABILITY=avx2 a processor counts as one
-    without AVX-512.
+    torch reports the capability of its own kernels: with ATEN_CPU_CAPABILITY=avx2 it reports no AVX-512.
     """
     built_with_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
     return built_with_both and torch.backends.cpu.get_cpu_capability() == "AVX512" and _is_amd()

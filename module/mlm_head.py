@@ -12,15 +12,15 @@ from transformers.activations import ACT2FN
 
 
 class MaskLmHead(nn.Module):
-    """Dense, activation, LayerNorm, then the scores of all words: (…, hidden) → (…, words) [Devlin et al. 2019].
+    """Dense layer, activation, LayerNorm, then the scores of all words: (…, hidden) → (…, words) [Devlin et al. 2019].
 
-    The scores are products with the encoder's own word table, which is given with every call, plus a bias of each word.
+    Scores are products with the encoder's word table, an argument of every call, plus a bias for each word.
 
     Args:
-        hidden_size: of the encoder's output.
-        embedding_size, words: of the word table, (words, embedding_size).
-        actf: the activation, as transformers names it.
-        eps: of the LayerNorm.
+        hidden_size: size of the encoder's output.
+        embedding_size, words: sizes of the word table, (words, embedding_size).
+        actf: name of the activation in transformers.
+        eps: eps of the LayerNorm.
     """
 
     def __init__(self, hidden_size: int, embedding_size: int, words: int, actf: str = "gelu", eps: float = 1e-12):
@@ -35,35 +35,39 @@ class MaskLmHead(nn.Module):
 
     @torch.no_grad()
     def take_over(self, model: PreTrainedModel, missing: Collection[str]) -> bool:
-        """Take the parameters of transformers' masked language model, found by their kinds and sizes.
+        """Copy the parameters of transformers' masked language model; layers are matched by type and size.
 
         Args:
-            model: with the same encoder.
-            missing: the parameters that the file of the model did not have.
+            model: a masked language model with the same encoder.
+            missing: names of the parameters that the model's file did not have.
 
         Returns:
-            Whether the model has such a head, and its file had it.
+            True if the model has such a head and its file had the parameters; otherwise nothing is copied.
         """
-        inner = set(model.base_model.modules())
-        outer = {name: module for name, module in model.named_modules() if module not in inner and name}
-        own_layers: tuple[nn.Module, ...] = (self.dense, self.norm)
-        taken: list[tuple[str, nn.Module]] = []
-        for own in own_layers:
-            alike = [pair for pair in outer.items() if type(pair[1]) is type(own) and _sizes(pair[1]) == _sizes(own)]
-            if len(alike) != 1:
+        encoder_modules = set(model.base_model.modules())
+        head = {name: module for name, module in model.named_modules() if module not in encoder_modules and name}
+        targets: tuple[nn.Module, ...] = (self.dense, self.norm)
+        sources: list[tuple[str, nn.Module]] = []
+        for target in targets:
+            matches = [
+                (name, module)
+                for name, module in head.items()
+                if type(module) is type(target) and _sizes(module) == _sizes(target)
+            ]
+            if len(matches) != 1:
                 return False
-            taken += alike
+            sources += matches
         biases = {
             f"{name}.bias": module.bias
-            for name, module in outer.items()
+            for name, module in head.items()
             if isinstance(getattr(module, "bias", None), Tensor) and module.bias.shape == self.bias.shape
         }
-        there = [bias for name, bias in biases.items() if name not in missing]
-        if not there or {f"{name}.{part}" for name, _ in taken for part in ("weight", "bias")} & set(missing):
+        present = [bias for name, bias in biases.items() if name not in missing]
+        if not present or {f"{name}.{part}" for name, _ in sources for part in ("weight", "bias")} & set(missing):
             return False
-        for own, (_, theirs) in zip(own_layers, taken, strict=True):
-            own.load_state_dict(theirs.state_dict())
-        self.bias.copy_(there[0])
+        for target, (_, source) in zip(targets, sources, strict=True):
+            target.load_state_dict(source.state_dict())
+        self.bias.copy_(present[0])
         return True
 
 

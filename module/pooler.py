@@ -11,11 +11,11 @@ class Pooler(nn.Module):
 
     Args:
         hidden_size: size of the encoder's output.
-        dropout_p: share of entries dropped before the dense layer.
-        actf: name of the activation as transformers names it (`tanh`, `relu`, `gelu`, …); None for none.
+        dropout_p: the share of entries dropped before the dense layer.
+        actf: name of the activation in transformers (`tanh`, `relu`, `gelu`, …); None for no activation.
 
     Raises:
-        KeyError: no activation of that name.
+        KeyError: an unknown activation.
     """
 
     def __init__(self, hidden_size: int, dropout_p: float = 0.1, actf: str | None = None):

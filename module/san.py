@@ -1,6 +1,6 @@
 """The stochastic answer network, a head for pairs of sentences [Liu, Duh & Gao 2018, arXiv:1804.07888].
 
-Parameters have the names of MT-DNN's, so that its checkpoints are read.
+Parameters have MT-DNN's names, so that its checkpoints can be loaded.
 """
 
 from __future__ import annotations
@@ -24,24 +24,22 @@ SUMS = ("simple", "mlp")
 
 @dataclass(frozen=True)
 class AnswerOptions:
-    """What the flags `--answer_*`, `--mem_cum_type` and `--vb_dropout` say of the network.
+    """The options of the network: the flags `--answer_*`, `--mem_cum_type` and `--vb_dropout`.
 
     Attributes:
-        num_turn: T, how often it looks at the premise.
-        mem_type: 1 averages the probabilities of all turns, 0 takes the last turn's logits.
-        mem_drop_p: share of turns left out of the average in training; one at least is kept.
-        merge_opt: 1 gives the classifier [x; h; |x − h|; x ⊙ h], 0 [x; h].
+        num_turn: T, the number of reasoning turns over the premise.
+        mem_type: 1 averages the probabilities of all turns, 0 uses the last turn's logits.
+        mem_drop_p: the share of turns dropped from the average in training; at least one turn remains.
+        merge_opt: the classifier's input: 1 for [x; h; |x − h|; x ⊙ h], 0 for [x; h].
         att_type: how the premise's tokens are scored, a key of `ATTENTIONS`.
         rnn_type: the cell that updates the state, a key of `CELLS`.
-        dropout_p: dropout of all inputs of its layers.
-        weight_norm_on: weights of classifier, attention and cell are split into length and direction
-            [Salimans & Kingma 2016].
-        mem_cum_type: how the hypothesis is summed up: by a linear score a token (`simple`), or one behind a layer with
-            ReLU (`mlp`).
+        dropout_p: dropout of the inputs of all layers.
+        weight_norm_on: weight normalization of classifier, attention and cell [Salimans & Kingma 2016].
+        mem_cum_type: how tokens of the hypothesis are scored: linearly (`simple`), or after a layer with ReLU (`mlp`).
         vb_dropout: variational dropout, see `DropoutWrapper`.
 
     Raises:
-        FlagError: a name or number that has no meaning.
+        FlagError: an unknown name, or a number out of range.
     """
 
     num_turn: int = 5
@@ -65,7 +63,7 @@ class AnswerOptions:
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any]) -> AnswerOptions:
-        """Of a flat configuration; what it does not hold has its default."""
+        """The options in a flat configuration; missing ones have their defaults."""
         names = {field.name: _flag_of(field.name) for field in fields(cls)}
         return cls(**{name: flat[flag] for name, flag in names.items() if flag in flat})
 
@@ -75,26 +73,27 @@ def _flag_of(name: str) -> str:
 
 
 def _name_as_mtdnn(module: nn.Module, state: dict[str, Any], prefix: str, metadata: object) -> None:
-    """Length and direction of normalized weights as `weight_g` and `weight_v`; torch loads them by these names too."""
-    for name in [name for name in state if name.startswith(prefix)]:  # all of them, so that they keep their order
+    """Rename the parts of normalized weights to `weight_g` and `weight_v`; torch loads these names too."""
+    for name in [name for name in state if name.startswith(prefix)]:  # all names, so that their order does not change
         named = re.sub(r"parametrizations\.(\w+)\.original0$", r"\1_g", name)
         named = re.sub(r"parametrizations\.(\w+)\.original1$", r"\1_v", named)
         state[named] = state.pop(name)
 
 
 class SANClassifier(nn.Module):
-    """Logits of a pair from T looks at the premise: X (rows, tokens, hidden) → (rows, n_class).
+    """Logits of a sentence pair from T turns over the premise: (rows, tokens, hidden) → (rows, n_class).
 
-    h₀ is a self-attentive sum over the hypothesis. In turn t the tokens of the premise are scored by h, x is their sum
-    weighted by the softmax, logits_t a linear function of x and h, and the next h the cell's of x and h.
+    h₀ is a self-attentive sum over the hypothesis. In turn t, h scores the tokens of the premise, x is their sum
+    weighted by the softmax of the scores, logits_t is a linear function of x and h, and the cell computes the next h
+    from x and h.
 
     Args:
-        hidden_size: of the encoder's output.
-        n_class: outputs.
-        options: see there.
+        hidden_size: size of the encoder's output.
+        n_class: number of outputs.
+        options: see `AnswerOptions`.
 
     Raises:
-        FlagError: probabilities are to be averaged and there is one output, whose probability is always 1.
+        FlagError: `mem_type` 1 averages probabilities, but with one output the probability is always 1.
     """
 
     def __init__(self, hidden_size: int, n_class: int, options: AnswerOptions):
@@ -124,52 +123,52 @@ class SANClassifier(nn.Module):
 
         Args:
             states: the encoder's output, (rows, tokens, hidden).
-            premise, hypothesis: boolean (rows, tokens), true at the tokens of each. The sum over none is 0.
+            premise, hypothesis: masks, boolean (rows, tokens). The sum over an empty sentence is 0.
         """
         state = self.query_wsum["att"](states, hypothesis)
         memory = torch.zeros_like(state)
         turns = []
         for _ in range(self.options.num_turn):
             weights = masked_softmax(self.attn["score_func"](states, state), premise)
-            found = _weighted_sum(weights, states)
-            turns.append(self._logits(found, state))
+            read = _weighted_sum(weights, states)
+            turns.append(self._logits(read, state))
             state = self.dropout(state)
             if isinstance(self.rnn, nn.LSTMCell):
-                state, memory = self.rnn(found, (state, memory))
+                state, memory = self.rnn(read, (state, memory))
             else:
-                state = self.rnn(found, state)
+                state = self.rnn(read, state)
         if self.options.mem_type == 0:
             return turns[-1]
         return self._mean_over_turns(torch.stack(turns, 1))
 
-    def _logits(self, found: Tensor, state: Tensor) -> Tensor:
-        parts = [found, state]
+    def _logits(self, read: Tensor, state: Tensor) -> Tensor:
+        parts = [read, state]
         if self.options.merge_opt == 1:
-            parts += [(found - state).abs(), found * state]
+            parts += [(read - state).abs(), read * state]
         return self.classifier["proj"](self.dropout(torch.cat(parts, 1)))
 
     def _mean_over_turns(self, logits: Tensor) -> Tensor:
-        """The logarithm of the mean of the kept turns' probabilities: (rows, turns, n_class) → (rows, n_class)."""
-        kept = self._kept_turns(logits[..., 0])
-        log_probabilities = _single(logits).log_softmax(-1).masked_fill(~kept.unsqueeze(-1), -torch.inf)
-        return log_probabilities.logsumexp(1) - kept.sum(1, keepdim=True, dtype=log_probabilities.dtype).log()
+        """The logarithm of the mean probability over the turns: (rows, turns, n_class) → (rows, n_class)."""
+        included = self._turn_mask(logits[..., 0])
+        log_probabilities = _single(logits).log_softmax(-1).masked_fill(~included.unsqueeze(-1), -torch.inf)
+        return log_probabilities.logsumexp(1) - included.sum(1, keepdim=True, dtype=log_probabilities.dtype).log()
 
-    def _kept_turns(self, like: Tensor) -> Tensor:
-        """Which turns count, boolean (rows, turns): all in evaluation; in training one of each row counts for sure."""
+    def _turn_mask(self, like: Tensor) -> Tensor:
+        """The turns in the average, boolean (rows, turns): all in evaluation, in training at least one random one."""
         if not self.training or self.options.mem_drop_p == 0:
             return torch.ones_like(like, dtype=torch.bool)
         drawn = torch.rand(like.shape, device=like.device) >= self.options.mem_drop_p
-        sure = torch.randint(like.size(1), (len(like), 1), device=like.device)
-        return drawn.scatter(1, sure, True)
+        always = torch.randint(like.size(1), (len(like), 1), device=like.device)
+        return drawn.scatter(1, always, True)
 
 
 class SelfAttentiveSum(nn.Module):
-    """Σ softmax(score) · token over some tokens of each row.
+    """Σ softmax(score) · token over the selected tokens of each row.
 
     Args:
-        hidden_size: of the tokens.
-        kind: one of `SUMS`.
-        dropout: of the tokens.
+        hidden_size: size of a token's vector.
+        kind: how tokens are scored, one of `SUMS`.
+        dropout: applied to the tokens.
     """
 
     def __init__(self, hidden_size: int, kind: str, dropout: nn.Module):
@@ -179,7 +178,7 @@ class SelfAttentiveSum(nn.Module):
         self.dropout = dropout
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """(rows, tokens, hidden), true where a token counts (rows, tokens) → (rows, hidden)."""
+        """(rows, tokens, hidden) and a boolean mask (rows, tokens) → (rows, hidden)."""
         states = self.dropout(states)
         scored = states if self.FC is None else self.FC(states).relu()
         return _weighted_sum(masked_softmax(self.linear(scored).squeeze(-1), mask), states)
@@ -198,7 +197,7 @@ class BilinearAttention(nn.Module):
 
 
 class ConcatenatedAttention(nn.Module):
-    """Scores w·[x; h] + b, and further features of x and h behind them; shapes as in `BilinearAttention`."""
+    """Scores w·[x; h; features of x and h] + b; shapes as in `BilinearAttention`."""
 
     features: tuple[Callable[[Tensor, Tensor], Tensor], ...] = ()
 
@@ -231,18 +230,18 @@ ATTENTIONS: dict[str, Callable[[int, nn.Module], Any]] = {
     "simple": ConcatenatedAttention,
     "flatsim": ProductAttention,
     "default": DifferenceAttention,
-    "defualt": DifferenceAttention,  # as MT-DNN's help spells it
+    "defualt": DifferenceAttention,  # the spelling in MT-DNN's help
 }
 
 
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the tokens of the mask, 0 elsewhere, (rows, tokens); all 0 where a row has none."""
+    """Softmax over the tokens of the mask, 0 at others, (rows, tokens); all 0 in rows with an empty mask."""
     scores = _single(scores)
     return F.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), -1) * mask
 
 
 def _single(values: Tensor) -> Tensor:
-    """In single precision, or in their own where that is finer."""
+    """The values in single precision, or in double precision if they have that."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 

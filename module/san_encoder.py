@@ -1,6 +1,6 @@
 """An encoder without attention: word embeddings, LayerNorm, bidirectional LSTMs (MT-DNN's `EncoderModelType.SAN`).
 
-transformers' Auto classes know it as `san`, so that folders and checkpoints of it load as those of other encoders do.
+transformers' Auto classes know it as `san`, so that its folders and checkpoints load like those of other encoders.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 
 class SanConfig(PretrainedConfig):
-    """Sizes; the names are those of BERT's configuration."""
+    """The sizes, under the names of BERT's configuration."""
 
     model_type = "san"
 
@@ -54,11 +54,7 @@ class SanEmbeddings(nn.Module):
 
 
 class SanLayer(nn.Module):
-    """LayerNorm(x + max of both directions' LSTM), (rows, tokens, hidden); padding is not read.
-
-    Args:
-        config: sizes.
-    """
+    """LayerNorm(x + max of the LSTMs of both directions), (rows, tokens, hidden); the LSTMs skip padding."""
 
     def __init__(self, config: SanConfig):
         super().__init__()
@@ -67,15 +63,20 @@ class SanLayer(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
 
     def forward(self, states: Tensor, lengths: Tensor) -> Tensor:
-        """`lengths`: real tokens of each row, (rows,), on the CPU."""
+        """One layer.
+
+        Args:
+            states: (rows, tokens, hidden), padded on the right.
+            lengths: number of real tokens of each row, (rows,), on the CPU.
+        """
         packed: PackedSequence = pack_padded_sequence(states, lengths, batch_first=True, enforce_sorted=False)
-        read, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=states.size(1))
-        forwards, backwards = read.chunk(2, dim=-1)
+        output, _ = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=states.size(1))
+        forwards, backwards = output.chunk(2, dim=-1)
         return self.LayerNorm(states + self.dropout(torch.maximum(forwards, backwards)))
 
 
 class SanModel(PreTrainedModel):
-    """The encoder: called as transformers' encoders are, padding on the right."""
+    """The encoder, with the call of transformers' encoders; padding must be on the right."""
 
     config_class = SanConfig
     base_model_prefix = "san"
@@ -88,9 +89,9 @@ class SanModel(PreTrainedModel):
 
     @classmethod
     def over(cls, encoder: PreTrainedModel, dropout_p: float) -> SanModel:
-        """LSTMs, as many as the encoder has layers and at random, over the encoder's word embeddings.
+        """Randomly initialized LSTMs, as many as the encoder has layers, over a copy of its word embeddings.
 
-        The LayerNorm of the embedding block is taken over too, where there is one of that size.
+        The LayerNorm of the embedding block is copied too, if there is one and it has the same size.
         """
         words: Any = encoder.get_input_embeddings()
         size, vocabulary = words.weight.size(1), words.weight.size(0)
@@ -127,7 +128,7 @@ class SanModel(PreTrainedModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, output_hidden_states: bool = False
     ) -> BaseModelOutput:
-        """`last_hidden_state` (rows, tokens, hidden); with `output_hidden_states` the embeddings' and each layer's."""
+        """`last_hidden_state`, (rows, tokens, hidden); with `output_hidden_states` also all others."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         lengths = mask.sum(1).clamp(min=1).cpu()
         states = [self.embeddings(input_ids)]
@@ -141,7 +142,7 @@ AutoModel.register(SanConfig, SanModel)
 
 
 def _norm_after(encoder: nn.Module, words: nn.Module) -> nn.Module | None:
-    """The LayerNorm of the block that holds the word embeddings and no layers; None where there is no such block."""
+    """The LayerNorm of the block that contains the word embeddings but no layers; None if there is no such block."""
     block = next((module for module in encoder.modules() if any(child is words for child in module.children())), None)
     parts = [] if block is None else list(block.children())
     norms = [part for part in parts if isinstance(part, nn.LayerNorm)]

@@ -1,6 +1,6 @@
-"""Batches: padding, and all that a loader needs, in one place.
+"""Batches: padding, and everything that a data loader needs, in one module.
 
-Training and evaluation read their batches so:
+Training and evaluation read batches like this:
 
     datasets = [SingleTaskDataset("mnli_train.json", is_train=True, task_id=0, task_def=task_def)]
     sampler = MultiTaskBatchSampler(datasets, batch_size=8, seed=2018)
@@ -29,23 +29,23 @@ __all__ = [
 
 
 class Collater:
-    """Pads a batch's examples on the right and stacks them.
+    """Pads a batch's examples on the right and stacks them into a `Batch`.
 
     Args:
-        pad_token_id: the tokenizer's.
-        type_pad: token type id at padding.
-        do_padding: pad to `max_seq_len` (or further, where an example is longer), not to the longest example.
-        max_seq_len: in tokens.
+        pad_token_id: the tokenizer's id of the padding token.
+        type_pad: the token type id of padding.
+        do_padding: pad to `max_seq_len` instead of the longest example; longer examples are not cut.
+        max_seq_len: in tokens; used with `do_padding`.
     """
 
     def __init__(self, pad_token_id: int, type_pad: int = 0, do_padding: bool = False, max_seq_len: int = 512):
         self.pad_token_id = pad_token_id
         self.type_pad = type_pad
-        self.shortest = max_seq_len if do_padding else 0
+        self.min_width = max_seq_len if do_padding else 0
 
     def __call__(self, examples: Sequence[Example]) -> Batch:
         lengths = [length for example in examples for length in example["lengths"]]
-        width = max(self.shortest, *lengths)
+        width = max(self.min_width, *lengths)
         shape = (len(lengths), width)
         input_ids = np.full(shape, self.pad_token_id, dtype=np.int64)
         token_type_ids = np.full(shape, self.type_pad, dtype=np.int64)
@@ -60,7 +60,7 @@ class Collater:
                 row, start = row + 1, start + length
         task = examples[0]["task"]
         labels = [example["label"] for example in examples]
-        soft = [own for example in examples if (own := example["softlabel"]) is not None]
+        soft = [label for example in examples if (label := example["softlabel"]) is not None]
         return Batch(
             input_ids=torch.from_numpy(input_ids),
             attention_mask=torch.from_numpy(attention_mask),
@@ -70,6 +70,6 @@ class Collater:
             uids=tuple(example["uid"] for example in examples),
             groups=tuple(len(example["lengths"]) for example in examples) if task.many_rows else (),
             soft_labels=task.collate_soft_labels(soft, width) if soft else None,
-            positions=tuple(place for example in examples for place in example.get("positions", ())),
+            positions=tuple(position for example in examples for position in example.get("positions", ())),
             stands_in=examples[0].get("stands_in", False),
         )

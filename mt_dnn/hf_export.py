@@ -1,4 +1,4 @@
-"""Thin name: the export, and its command, live in `mt_dnn/export/export.py`."""
+"""The export command under its public name; it is defined in `mt_dnn/export/export.py`."""
 
 from data_utils.errors import run_command_line
 from mt_dnn.export.export import main

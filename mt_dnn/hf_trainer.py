@@ -1,4 +1,4 @@
-"""Thin name: `AdversarialTrainer` lives in `mt_dnn/huggingface/trainer.py`."""
+"""The public import of `AdversarialTrainer`, which is defined in `mt_dnn/huggingface/trainer.py`."""
 
 from mt_dnn.huggingface.trainer import AdversarialMixin, AdversarialTrainer
 

@@ -1,8 +1,8 @@
-"""Evaluation of a model over a dataset."""
+"""Evaluation of a model on a dataset: scores, predictions, metrics, encodings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -23,32 +23,43 @@ def eval_model(
     collater: Collater,
     batch_size: int | None = None,
     with_label: bool = True,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
-    """What a model's scores of a dataset come to, in each process.
+    """The metrics, scores and predictions of a model on a dataset; every process gets all of them.
 
     Args:
-        metric_meta: metrics to compute where the dataset has labels and `with_label` is set.
-        batch_size: as in `score_examples`.
+        metric_meta: the metrics to compute, if the dataset has labels and `with_label` is set.
+        batch_size, on_batch: see `score_examples`.
     """
-    scores, predictions = score_examples(model, dataset, collater, batch_size)
+    scores, predictions = score_examples(model, dataset, collater, batch_size, on_batch)
     return model.network.tasks[dataset.task_id].evaluate(dataset, metric_meta, scores, predictions, with_label)
 
 
 def score_examples(
-    model: MTDNNModel, dataset: SingleTaskDataset, collater: Collater, batch_size: int | None = None
+    model: MTDNNModel,
+    dataset: SingleTaskDataset,
+    collater: Collater,
+    batch_size: int | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> tuple[Values, Values]:
     """Scores and predictions of each example, in the dataset's order.
 
-    The batches are dealt out among the processes, each process gets all results.
+    The processes share the batches; every process gets all results.
 
     Args:
-        batch_size: examples a batch; by default as many as make up a number of tokens (`evaluation_batches`).
+        batch_size: examples per batch; by default a batch has a number of tokens (`evaluation_batches`).
+        on_batch: called after each batch with the number of batches that this process has scored, and the number of all
+            its batches.
     """
     accelerator = model.accelerator
     batches = evaluation_batches(dataset, batch_size)
-    mine = dealt_out(batches, dataset.tokens, accelerator.num_processes)[accelerator.process_index]
-    bar = progress(mine, name=dataset.name, unit="batch", main=accelerator.is_main_process)
-    results = [(indices, *model.predict(collater([dataset[index] for index in indices]))) for indices in bar]
+    local_batches = split_among_processes(batches, dataset.tokens, accelerator.num_processes)[accelerator.process_index]
+    bar = progress(local_batches, name=dataset.name, unit="batch", main=accelerator.is_main_process)
+    results = []
+    for indices in bar:
+        results.append((indices, *model.predict(collater([dataset[index] for index in indices]))))
+        if on_batch is not None:
+            on_batch(len(results), len(local_batches))
     if accelerator.num_processes > 1:
         results = gather_object(results)
     order = np.concatenate([indices for indices, _, _ in results]).argsort()
@@ -64,14 +75,15 @@ def encode_dataset(
     Returns:
         (sequences, tokens of the longest, hidden) in single precision, on the CPU; zeros at padding.
     """
+    accelerator = model.accelerator
     batches = evaluation_batches(dataset, batch_size)
-    mine = dealt_out(batches, dataset.tokens, model.accelerator.num_processes)[model.accelerator.process_index]
+    local_batches = split_among_processes(batches, dataset.tokens, accelerator.num_processes)[accelerator.process_index]
     parts = []
-    for indices in progress(mine, name=dataset.name, unit="batch", main=model.accelerator.is_main_process):
+    for indices in progress(local_batches, name=dataset.name, unit="batch", main=accelerator.is_main_process):
         batch = collater([dataset[index] for index in indices])
         states = model.encode(batch).float().cpu() * batch.attention_mask.unsqueeze(-1)
         parts.append(([row for index in indices for row in dataset.rows_of(index)], states))
-    if model.accelerator.num_processes > 1:
+    if accelerator.num_processes > 1:
         parts = gather_object(parts)
     encoding = torch.zeros(len(dataset.row_lengths), int(dataset.lengths.max()), parts[0][1].size(-1))
     for rows, states in parts:
@@ -81,15 +93,15 @@ def encode_dataset(
 
 
 def in_order(parts: Sequence[Values], order: np.ndarray) -> Values:
-    """What batches gave for their examples, in the order of the examples."""
+    """The values of all batches, joined and put into the order of the examples."""
     if all(isinstance(part, np.ndarray) for part in parts):
         return np.concatenate(parts)[order]
-    together = [item for part in parts for item in part]
-    return [together[index] for index in order]
+    joined = [item for part in parts for item in part]
+    return [joined[index] for index in order]
 
 
-def dealt_out(batches: Sequence[list[int]], lengths: np.ndarray, processes: int) -> list[list[list[int]]]:
-    """The batches of each process: each goes to the one with the fewest tokens so far, padding included."""
+def split_among_processes(batches: Sequence[list[int]], lengths: np.ndarray, processes: int) -> list[list[list[int]]]:
+    """The batches of each process. Each batch goes to the process with the fewest tokens so far, padding included."""
     shares: list[list[list[int]]] = [[] for _ in range(processes)]
     tokens = [0] * processes
     for batch in batches:

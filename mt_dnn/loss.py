@@ -1,8 +1,7 @@
 """Criteria: task losses and divergences between two sets of logits, under MT-DNN's names.
 
 Every criterion is called as `criterion(input, target, weight=None, ignore_index=-1)` and returns a scalar: the mean
-over the B rows. In the divergences both arguments are logits of shape (B, C); P = softmax(input), Q = softmax(target),
-and "detached" says through which argument no gradient flows. `weight` (B,) multiplies the rows.
+over the B rows. `weight` (B,) multiplies the rows. Divergences: `mt_dnn/perturbation/divergences.py`.
 """
 
 from __future__ import annotations
@@ -51,10 +50,10 @@ __all__ = [
 
 
 class WeightedCriterion(Criterion):
-    """Base of the losses of gold labels that `--class_weights` weighs.
+    """Base of the losses on gold labels that `--class_weights` applies to.
 
     Args:
-        class_weights: (C,), one a column of the logits; None weighs all alike.
+        class_weights: (C,), one weight per column of the logits; None gives all the weight 1.
     """
 
     class_weights: Tensor | None
@@ -69,20 +68,20 @@ class WeightedCriterion(Criterion):
 
 
 class CeCriterion(WeightedCriterion):
-    """Cross-entropy of logits (B, C) against class indices (B,); rows labelled `ignore_index` do not count.
+    """Cross-entropy of logits (B, C) and class indices (B,), a mean over the rows whose label is not `ignore_index`.
 
     Args:
-        class_weights: (C,), what the rows of each class are multiplied by. The value stays a mean over rows, where
-            `F.cross_entropy(weight=…)` divides by the sum of the rows' weights: so it is that of the whole update,
-            whatever batches and processes the rows are dealt out among.
+        class_weights: (C,), factors of the rows of each class. The sum is divided by the number of rows, not by the sum
+            of weights as in `F.cross_entropy(weight=…)`, so that the loss of an update does not depend on how its rows
+            are distributed over batches and processes.
     """
 
     def forward(self, input: Tensor, target: Tensor, weight: Tensor | None = None, ignore_index: int = -1) -> Tensor:
         rows = self.rows(input, target, ignore_index)
         if weight is not None:
             rows = rows * weight
-        counted = (target != ignore_index).sum().clamp(min=1)
-        return self.alpha * rows.sum() / counted
+        labeled = (target != ignore_index).sum().clamp(min=1)
+        return self.alpha * rows.sum() / labeled
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         logits = single_precision(input)
@@ -90,18 +89,18 @@ class CeCriterion(WeightedCriterion):
 
 
 class RankCeCriterion(CeCriterion):
-    """Cross-entropy of groups' scores (groups, candidates), as `grouped` gives them, against the golds' places."""
+    """Cross-entropy of scores (groups, candidates), from `grouped`, and the index of each group's gold candidate."""
 
 
 class BceCriterion(WeightedCriterion):
-    """Binary cross-entropy of logits (B, L) against the labels of each row (B, L), 0, 1 or between: mean over B·L.
+    """Binary cross-entropy of logits and labels (0, 1 or between), both (B, L): a mean over B·L.
 
-    With p = σ(input) and the weight w of a label, a label adds −w·t·log p − (1 − t)·log(1 − p), computed from logits so
-    that nothing overflows. `ignore_index` has no use.
+    With p = σ(input), target t and weight w, a label adds −w·t·log p − (1 − t)·log(1 − p), computed from logits so that
+    nothing overflows. `ignore_index` is ignored.
 
     Args:
-        class_weights: (L,), w: what the loss of a label is multiplied by where it holds (`pos_weight` in torch). The
-            value stays a mean over B·L.
+        class_weights: (L,), w, the factor of the loss of a label that holds (`pos_weight` in torch). The value stays a
+            mean over B·L.
     """
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
@@ -113,10 +112,10 @@ class BceCriterion(WeightedCriterion):
 
 
 class SpanCeCriterion(Criterion):
-    """½ (cross-entropy of the start + of the end), each a mean over the rows whose target is not `ignore_index`.
+    """½ (cross-entropy of start + cross-entropy of end), means over the rows whose target is not `ignore_index`.
 
-    Logits are a tuple: start and end (B, tokens), targets (B, 2). With a third part, log-odds (B,) that the row has an
-    answer, and a third column of targets, 0 or 1, the binary cross-entropy is added.
+    Logits are a tuple, start and end (B, tokens); targets are (B, 2). If there are a third part of logits, the log-odds
+    (B,) that the row has an answer, and a third column of targets, 0 or 1, their binary cross-entropy is added.
     """
 
     def forward(self, input: Any, target: Tensor, weight: Tensor | None = None, ignore_index: int = -1) -> Tensor:
@@ -133,13 +132,13 @@ class SpanCeCriterion(Criterion):
 
 
 class SeqCeCriterion(CeCriterion):
-    """Cross-entropy of tokens' logits (tokens, C) against labels (tokens,); those of `ignore_index` do not count."""
+    """Cross-entropy of logits (tokens, C) and labels (tokens,), a mean over tokens not labelled `ignore_index`."""
 
 
 class MlmCriterion(CeCriterion):
-    """Cross-entropy of masked tokens' logits (tokens, C) against the tokens that stood there (tokens,).
+    """Cross-entropy of the logits of masked tokens (tokens, C) and the original tokens (tokens,).
 
-    MT-DNN's adds the loss of a next-sentence prediction, which is not trained here.
+    MT-DNN's criterion adds the loss of a next-sentence prediction, which this project does not train.
     """
 
 

@@ -1,4 +1,4 @@
-"""The network: one shared encoder, one head a task."""
+"""The network: one shared encoder and one head per task."""
 
 from __future__ import annotations
 
@@ -19,14 +19,13 @@ if TYPE_CHECKING:
 
 
 class SANBertNetwork(nn.Module):
-    """A shared encoder `bert` and the heads `scoring_list`, in the order of the tasks' ids.
+    """A shared encoder `bert` and the heads `scoring_list`, in the order of the task ids.
 
     Args:
-        opt: a flat mapping; `task_def_list` holds the tasks' definitions, `dropout_p` the heads' dropout where a
-            definition has none, `answer_opt` whether `enable_san` counts, the flags of `AnswerOptions` what such a head
-            is; other flags are there for the tasks that use them. Without `encoder` it also holds the encoder's
-            configuration (`model_type`, …).
-        encoder: the shared encoder; without one, a randomly initialized one of `opt`'s architecture.
+        opt: a flat mapping. `task_def_list`: the tasks' definitions; `dropout_p`: dropout of heads whose definition has
+            none; `answer_opt`: whether `enable_san` takes effect; the flags of `AnswerOptions`, for such heads; other
+            flags, for the tasks that read them. Without `encoder` also the encoder's configuration (`model_type`, …).
+        encoder: the shared encoder; by default a randomly initialized one of the architecture in `opt`.
     """
 
     def __init__(self, opt: Mapping[str, Any], encoder: PreTrainedModel | None = None):
@@ -61,10 +60,15 @@ class SANBertNetwork(nn.Module):
         task_id: int = 0,
         y_input_ids: Tensor | None = None,
     ) -> Any:
-        """Logits of one task, as its type has them: (batch, tokens) → (batch, n_class) for classification.
+        """Logits of one task, in the form of its type: (batch, tokens) → (batch, n_class) for classification.
 
-        The order of the arguments is that of MT-DNN's call; premise and hypothesis masks (1 at the tokens that do not
-        belong to it) and the tokens to generate, `y_input_ids`, are there for the tasks that use them.
+        The arguments are in the order of MT-DNN's call.
+
+        Args:
+            input_ids, token_type_ids, attention_mask: (batch, tokens).
+            premise_mask, hyp_mask: (batch, tokens), 1 at tokens that do not belong to the premise or the hypothesis.
+            task_id: the task.
+            y_input_ids: (batch, target tokens), the tokens to generate.
         """
         inputs = ModelInputs(input_ids, token_type_ids, attention_mask, premise_mask, hyp_mask, y_input_ids)
         return self.tasks[task_id].forward(self, self.scoring_list[task_id], inputs)
@@ -81,7 +85,7 @@ class SANBertNetwork(nn.Module):
 
     @property
     def encoder(self) -> PreTrainedModel:
-        """What reads the input, where noise enters: `bert`, or of an encoder-decoder its encoder."""
+        """The module that reads the input, where noise enters: `bert`, or the encoder of an encoder-decoder."""
         return self.bert.get_encoder() if self.bert.config.is_encoder_decoder else self.bert
 
     def encode(
@@ -96,7 +100,7 @@ class SANBertNetwork(nn.Module):
     def _initialize_heads(self) -> None:
         std = getattr(self.bert.config, "initializer_range", 0.02)
         for module in self.scoring_list.modules():
-            # A normalized weight is computed anew from its parts, which keep torch's own initialization.
+            # A weight under weight_norm is recomputed from its parts, which keep torch's initialization.
             if isinstance(module, nn.Linear) and not is_parametrized(module):
                 nn.init.normal_(module.weight, std=std)
                 nn.init.zeros_(module.bias)

@@ -1,4 +1,10 @@
-"""One class a task type, a file each; every file of this folder is imported, so that a new type is one file more."""
+"""Task types: a class in a file for each.
+
+What belongs here: all that differs between task types, from a line of text to a metric and a readable answer, and the
+YAML that defines tasks. What does not: encoders and heads (`module/`), training and checkpoints (`mt_dnn/`).
+
+Every file of this folder is imported, so a new task type is one more file.
+"""
 
 import importlib
 import pkgutil

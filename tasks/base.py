@@ -1,9 +1,9 @@
-"""What a task type has to say, from its text to its metrics; a type is one file that overrides what differs.
+"""The base class of all task types: what differs between them, from text to metrics. A type overrides what it needs.
 
     @register_task("Classification")
     class ClassificationTask(Task): ...
 
-The methods stand in the order in which they are used: definition, text, token file, batch, network, loss, evaluation.
+The methods are in the order of their use: definition, text, token file, batch, network, loss, evaluation, answers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.errors import DataError, FlagError, UserError, nearest
-from data_utils.metrics import Metric, calc_metrics
+from data_utils.metrics import Metric, calc_metrics, undefined
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import OF_CLASSES, DataFormat, LossCriterion
 from data_utils.tokenizer import load_tokenizer
@@ -39,28 +39,28 @@ SMALLEST = 1e-6  # a probability of 0 has no logarithm
 
 
 class Task:
-    """A task type over a pooled sequence; this base is a classifier's in all but its predictions.
+    """A task on a pooled sequence. The defaults are those of a classifier, except that it makes no predictions.
 
     Args:
         task_def: the task's definition.
-        opt: the run's flags by name, as a checkpoint's `config` has them, the encoder's configuration included; None
-            where only data is read.
+        opt: the run's flags and the encoder's configuration by name, as in a checkpoint's `config`; None if only data
+            is read.
 
     Attributes:
-        default_loss: criterion of the gold labels where the definition names none.
-        losses: those that the definition may name.
-        metrics: those that evaluation has, whatever the task's classes are (`metrics_of`).
-        default_adv_loss: the divergence, likewise.
-        data_formats: the canonical TSVs that the type can be read from.
-        label_type: of a label in a token file, as numpy names it.
-        many_labels: an example has a list of labels: one a token, or a start and an end.
+        default_loss: criterion of the gold labels if the definition names none.
+        losses: criteria that the definition may name.
+        metrics: what evaluation can compute; `metrics_of` narrows it by the number of classes.
+        default_adv_loss: divergence of the regularizer if the definition names none.
+        data_formats: canonical TSVs that the type can read.
+        label_type: numpy type of a label in a token file.
+        many_labels: an example has a list of labels: one for each token, or a start and an end.
         many_rows: an example has several sequences, such as a question with each of its answers.
-        in_windows: an example is a part of what a score file's entry is of, such as a window of a long text.
-        distils: logits can be held against a teacher's scores.
+        in_windows: an example is one window of a long text; a score file has one entry for the whole text.
+        distils: the logits can be compared with a teacher's scores.
         pads: `prepro_std.py --do_padding` pads the examples.
-        own_labels: the labels are made of the tokens themselves; token files hold none.
-        generates: the encoder's decoder is needed.
-        uses_word_table: the head computes with the encoder's table of words too.
+        own_labels: the labels are the tokens themselves; token files have none.
+        generates: the type needs the encoder's decoder.
+        uses_word_table: the head also uses the encoder's word embeddings.
         view: how logits are compared as distributions: a name in `mt_dnn.perturbation.outputs.VIEWS`.
     """
 
@@ -89,8 +89,8 @@ class Task:
         """The tokenizer of the run's encoder, for types that need its vocabulary in training or evaluation.
 
         Raises:
-            FlagError: there is none of that name.
-            DataError: the command has no encoder, and so needs data that tells what a tokenizer would.
+            FlagError: no tokenizer has that name.
+            DataError: the command has no encoder, so the data itself must have the texts.
         """
         if "tokenizer" not in self.opt:
             raise DataError(f"{self.task_def.task_type.name}: found no answer in an example; this command needs one")
@@ -103,22 +103,22 @@ class Task:
 
     @classmethod
     def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:
-        """What does not fit this type in the YAML's mapping, a line each: key, what was found, what is accepted."""
+        """Mistakes in a task's mapping in the YAML, one line each: key, what was found, what is accepted."""
         return []
 
     @classmethod
     def metrics_of(cls, n_class: int, named: bool) -> tuple[Metric, ...]:
-        """The metrics that evaluation has of a task with so many classes; MT-DNN's files may name others.
+        """The metrics of a task with `n_class` classes; MT-DNN's files may name others.
 
         Args:
-            named: the classes have names.
+            named: whether the classes have names.
         """
         return cls.metrics
 
     # text
 
     def check_text(self, where: str) -> None:
-        """See that text of this task can be tokenized.
+        """Check that the task's text can be tokenized.
 
         Args:
             where: file and task, for the message.
@@ -133,30 +133,31 @@ class Task:
             raise UserError(f"{where}: data_format {found.name} does not go with {kind}; accepted: {accepted}")
 
     def check_tokenization(self, text: Tokenization) -> None:
-        """See that text of this task can be tokenized so, before anything is written.
+        """Check that this tokenizer and its settings fit the task, before anything is written.
 
         Raises:
-            FlagError: it cannot.
+            FlagError: they do not.
         """
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
-        """Lines of a canonical TSV → examples of a token file, one or several a line.
+        """Turn lines of a canonical TSV into examples of a token file, one or several for each line.
 
         Raises:
-            DataError: a label that is not accepted; names file and line.
+            DataError: a label is not accepted; names file and line.
         """
         texts: list[Any] = [fields["premise"] for _, fields in lines]
         if "hypothesis" in lines[0][1]:
             texts = [(premise, fields["hypothesis"]) for premise, (_, fields) in zip(texts, lines, strict=True)]
-        for (number, fields), encoded in zip(lines, text.encode(texts), strict=True):
+        encoded_texts = text.encode(texts, [number for number, _ in lines])
+        for (number, fields), encoded in zip(lines, encoded_texts, strict=True):
             label = {} if _unlabeled(split, fields) else {"label": self.parse_label(split, number, fields["label"])}
             yield {"uid": fields["uid"], **label, **encoded}
 
     def parse_label(self, split: Split, number: int, text: str) -> Any:
-        """The label of a line, as a token file holds it: here a class's index.
+        """A line's label in the form of a token file: here the index of a class.
 
         Raises:
-            DataError: it is not accepted.
+            DataError: the label is not accepted.
         """
         return class_index(self.task_def, split, number, text)
 
@@ -164,55 +165,63 @@ class Task:
 
     @property
     def accepted_labels(self) -> str:
-        """In words."""
+        """The labels that are accepted, in words, for messages."""
         return f"the integers 0 to {self.task_def.n_class - 1}"
 
     def accepts_label(self, label: Any, lengths: Sequence[int]) -> bool:
         """Whether an example may have this label.
 
         Args:
-            label: as the token file holds it.
-            lengths: tokens of each of the example's sequences.
+            label: as in the token file.
+            lengths: number of tokens of each of the example's sequences.
         """
         return type(label) is int and 0 <= label < self.task_def.n_class
 
+    def read_label(self, sample: Mapping[str, Any]) -> Any:
+        """The label of a token file's line, which `accepts_label` accepts, as a dataset holds it.
+
+        Raises:
+            ValueError: what the line says besides of its label is not accepted.
+        """
+        return sample["label"]
+
     def soft_count(self, lengths: Sequence[int]) -> int:
-        """How many numbers an example's `softlabel` has; `lengths` as above."""
+        """How many numbers an example's `softlabel` has; `lengths` as in `accepts_label`."""
         return self.task_def.n_class * len(lengths)
 
     def soft_label(self, scores: np.ndarray) -> np.ndarray:
-        """A teacher's scores of an example, as `predict` gives them, as logits; here logarithms of probabilities."""
+        """A teacher's scores of an example, in the form of `predict`, as logits; here logarithms of probabilities."""
         return np.log(scores.clip(min=SMALLEST))
 
     def taught_label(self, scores: np.ndarray) -> Any:
-        """The label that stands in the gold one's place where a teacher's scores do."""
+        """The label that replaces the gold label if only a teacher's scores are used."""
         return int(scores.argmax())
 
     # batch
 
     def collate_labels(self, labels: Sequence[Any], width: int) -> Tensor:
-        """Labels of a batch's examples as one tensor, here (examples,).
+        """Labels of a batch as one tensor, here (examples,).
 
         Args:
-            labels: numbers, or arrays where an example has several.
-            width: tokens of the batch, padding included.
+            labels: numbers, or arrays if an example has several labels.
+            width: tokens of the batch, including padding.
         """
         return torch.from_numpy(np.array(labels))
 
     def collate_soft_labels(self, soft: Sequence[np.ndarray], width: int) -> Tensor:
-        """A teacher's logits of a batch's examples as one tensor, here (rows, n_class); arguments as above."""
+        """A teacher's logits of a batch as one tensor, here (rows, n_class); `width` as in `collate_labels`."""
         return torch.from_numpy(np.concatenate(soft)).view(-1, self.task_def.n_class)
 
     def prepare(self, batch: Batch, seeds: Sequence[int]) -> Batch:
-        """The batch that the network meets in this update, for types that draw something anew, such as masks.
+        """The batch as the network sees it in this update, for types that draw something random, such as masks.
 
         Args:
-            seeds: one a row.
+            seeds: one for each row.
         """
         return batch
 
     def y_input_ids(self, batch: Batch) -> Tensor | None:
-        """The tokens that are to be generated, (examples, tokens), for types that have such."""
+        """The tokens to generate, (examples, tokens), for types that generate."""
         return None
 
     # network
@@ -225,60 +234,60 @@ class Task:
 
     @classmethod
     def pools(cls) -> bool:
-        """Whether the head is this base's, in whose place the stochastic answer network can stand (`enable_san`)."""
+        """Whether the head is this base's, which the stochastic answer network can replace (`enable_san`)."""
         return cls.build_head is Task.build_head
 
     @property
     def has_answer_network(self) -> bool:
-        """Whether the head is that network, which takes premise and hypothesis apart."""
+        """Whether the head is the stochastic answer network, which reads premise and hypothesis separately."""
         return self.task_def.enable_san and self.pools() and self.opt.get("answer_opt", 1) == 1
 
     def build_answer_network(self, hidden_size: int, options: AnswerOptions) -> nn.Module:
-        """The head of a task with `enable_san`; the definition's `dropout_p` wins over the flags'."""
+        """The head of a task with `enable_san`; the definition's `dropout_p` overrides the flags'."""
         own = self.task_def.dropout_p
         options = options if own is None else replace(options, dropout_p=own)
         return SANClassifier(hidden_size, self.task_def.n_class, options)
 
     def take_over_head(self, head: nn.Module, encoder: str) -> None:
-        """Let the head begin with what comes with a pre-trained encoder, for types whose heads are pre-trained.
+        """Load a pre-trained head that comes with the encoder, for types that have one.
 
         Args:
-            encoder: its name.
+            encoder: the encoder's name.
         """
 
     def forward(self, network: Network, head: nn.Module, inputs: ModelInputs) -> Any:
-        """Logits of a batch: here the head on the encoder's output, (rows, tokens, hidden) → (rows, n_class)."""
+        """Logits of a batch: here the head's output on the encoder's, (rows, tokens, hidden) → (rows, n_class)."""
         states = network.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask)
         return head(states, *inputs.sentences()) if self.has_answer_network else head(states)
 
     # loss
 
     def loss(self, criterion: Criterion, logits: Any, batch: Batch) -> Tensor:
-        """The task loss, a mean over `units`."""
+        """The task loss: a mean over `units`."""
         assert batch.labels is not None
         return criterion(logits, batch.labels)
 
     def taught(self, logits: Any) -> Any:
-        """The logits that are held against a teacher's."""
+        """The logits that are compared with a teacher's."""
         return logits
 
     def teacher(self, batch: Batch) -> Any:
-        """A teacher's logits of a batch, as `taught` has them."""
+        """A teacher's logits of a batch, in the form of `taught`."""
         return batch.soft_labels
 
     def counted(self, batch: Batch) -> Tensor | None:
-        """(rows, tokens): the tokens whose distributions are compared, where each has one; None: an example has one."""
+        """Which tokens' distributions are compared, (rows, tokens); None if an example has one distribution."""
         return None
 
     def units(self, batch: Batch) -> int:
-        """How many losses and divergences of a batch are means over: tokens that count, where some do, or examples."""
+        """How many units the batch's losses and divergences are means over: counted tokens, or examples."""
         counted = self.counted(batch)
         return len(batch) if counted is None else int(counted.sum())
 
     # evaluation
 
     def infer(self, network: Network, batch: Batch) -> tuple[Values, Values]:
-        """Scores and predictions of a batch's examples by the network, which is in evaluation mode."""
+        """Scores and predictions of a batch's examples; the network is in evaluation mode."""
         return self.predict(network.run(batch), batch)
 
     def predict(self, logits: Any, batch: Batch) -> tuple[Values, Values]:
@@ -293,92 +302,93 @@ class Task:
         predictions: Values,
         with_label: bool = True,
     ) -> Evaluation:
-        """What a dataset's predictions, in its order, come to.
+        """Evaluate a dataset's predictions.
 
         Args:
-            metrics: those to compute where the dataset has labels and `with_label` is set.
+            metrics: computed if the dataset has labels and `with_label` is set.
+            scores, predictions: in the dataset's order.
         """
         found = self.entries(dataset, scores, predictions)
         golds = self.golds(dataset) if with_label and dataset.has_labels else None
         values = {}
         if golds is not None:
             values = self.measure(metrics, golds, found)
-            for note in self.notes(metrics, golds):
+            for note in [*self.notes(metrics, golds), *undefined(values)]:
                 logger.info("%s: %s", dataset.name, note)
         return Evaluation(values, found.predictions, found.scores, golds, found.uids)
 
     def uids(self, dataset: Examples) -> Sequence[str]:
-        """The ids of a score file's entries, here one an example."""
+        """The ids of a score file's entries, here one for each example."""
         return dataset.uids
 
     def entries(self, dataset: Examples, scores: Values, predictions: Values) -> Entries:
-        """What a score file holds of the scores and predictions of a dataset's examples."""
+        """The entries of a score file, made of the scores and predictions of a dataset's examples."""
         return Entries(self.uids(dataset), predictions, scores)
 
     def golds(self, dataset: Examples) -> Any:
-        """What a dataset's labels say of each entry."""
+        """The gold label of each entry."""
         return dataset.labels
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
-        """Metrics of entries by name, in percent."""
+        """The metrics of the entries by name, in percent."""
         return calc_metrics(metrics, golds, entries.predictions, entries.scores)
 
     def notes(self, metrics: Sequence[Metric], golds: Any) -> list[str]:
-        """What a reader of these metrics has to know, such as what is in no mean, a line each."""
+        """Lines that a reader of these metrics needs, such as which labels a mean leaves out."""
         return []
 
     def shapes_of_scores(self, predictions: Sequence[Any], golds: Any) -> list[tuple[int, ...]]:
-        """Of each entry's scores, which a score file holds without their shapes.
+        """The shape of each entry's scores, which a score file does not store.
 
         Raises:
-            ValueError: a prediction that is none of this type's.
+            ValueError: a prediction is not one of this type.
         """
         for own in predictions:
             check_classes([own], self.task_def.n_class)
         return [(self.task_def.n_class,)] * len(predictions)
 
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
-        """What GLUE's submission table holds for each example: the predicted class, as text where it has a name."""
+        """The cells of GLUE's submission table: the predicted class of each example, by name if it has one."""
         labels = self.task_def.label_vocab
         return [int(index) if labels is None else labels.ind2tok[int(index)] for index in predictions]
 
     # texts of a table
 
     def tokenize_texts(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
-        """As `tokenize`, for texts whose answers are to be read: with what `readable` needs in addition."""
+        """Like `tokenize`; the examples also have what `readable` needs."""
         return self.tokenize(split, lines, text)
 
     def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
-        """A table's label of a row as the fields that `tokenize` reads.
+        """A row's label in a table, as the fields that `tokenize` reads.
 
         Args:
-            fields: those of the row's texts.
+            fields: the fields of the row's texts.
             label: a cell that is not empty.
 
         Raises:
-            ValueError: it cannot be a label; `tokenize` finds out what is none of this task's.
+            ValueError: the cell has the wrong form. Whether the task has this label is checked by `tokenize`.
         """
         return {"label": as_text(label)}
 
     def infer_texts(self, network: Network, batch: Batch) -> tuple[Values, Values]:
-        """As `infer`, for texts whose answers are to be read."""
+        """Like `infer`, for `readable`."""
         return self.infer(network, batch)
 
     def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
-        """The answer to each text, in the dataset's order, of what `infer_texts` gave for its examples."""
+        """The answer to each text, in the dataset's order, made of what `infer_texts` returned."""
         return [Answer(label) for label in self.answers(scores, predictions)]
 
 
 def _unlabeled(split: Split, fields: Mapping[str, Any]) -> bool:
-    """An empty field is an example without a label, but in a training file, where it is a mistake."""
+    """An empty field is an example without a label; in a training file it is a mistake."""
     return not fields["label"] and not split.is_train
 
 
 def class_index(task_def: Definition, split: Split, number: int, text: object) -> int:
-    """The index of a class that a TSV names, or gives as a number where the definition has no names.
+    """The index of a class. The TSV has its name, or its number if the definition has no names.
 
     Raises:
-        DataError: no such class.
+        DataError: there is no such class.
     """
     labels = task_def.label_vocab
     if labels is not None:

@@ -36,7 +36,7 @@ class ClassificationTask(Task):
         return scores, scores.argmax(-1)
 
     def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
-        """A class's name or number; tables with missing cells have whole numbers as fractions, 1.0 for 1."""
+        """The name or the number of a class. Programs write 1.0 for 1 in columns with missing cells."""
         names, text = self.task_def.label_vocab, as_text(label)
         if (names is None or text not in names) and text.endswith(".0"):
             text = text[:-2]
@@ -52,7 +52,7 @@ class ClassificationTask(Task):
 
 
 def count_mistakes(entry: Mapping[Any, Any]) -> list[str]:
-    """Whether the YAML's mapping names another number of labels than `n_class`; as `Task.mistakes`."""
+    """A mistake if the YAML's mapping does not name `n_class` labels; returns what `Task.mistakes` does."""
     labels, n_class = entry.get("labels"), entry.get("n_class")
     if isinstance(labels, list) and type(n_class) is int and len(labels) != n_class:
         return [f"key 'labels': found {len(labels)} labels, accepted: as many as n_class ({n_class})"]

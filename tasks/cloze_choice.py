@@ -1,4 +1,4 @@
-"""A text with a gap, and what may fill it: the hypotheses are the text with each choice in its place, as in ReCoRD."""
+"""A text with a gap and several choices to fill it, as in ReCoRD. Each hypothesis is the text with one choice."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from tasks.values import Entries, Values, check_texts
 
 @register_task("ClozeChoice")
 class ClozeChoiceTask(RankingTask):
-    """Ranking whose candidates stand for texts, `choice`; `answer` lists the texts that are right.
+    """Ranking of choices. `choice` lists the texts to choose from, `answer` the texts that are right.
 
-    In a score file a question is an entry: its prediction is the text that was chosen, its scores are the choices'
-    probabilities. EmF1 is the mean F1 of the words of the chosen text and an answer, and comes with EmF1_exact, the
-    share of chosen texts that are an answer, both as SQuAD's evaluation has them; other metrics are those of ranking.
+    A score file has one entry for each question: the prediction is the chosen text, the scores are the choices'
+    probabilities. EmF1 is the mean F1 between the words of the chosen text and of an answer; it comes with EmF1_exact,
+    the share of chosen texts that are an answer. Both are computed as in SQuAD's evaluation. Other metrics are those of
+    ranking.
     """
 
     data_formats = (DataFormat.ClozeChoice,)
     metrics = (Metric.EmF1, *CLASS_METRICS)
 
     def about_candidates(self, split: Split, number: int, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """The lists of choices and answers, as the line has them."""
+        """The line's lists of choices and answers."""
         choices = parse_list(split, number, "choice", fields["choice"])
         parse_list(split, number, "answer", fields["answer"])
         count = len(fields["hypotheses"])
@@ -41,7 +42,7 @@ class ClozeChoiceTask(RankingTask):
         return {"choice": fields["choice"], "answer": fields["answer"]}
 
     def uids(self, dataset: Examples) -> Sequence[str]:
-        """One a question."""
+        """One for each question."""
         return dataset.uids
 
     def entries(self, dataset: Examples, scores: Values, predictions: Values) -> Entries:
@@ -51,11 +52,11 @@ class ClozeChoiceTask(RankingTask):
         return Entries(dataset.uids, chosen, scores)
 
     def golds(self, dataset: Examples) -> Any:
-        """Of each question the texts that are right, and 1 at the choices that are, 0 elsewhere, (choices,)."""
+        """For each question the right texts, and an array (choices,) with 1 at the right choices, 0 elsewhere."""
         return list(zip(self._texts(dataset, "answer"), all_gold_candidates(dataset), strict=True))
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
-        """EmF1 over the texts that were chosen."""
+        """EmF1 of the chosen texts; other metrics as in ranking."""
         found: dict[str, float] = {}
         for metric in metrics:
             if metric == Metric.EmF1:
@@ -88,7 +89,7 @@ class ClozeChoiceTask(RankingTask):
         return self._texts(dataset, "choice")
 
     def _texts(self, dataset: Examples, key: str) -> Iterator[list[str]]:
-        """A token file's lists, which are literals in a text."""
+        """The lists under a key of a token file, which has them as text."""
         split = Split(dataset.path, self, is_train=False)
         for number, sample in enumerate(dataset.samples(), start=1):
             texts = parse_list(split, number, key, str(sample.get(key)))

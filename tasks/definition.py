@@ -13,7 +13,7 @@ from data_utils.errors import DataError, TaskDefError, UserError, nearest
 from data_utils.metrics import Metric
 from data_utils.task_def import DataFormat, EncoderModelType, LossCriterion, TaskType
 from data_utils.vocab import Vocabulary
-from data_utils.yaml_file import compose_yaml, construct_yaml
+from data_utils.storage.yaml_file import compose_yaml, construct_yaml
 from tasks.definition_schema import find_mistakes, parse_task
 from tasks.registry import task_class
 
@@ -34,24 +34,23 @@ ATTRIBUTES: dict[str, Any] = {
 
 
 class TaskDef(dict):
-    """What a task is. The attributes hold the values.
+    """The definition of a task; its attributes have the values.
 
-    Checkpoints of MT-DNN hold objects of this class, so its name, its attributes and its being a dictionary (whose
-    items are the attributes' `repr`) are a file format.
+    Checkpoints of MT-DNN contain objects of this class. So its name, its attributes, and that it is a dictionary with
+    the attributes' `repr` as items, are a file format.
 
     Args:
-        label_vocab: label text ↔ class index; None where the data has indices or numbers.
+        label_vocab: label text ↔ class index; None if the data has indices or numbers.
         n_class: size of the head's output.
-        data_type: the canonical TSV's format.
-        task_type: which class of `tasks/` serves it.
+        data_type: format of the canonical TSV.
+        task_type: names the class in `tasks/`.
         metric_meta: metrics of evaluation.
-        split_names: the parts of its data, `TASK_SPLIT.tsv`.
-        enable_san: head is a stochastic answer network.
-        dropout_p: dropout before the head; None leaves it to `--dropout_p`.
-        loss: criterion of the gold labels; None for the task type's own.
-        kd_loss: criterion of soft labels; None for squared error.
-        adv_loss: divergence between perturbed and clean logits; None for squared error in regression and the
-            symmetrized KL divergence elsewhere.
+        split_names: the splits of the data, `TASK_SPLIT.tsv`.
+        enable_san: the head is a stochastic answer network.
+        dropout_p: dropout before the head; None uses `--dropout_p`.
+        loss: criterion of the gold labels; None uses the task type's default.
+        kd_loss: criterion of soft labels; None uses the squared error.
+        adv_loss: divergence between perturbed and clean logits; None uses the task type's default.
         actf: activation of the pooler; None for none.
     """
 
@@ -89,7 +88,7 @@ class TaskDef(dict):
 
     @classmethod
     def from_yaml(cls, entry: Mapping[str, Any]) -> TaskDef:
-        """The definition of one mapping of the YAML that has no mistakes."""
+        """The definition in a mapping of the YAML that was checked."""
         task = parse_task(entry)
         return cls(
             label_vocab=None if task.labels is None else Vocabulary.from_labels(task.labels),
@@ -107,13 +106,13 @@ class TaskDef(dict):
         )
 
     def class_names(self, unnamed: str = "") -> list[str]:
-        """The texts of the classes in their order; where the definition has none, `unnamed` and the class's number."""
+        """The names of the classes in order; a class without a name is `unnamed` and its number."""
         names = {} if self.label_vocab is None else self.label_vocab.ind2tok
         return [str(names.get(index, f"{unnamed}{index}")) for index in range(self.n_class)]
 
     @classmethod
     def from_attributes(cls, loaded: object) -> TaskDef:
-        """The definition that torch's weights-only loader read as a dictionary with attributes.
+        """The definition from an object of torch's weights-only loader, which is a dictionary with attributes.
 
         Raises:
             TaskDefError: an attribute is missing or of another type.
@@ -134,7 +133,7 @@ class TaskDef(dict):
         return cls(**{name: values[name] for name in ATTRIBUTES} | {"enable_san": bool(values["enable_san"])})
 
     def replaced(self, **changes: Any) -> TaskDef:
-        """A definition with other values of some attributes."""
+        """A copy of the definition with some other values."""
         return TaskDef(**{**vars(self), **changes})
 
 
@@ -142,10 +141,10 @@ TaskDef.__module__ = "experiments.exp_def"  # as MT-DNN's checkpoints know it
 
 
 def checkpoint_globals() -> list[Any]:
-    """What torch's weights-only loader has to allow for a checkpoint's task definitions, and for MT-DNN's flags.
+    """The classes that torch's weights-only loader must allow, for task definitions and MT-DNN's flags in checkpoints.
 
-    It refuses a subclass of `dict` even when allowed by name, so a `TaskDef` is read as an `OrderedDict` with the
-    attributes set on it; `TaskDef.from_attributes` turns that back.
+    The loader refuses subclasses of `dict`, even when they are allowed. So a `TaskDef` is read as an `OrderedDict` with
+    attributes; `TaskDef.from_attributes` converts it.
     """
     return [
         (OrderedDict, "experiments.exp_def.TaskDef"),
@@ -163,10 +162,10 @@ class TaskDefs:
     """The tasks of a YAML file.
 
     Args:
-        path: the file, one mapping a task.
+        path: the file, with one mapping for each task.
 
     Raises:
-        TaskDefError: with every mistake of the file, one a line: task, key, what was found, what is accepted.
+        TaskDefError: all mistakes of the file, one line each: task, key, what was found, what is accepted.
     """
 
     def __init__(self, path: Path | str):
@@ -193,7 +192,7 @@ class TaskDefs:
         """The definition of a task.
 
         Raises:
-            UserError: the file has no task of that name.
+            UserError: the file has no task with this name.
         """
         if task_name not in self._task_defs:
             accepted = ", ".join(self._task_defs)
@@ -202,7 +201,7 @@ class TaskDefs:
         return self._task_defs[task_name]
 
     def task_of(self, dataset: str) -> str:
-        """The task that a dataset such as `mnli_matched` belongs to: the part before the first `_`.
+        """The task of a dataset such as `mnli_matched`: the part before the first `_`.
 
         Raises:
             UserError: the file has no such task.
@@ -213,7 +212,7 @@ class TaskDefs:
 
 
 def _read_yaml(path: Path) -> tuple[list[tuple[Any, Any]], list[str]]:
-    """The (name, task) pairs in the file, and the keys that stand in it twice, as mistakes."""
+    """The (name, task) pairs in the file, and mistakes about keys that are in it twice."""
     if not path.exists():
         raise TaskDefError(f"{path}: missing; accepted: a YAML file with one mapping a task")
     try:
@@ -224,7 +223,7 @@ def _read_yaml(path: Path) -> tuple[list[tuple[Any, Any]], list[str]]:
         for name, entry in node.value:
             if isinstance(entry, yaml.MappingNode):
                 mistakes += _duplicate_keys(entry, f"task {name.value!r}, key")
-        # after the search for what stands twice, for this puts the keys of `<<` beside a mapping's own
+        # after the search for duplicates, because this adds the keys of `<<` to a mapping
         pairs = [(construct_yaml(name, path), construct_yaml(entry, path)) for name, entry in node.value]
     except DataError as error:
         raise TaskDefError(str(error)) from error
@@ -232,7 +231,7 @@ def _read_yaml(path: Path) -> tuple[list[tuple[Any, Any]], list[str]]:
 
 
 def _duplicate_keys(node: yaml.MappingNode, what: str) -> list[str]:
-    """The plain loader keeps the last of two equal keys and says nothing, so the parsed tree is searched."""
+    """Mistakes about equal keys. The plain loader silently keeps the last one, so the parsed tree is searched."""
     keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
     twice = [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
     return [f"{what} {key!r}: found {keys.count(key)} times, accepted: once" for key in twice]

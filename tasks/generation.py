@@ -23,18 +23,18 @@ from tasks.table_rows import as_list, as_text
 from tasks.values import Answer, Entries, ModelInputs, Values, check_texts
 
 NO_TOKEN = -1  # the label where a shorter text has ended
-NO_ANSWER = "no answer"  # what is written where a question has none
+NO_ANSWER = "no answer"  # the text to write if a question has no answer
 OF_NUMBERS = (Metric.F1, Metric.F1MAC, Metric.F1MIC, Metric.MCC, Metric.Pearson, Metric.Spearman)
 METRICS = (Metric.ACC, Metric.EmF1, Metric.EmF12, *OF_NUMBERS)
-NO_NUMBER = -1.0  # what a text that is no number counts as
+NO_NUMBER = -1.0  # the value of a text that is not a number
 
 
 @register_task("SeqenceGeneration")
 class SequenceGenerationTask(Task):
-    """A text for a sentence, for a pair, or for a question and its context; `n_class` has no meaning.
+    """Writes a text for a sentence, for a pair, or for a question and its context; `n_class` has no meaning.
 
-    A label is what the decoder reads and writes: a token to start with, then the text's tokens with the one that ends
-    it. The encoder and the decoder are `bert`, there is no head, and noise enters at the encoder's word embeddings.
+    A label is what the decoder reads and writes: a start token, the text's tokens, and the token that ends it. `bert`
+    is both encoder and decoder, and there is no head. Noise enters at the encoder's word embeddings.
     """
 
     default_loss = LossCriterion.SeqCeCriterion
@@ -76,9 +76,9 @@ class SequenceGenerationTask(Task):
             yield {"uid": fields["uid"], **known, **encoded}
 
     def _answer(self, split: Split, number: int, fields: Mapping[str, str]) -> str | None:
-        """The reference text, empty where a question has no answer; None where the line does not tell.
+        """The reference text: empty if a question has no answer, None if the line has no label.
 
-        Several answers are one text, in the order in which the context has them, as MT-DNN joins them.
+        Several answers become one text, in the order of the context, as in MT-DNN.
         """
         told = fields.get("answers", fields.get("label", ""))
         if not told:
@@ -104,7 +104,7 @@ class SequenceGenerationTask(Task):
     # batch
 
     def collate_labels(self, labels: Sequence[Any], width: int) -> Tensor:
-        """(examples, tokens of the longest label); -1 behind shorter ones."""
+        """(examples, tokens of the longest label); -1 after the end of shorter ones."""
         longest = max(map(len, labels))
         padded = np.full((len(labels), longest), NO_TOKEN, dtype=np.int64)
         for row, own in enumerate(labels):
@@ -112,7 +112,7 @@ class SequenceGenerationTask(Task):
         return torch.from_numpy(padded)
 
     def y_input_ids(self, batch: Batch) -> Tensor | None:
-        """What the decoder reads, (examples, tokens): its own start, then all but the last token of the text."""
+        """What the decoder reads, (examples, tokens): its start token, then all but the last token of the text."""
         if batch.labels is None:
             return None
         read = batch.labels[:, :-1]
@@ -121,7 +121,7 @@ class SequenceGenerationTask(Task):
         return read
 
     def _written(self, batch: Batch) -> Tensor:
-        """What the decoder has to write at each place, (examples, tokens); -1 where a text has ended."""
+        """What the decoder should write at each place, (examples, tokens); -1 after the end of a text."""
         assert batch.labels is not None
         written = batch.labels[:, 1:]
         return torch.where(written == self._padding, NO_TOKEN, written)
@@ -138,7 +138,7 @@ class SequenceGenerationTask(Task):
     # network
 
     def build_head(self, hidden_size: int, dropout_p: float) -> nn.Module:
-        """None: the decoder's own language-model head gives the scores."""
+        """No head: the decoder's own language-model head gives the scores."""
         return nn.Identity()
 
     def forward(self, network: Network, head: nn.Module, inputs: ModelInputs) -> Tensor:
@@ -154,7 +154,7 @@ class SequenceGenerationTask(Task):
     # loss
 
     def loss(self, criterion: Criterion, logits: Tensor, batch: Batch) -> Tensor:
-        """The mean over all tokens that the batch's texts have."""
+        """The mean over all tokens of the batch's texts."""
         return criterion(logits.flatten(0, 1), self._written(batch).flatten())
 
     def counted(self, batch: Batch) -> Tensor | None:
@@ -163,7 +163,7 @@ class SequenceGenerationTask(Task):
     # evaluation
 
     def infer(self, network: Network, batch: Batch) -> tuple[Values, Values]:
-        """The log-probability of the text that is written, (examples,), and that text."""
+        """The log-probability of each generated text, (examples,), and the texts."""
         bert: Any = network.bert
         found = bert.generate(
             input_ids=batch.input_ids,
@@ -185,7 +185,7 @@ class SequenceGenerationTask(Task):
         return scores, [self._shown(text.strip()) for text in texts]
 
     def _shown(self, text: str) -> str:
-        """A question's text for no answer is none."""
+        """An empty text instead of the text for no answer."""
         return "" if self.task_def.data_type == DataFormat.CLUE_GEN and text == NO_ANSWER else text
 
     def golds(self, dataset: Examples) -> Any:
@@ -197,7 +197,7 @@ class SequenceGenerationTask(Task):
         return found
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
-        """Metrics of texts: ACC, the same text; EmF1 and EmF12, as SQuAD compares answers; others of their numbers."""
+        """ACC: share of equal texts; EmF1 and EmF12 as in SQuAD; others treat the texts as numbers."""
         predictions = list(entries.predictions)
         found: dict[str, float] = {}
         for metric in metrics:
@@ -216,7 +216,7 @@ class SequenceGenerationTask(Task):
         return [()] * len(predictions)
 
     def _reference(self, sample: Mapping[str, Any]) -> str:
-        """The text that a line of a token file has as `answer`; a list of texts, in MT-DNN's files, begins with it."""
+        """The `answer` of a line of a token file; in MT-DNN's files it is the first text of a list."""
         answer = sample.get("answer")
         if isinstance(answer, Mapping):
             answer = answer.get("text")
@@ -231,25 +231,25 @@ class SequenceGenerationTask(Task):
         return list(predictions)
 
     def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
-        """The text to write; of a question and its context also a list of answers."""
+        """The right text; for a question and its context also a list of answers."""
         if self.task_def.data_type != DataFormat.CLUE_GEN:
             return {"label": as_text(label)}
         found = as_list(label)
         return {"answers": json.dumps([as_text(own) for own in ([label] if found is None else found)])}
 
     def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
-        """The texts that were written, each with the probability that the decoder writes it."""
+        """The generated texts, each with its probability."""
         return [Answer(text, math.exp(score)) for text, score in zip(predictions, scores, strict=True)]
 
 
 def metrics_of_numbers(metric: Metric, golds: Sequence[str], predictions: Sequence[str]) -> dict[str, float]:
-    """A metric of classes or of a regression where texts are numbers, such as GLUE's labels as text.
+    """A metric of classes or of a regression, if the texts are numbers, such as GLUE's labels as text.
 
-    A text that is no number counts as -1, and so does a fraction where classes are compared; F1, which knows the
-    classes 0 and 1 alone, takes it and any other number for the wrong class.
+    A text that is not a number counts as -1; so does a fraction if classes are compared. F1 knows only the classes 0
+    and 1, so any other value counts as the wrong class.
 
     Raises:
-        UserError: a reference is no number, or where classes are compared a fraction.
+        UserError: a reference is not a number, or is a fraction if classes are compared.
     """
     right, found = ([_number(text) for text in texts] for texts in (golds, predictions))
     if None in right:
@@ -277,6 +277,6 @@ def _number(text: str) -> float | None:
 
 @register_task("SeqenceGenerationMRC")
 class SequenceGenerationMRCTask(SequenceGenerationTask):
-    """Answers to questions about a context, which need not be parts of it."""
+    """Answers to questions about a context, in words that need not be in it."""
 
     data_formats = (DataFormat.PremiseAndOneHypothesis, DataFormat.CLUE_GEN)

@@ -1,4 +1,4 @@
-"""What a task type is given: batches, and of network, data and definition the part that it uses."""
+"""What a task type receives: batches, and the parts of network, data and definition that it uses."""
 
 from __future__ import annotations
 
@@ -80,16 +80,16 @@ class Batch:
         input_ids: token ids, (R, T) int64.
         attention_mask: 1 at real tokens and 0 at padding, (R, T) int64.
         token_type_ids: 0 at the first sentence and 1 at the second, (R, T) int64.
-        labels: as the task collates them: (B,) int64 for classification, float32 for regression; None where the file
+        labels: as the task collates them: (B,) int64 for classification, float32 for regression; None if the file
             has no labels.
         task_id: the number of the task's head.
         uids: the examples' ids, B of them.
-        groups: how many sequences each example has, B of them; empty where each has one.
-        soft_labels: a teacher's logits as the task collates them, float32: (R, n_class) for classification; None where
+        groups: number of sequences of each example, B of them; empty if each has one.
+        soft_labels: a teacher's logits as the task collates them, float32: (R, n_class) for classification; None if
             the file has none.
-        positions: the sequences' places in the run's training data, R of them; empty where they are not of it, or
-            stand in.
-        stands_in: the batch is there to keep a process in step that has no share of it, and counts nothing.
+        positions: the sequences' places in the run's training data, R of them; empty if the batch is not from there,
+            or is a placeholder.
+        stands_in: the batch is a placeholder that keeps a process in step with the others, and counts as nothing.
     """
 
     input_ids: Tensor
@@ -115,7 +115,7 @@ class Batch:
 
     @property
     def counted(self) -> int:
-        """Examples that count in a mean over all processes."""
+        """The number of examples that count in a mean over all processes."""
         return 0 if self.stands_in else len(self)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:

@@ -1,4 +1,4 @@
-"""Masked language modeling: pre-training, or going on with it, on plain text."""
+"""Masked language modeling: pre-training on plain text, or continuing it."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ SHORTEST = 2  # tokens of a part of a sequence, special ones aside
 
 @register_task("MaskLM")
 class MaskLMTask(Task):
-    """The tokens that were masked, among all words of the encoder; the definition's `n_class` has no meaning.
+    """Predicts masked tokens among all words of the encoder; the definition's `n_class` has no meaning.
 
-    Which tokens those are is drawn anew in every update, from the run's seed, the update and the sequence's id. There
-    is no next-sentence prediction.
+    The masked tokens are drawn again in every update, from the run's seed, the update and the sequence's id. There is
+    no next-sentence prediction.
     """
 
     default_loss = LossCriterion.MlmCriterion
@@ -62,7 +62,7 @@ class MaskLMTask(Task):
         text.ends()
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
-        """Documents → sequences of as many whole sentences as fit; `uid`: the document's number and the sequence's."""
+        """Documents → sequences of as many whole sentences as fit; `uid` is DOCUMENT-SEQUENCE, by their numbers."""
         first, last = text.ends()
         for _, fields in lines:
             sentences = [piece.ids for piece in text.pieces(fields["sentences"])]
@@ -82,11 +82,11 @@ class MaskLMTask(Task):
     # batch
 
     def prepare(self, batch: Batch, seeds: Sequence[int]) -> Batch:
-        """Masked, and of some sequences (`--short_seq_prob`) a part alone."""
+        """The batch with masked tokens; some sequences are shortened (`--short_seq_prob`)."""
         return self._masked(batch, seeds, self.opt["short_seq_prob"])
 
     def _masked(self, batch: Batch, seeds: Sequence[int], short_seq_prob: float = 0.0) -> Batch:
-        """The batch as the model sees it, with the tokens to tell as labels, (rows, tokens), -1 elsewhere."""
+        """The masked batch, with the masked tokens as labels, (rows, tokens), -1 elsewhere."""
         input_ids = np.full(batch.input_ids.shape, self.masker.pad_token_id)
         labels = np.full_like(input_ids, NOT_MASKED)
         mask, types = np.zeros_like(input_ids), np.zeros_like(input_ids)
@@ -115,7 +115,7 @@ class MaskLMTask(Task):
             raise FlagError(f"MaskLM: {error}; accepted: --tokenizer of a masked language model") from error
 
     def y_input_ids(self, batch: Batch) -> Tensor | None:
-        """The labels: scores are computed for masked tokens alone."""
+        """The labels: scores are computed only for masked tokens."""
         return batch.labels
 
     # network
@@ -134,7 +134,7 @@ class MaskLMTask(Task):
         logger.info("MaskLM: %s", "the encoder's own head goes on" if taken else "the head starts anew")
 
     def forward(self, network: Network, head: nn.Module, inputs: ModelInputs) -> Tensor:
-        """Scores of the masked tokens, (masked tokens, words); without `y_input_ids` of all, (rows, tokens, words)."""
+        """Scores of masked tokens, (masked tokens, words); without `y_input_ids` of all, (rows, tokens, words)."""
         hidden = network.encode(inputs.input_ids, inputs.token_type_ids, inputs.attention_mask)
         if inputs.y_input_ids is not None:
             hidden = hidden[inputs.y_input_ids != NOT_MASKED]
@@ -158,7 +158,7 @@ class MaskLMTask(Task):
         return self.predict(network.run(masked), masked)
 
     def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
-        """Of each sequence, for its masked tokens in order: the true one's log-probability, and the predicted id."""
+        """For each sequence's masked tokens, in order: the true token's log-probability and the predicted id."""
         assert batch.labels is not None
         is_masked = batch.labels != NOT_MASKED
         counts = is_masked.sum(1).tolist()
@@ -174,18 +174,18 @@ class MaskLMTask(Task):
         return [self._told(dataset, index) for index in range(len(dataset))]
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
-        """Over all masked tokens: the metrics, and `perplexity`, the exponential of the mean loss (no percentage)."""
+        """Metrics over all masked tokens, and `perplexity`, the exponential of the mean loss (not a percentage)."""
         values = (golds, entries.predictions, entries.scores)
         found = calc_metrics(metrics, *(np.concatenate(list(own)) for own in values))
         mean = float(np.concatenate(list(entries.scores)).mean())
         return {**found, "perplexity": math.exp(min(-mean, 700.0))}
 
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
-        """Of each sequence the list of predicted ids, as JSON."""
+        """For each sequence the list of predicted ids, as JSON."""
         return [json.dumps(own.tolist()) for own in predictions]
 
     def tokenize_texts(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
-        """Texts with gaps, which are the tokenizer's mask token, such as `[MASK]`."""
+        """Texts with gaps: the tokenizer's mask token, such as `[MASK]`."""
         gap = str(text.tokenizer.mask_token)
         for number, fields in lines:
             if gap not in fields["premise"]:
@@ -197,10 +197,10 @@ class MaskLMTask(Task):
             yield example | {"text": fields["premise"]}
 
     def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
-        raise ValueError("MaskLM has no label column: what a gap hid is not known; accepted: a table without --label")
+        raise ValueError("MaskLM takes no label column; accepted: a table without --label")
 
     def infer_texts(self, network: Network, batch: Batch) -> tuple[Values, Values]:
-        """Of each text, for its gaps in order: the likeliest token's probability, and its id."""
+        """For each text's gaps, in order: the probability and the id of the likeliest token."""
         is_gap = batch.input_ids == self.tokenizer.mask_token_id
         gaps = replace(batch, labels=torch.where(is_gap, batch.input_ids, NOT_MASKED))
         best = network.run(gaps).float().softmax(-1).max(-1)
@@ -209,31 +209,31 @@ class MaskLMTask(Task):
         return scores, predictions
 
     def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
-        """The texts with their gaps filled, each with the probability of each word; a gap that was cut off stays."""
+        """The texts with filled gaps, and the probability of each word. Gaps after the last token read stay."""
         gap = str(self.tokenizer.mask_token)
         found = []
         for sample, own, tokens in zip(dataset.samples(), scores, predictions, strict=True):
             text = sample["text"]
             for token in tokens.tolist():
-                text = text.replace(gap, self.tokenizer.decode([token]).strip(), 1)
+                text = text.replace(gap, str(self.tokenizer.decode([token])).strip(), 1)
             found.append(Answer(text, own.tolist()))
         return found
 
     def _told(self, dataset: Examples, index: int) -> np.ndarray:
-        """The tokens of a sequence that `infer` masked."""
+        """The tokens of a sequence that `infer` masks."""
         example = dataset[index]
         tokens = example["token_id"].astype(np.int64)
         return tokens[self.masker(tokens, np.random.default_rng(evaluation_seed(example["uid"])))[1]]
 
 
 def evaluation_seed(uid: str) -> int:
-    """The seed of a sequence's masks, which are the same in every evaluation."""
+    """The seed of a sequence's masks, the same in every evaluation."""
     name = f"0/0/{uid}".encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest(), "big")
 
 
 def packed(sentences: Sequence[list[int]], room: int) -> Iterator[list[int]]:
-    """A document's sentences in sequences of at most `room` tokens; a sentence is cut where it fills one alone."""
+    """A document's sentences in sequences of at most `room` tokens. Only a sentence that is longer is cut."""
     tokens: list[int] = []
     for sentence in sentences:
         if tokens and len(tokens) + len(sentence) > room:
@@ -248,7 +248,7 @@ def packed(sentences: Sequence[list[int]], room: int) -> Iterator[list[int]]:
 
 
 def part_of(length: int, draw: np.random.Generator) -> np.ndarray:
-    """The places of a random part of a sequence, of at least two tokens, between its first and its last token."""
+    """The places of a sequence's first and last token, and of a random part between them of at least two tokens."""
     size = int(draw.integers(SHORTEST, length - 1))
     start = int(draw.integers(1, length - size))
     return np.concatenate([[0], np.arange(start, start + size), [length - 1]])

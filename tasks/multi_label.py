@@ -27,11 +27,11 @@ TRUTHS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}  # in a tab
 
 @register_task("MultiLabel")
 class MultiLabelTask(Task):
-    """A yes or no for each of `n_class` labels, independent of one another; scores are the probabilities of yes.
+    """An independent yes or no for each of `n_class` labels; scores are the probabilities of yes.
 
-    In TSVs and token files an example's label is a list such as `[0, 1, 0]`: a number for each name in the definition's
-    `labels`, 1 where the text has that label. Fractions, such as the share of annotators who said yes, are targets of
-    the loss as they are; metrics count those of at least 0.5 as 1.
+    In TSVs and token files, an example's label is a list such as `[0, 1, 0]`: a number for each name in the
+    definition's `labels`, 1 if the text has that label. Fractions, such as the share of annotators who said yes, are
+    used by the loss as they are; metrics count 0.5 and more as 1.
     """
 
     default_loss = LossCriterion.BceCriterion
@@ -50,11 +50,11 @@ class MultiLabelTask(Task):
 
     @classmethod
     def pools(cls) -> bool:
-        """The logits of the stochastic answer network are those of one distribution over classes."""
+        """False: the stochastic answer network's logits are one distribution over classes."""
         return False
 
     def parse_label(self, split: Split, number: int, text: str) -> list[float]:
-        """`[0, 1, 0]` → the same as numbers."""
+        """The list in a text such as `[0, 1, 0]`."""
         try:
             label = json.loads(text)
         except (ValueError, RecursionError):
@@ -91,7 +91,7 @@ class MultiLabelTask(Task):
         return _labels_of(np.stack(dataset.labels))
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
-        """Of the label matrix; see `calc_label_metrics`."""
+        """Metrics of the matrix of texts and labels; see `calc_label_metrics`."""
         return calc_label_metrics(metrics, golds, np.asarray(entries.predictions), np.asarray(entries.scores))
 
     def notes(self, metrics: Sequence[Metric], golds: Any) -> list[str]:
@@ -120,7 +120,7 @@ class MultiLabelTask(Task):
         ]
 
     def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
-        """A 0 or 1 for each label, in the definition's order, or a list of the names of those that the text has."""
+        """A 0 or 1 for each label, in the definition's order, or a list with the names of the text's labels."""
         names, found = self.task_def.class_names(), as_list(label)
         if found is None and len(names) == 1:
             found = [label]
@@ -136,7 +136,7 @@ class MultiLabelTask(Task):
         return {"label": json.dumps(values)}
 
     def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
-        """Of each text the names of its labels, and the probability of each of them."""
+        """For each text the names of its labels, and their probabilities."""
         names = self.task_def.class_names()
         found = []
         for row, own in zip(np.asarray(scores).tolist(), np.asarray(predictions).tolist(), strict=True):
@@ -147,5 +147,5 @@ class MultiLabelTask(Task):
 
 
 def _labels_of(probabilities: np.ndarray) -> np.ndarray:
-    """1 where a probability is at least 0.5, else 0."""
+    """1 if a probability is at least 0.5, else 0."""
     return (probabilities >= THRESHOLD).astype(np.int64)

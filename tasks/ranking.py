@@ -27,11 +27,11 @@ LARGEST = float(np.finfo(np.float64).max)
 
 @register_task("Ranking")
 class RankingTask(Task):
-    """A score for each candidate of a group: a premise with several hypotheses, of which one is the gold.
+    """A score for each candidate of a group: a premise with several hypotheses, one of which is right.
 
-    Probabilities are those within a group. In a score file a candidate is an entry: its id (`ruid`), its probability,
-    and as prediction 1 where it is the best of its group, 0 elsewhere. The metric ACC is the share of groups whose best
-    candidate is a gold one; all others are over candidates, of which each is of class 1 (a gold one) or 0.
+    The probabilities of a group sum to 1. A score file has one entry for each candidate: its id (`ruid`), its
+    probability, and the prediction 1 if it is the best of its group, else 0. The metric ACC is the share of groups
+    whose best candidate is right. All other metrics are over candidates, with class 1 for right ones and 0 for others.
     """
 
     default_loss = LossCriterion.RankCeCriterion
@@ -61,7 +61,7 @@ class RankingTask(Task):
             yield {"uid": fields["uid"], **label, **{key: [row[key] for row in rows] for key in rows[0]}, **about}
 
     def about_candidates(self, split: Split, number: int, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """What a token file holds of a line's candidates beside their tokens.
+        """What a token file has about a line's candidates, in addition to their tokens.
 
         Raises:
             DataError: it does not fit the candidates.
@@ -71,12 +71,12 @@ class RankingTask(Task):
         return {"ruid": ruids}
 
     def relevances(self, split: Split, number: int, text: str, count: int) -> list[float]:
-        """A line's label: a number for each of `count` candidates, or the index of a label that the definition names.
+        """A line's label: a relevance for each of `count` candidates, as numbers or names of the definition's labels.
 
-        Of several that are the largest the first is the one to learn.
+        If several relevances are the largest, the model learns the first.
 
         Raises:
-            DataError: not as many finite numbers, or none of them says which candidate is the gold.
+            DataError: not as many finite numbers as candidates, or none marks a candidate as right.
         """
         parts = [part.strip() for part in text.strip("[] ").split(",")]
         _check_count("relevances", len(parts), count, split, number)
@@ -105,13 +105,13 @@ class RankingTask(Task):
         return criterion(groups, batch.labels)
 
     def predict(self, logits: Tensor, batch: Batch) -> tuple[Values, Values]:
-        """Of each group probabilities (candidates,), and 1 at the best of them, 0 elsewhere."""
+        """For each group the probabilities, (candidates,), and an array with 1 at the best candidate, 0 elsewhere."""
         parts = logits.float().flatten().split(list(batch.groups))
         scores = [part.softmax(-1).cpu().numpy() for part in parts]
         return scores, [one_at(own.argmax(), len(own)) for own in scores]
 
     def uids(self, dataset: Examples) -> Sequence[str]:
-        """One a candidate."""
+        """One for each candidate."""
         samples = enumerate(dataset.samples(), start=1)
         return [uid for number, sample in samples for uid in _candidate_ids(sample, dataset, number)]
 
@@ -119,7 +119,7 @@ class RankingTask(Task):
         return Entries(self.uids(dataset), np.concatenate(predictions), np.concatenate(scores))
 
     def golds(self, dataset: Examples) -> Any:
-        """One a candidate, group by group: 1 at the most relevant ones, 0 elsewhere, (candidates,)."""
+        """For each group an array (candidates,) with 1 at the most relevant candidates, 0 elsewhere."""
         return all_gold_candidates(dataset)
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
@@ -138,7 +138,7 @@ class RankingTask(Task):
             yield example | {"candidates": fields["hypotheses"]}
 
     def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
-        """The text of the right candidate, its number from 0, or a relevance for each of them."""
+        """The text of the right candidate, its number from 0, or a list with a relevance for each candidate."""
         candidates, relevances = fields["hypotheses"], as_list(label)
         if relevances is None:
             text = as_text(label)
@@ -152,22 +152,22 @@ class RankingTask(Task):
         return {"label": ",".join(map(str, relevances))}
 
     def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
-        """The best candidate's text; the probabilities are those of all candidates, in their order."""
+        """The best candidate's text; `probabilities` has those of all candidates, in order."""
         return [
             Answer(texts[int(own.argmax())], float(own.max()), own.tolist())
             for texts, own in zip(self._candidates(dataset), scores, strict=True)
         ]
 
     def _candidates(self, dataset: Examples) -> Iterator[list[str]]:
-        """Of each example the candidates' texts."""
+        """For each example the candidates' texts."""
         return (sample["candidates"] for sample in dataset.samples())
 
 
 def gold_candidates(sample: Mapping[str, Any], path: Path, number: int) -> np.ndarray:
-    """Of a token file's example 1 at the most relevant candidates, 0 elsewhere, (candidates,).
+    """An array (candidates,) with 1 at the most relevant candidates of a token file's example, 0 elsewhere.
 
     Raises:
-        DataError: relevances (`olabel`) that are not a number a candidate.
+        DataError: the relevances (`olabel`) are not one number for each candidate.
     """
     count, given = len(sample["token_id"]), sample.get("olabel")
     if given is None:
@@ -187,7 +187,7 @@ def all_gold_candidates(dataset: Examples) -> list[np.ndarray]:
 def ranking_metrics(
     metrics: Sequence[Metric], golds: Sequence[np.ndarray], scores: Values, predictions: Values
 ) -> dict[str, float]:
-    """Metrics of groups: arguments hold an array (candidates,) for each; ACC is over groups, others over candidates."""
+    """Metrics of groups: ACC over groups, others over candidates. Arguments have an array (candidates,) a group."""
     flat = np.concatenate(scores)
     by_candidate = (np.concatenate(golds), np.concatenate(predictions), np.stack([1 - flat, flat], axis=1))
     right = np.array([int(gold @ best) for gold, best in zip(golds, predictions, strict=True)])
@@ -220,7 +220,7 @@ def one_at(place: int, count: int) -> np.ndarray:
 
 
 def _candidate_ids(sample: Mapping[str, Any], dataset: Examples, number: int) -> list[str]:
-    """Of a token file's line; the example's own id for each where the file has none of candidates."""
+    """The ids of the candidates of a token file's line; the example's own id for each if the file has no others."""
     count = len(sample["token_id"])
     ruids = sample.get("ruid", [sample["uid"]] * count)
     if not isinstance(ruids, list) or len(ruids) != count:

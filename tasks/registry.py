@@ -1,4 +1,4 @@
-"""The task types by name: a class registers itself, and is found by its definition."""
+"""Task types by name. A class registers itself and is found by a task's definition."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TaskClass = TypeVar("TaskClass", bound=type[Task])
 
 
 def register_task(name: str) -> Callable[[TaskClass], TaskClass]:
-    """Class decorator: this class serves the task type of that name, which is a new one where MT-DNN has none.
+    """Class decorator: register the class of a task type. A name that MT-DNN does not have makes a new type.
 
     Raises:
-        ValueError: the name is taken, or is none.
+        ValueError: the name is taken, or is not a valid name.
     """
 
     def register(task_class: TaskClass) -> TaskClass:
@@ -35,7 +35,7 @@ def register_task(name: str) -> Callable[[TaskClass], TaskClass]:
 
 
 def task_class(task_type: TaskType) -> type[Task]:
-    """The class that serves a task type.
+    """The class of a task type.
 
     Raises:
         TaskDefError: the task type has no class.
@@ -56,13 +56,13 @@ def get_task(task_def: Definition, opt: Mapping[str, Any] | None = None) -> Task
 
 
 def check_metrics(task_def: Definition, metrics: Sequence[Metric], where: str) -> None:
-    """See that evaluation has these metrics for a task, before hours of work.
+    """Check that a task has these metrics, before hours of work.
 
     Args:
-        where: what names them, for the message.
+        where: the flag or key that names them, for the message.
 
     Raises:
-        UserError: it has one not.
+        UserError: the task does not have one of them.
     """
     n_class, kind = task_def.n_class, task_def.task_type
     accepted = task_class(kind).metrics_of(n_class, task_def.label_vocab is not None)

@@ -23,7 +23,7 @@ LARGEST_LABEL = float(np.finfo(np.float32).max)
 
 @register_task("Regression")
 class RegressionTask(Task):
-    """One output; it is the score, and the predictions of a score file are all 0, as MT-DNN's are."""
+    """One output, which is the score. The predictions of a score file are all 0, as in MT-DNN."""
 
     default_loss = LossCriterion.MseCriterion
     losses = (LossCriterion.MseCriterion,)

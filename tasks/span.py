@@ -1,4 +1,4 @@
-"""The answer to a question as a span of a text; long texts are read in windows that overlap."""
+"""The answer to a question as a part of a text; long texts are read in overlapping windows."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ from tasks.registry import register_task
 from tasks.values import Answer, Entries, ModelInputs, Values, check_texts
 from tasks.windows import NULL_ANSWER, Answers, answer_fields, check_room, read_golds, read_window, read_windows
 
-N_BEST = 20  # spans of a window that compete with those of the question's other windows
+N_BEST = 20  # spans of each window that are compared with those of the question's other windows
 
 
 @dataclass(frozen=True)
 class Chosen(Entries):
-    """Of each question the prediction, a text that is empty for no answer; scores are (questions, columns).
+    """The prediction for each question, an empty text for no answer; scores are (questions, columns).
 
-    texts: what the answer would be if there was one; null_scores: what the threshold is applied to, none where all
-    have an answer.
+    Attributes:
+        texts: the best answers, also for questions that are predicted to have none.
+        null_scores: scores that are compared with the threshold; empty if every question has an answer.
     """
 
     texts: Sequence[str] = ()
@@ -39,12 +40,12 @@ class Chosen(Entries):
 
 @dataclass
 class Question:
-    """What the windows of a question say together.
+    """A question with the results of all its windows.
 
     Attributes:
         context: the text.
-        spans: the best of each window.
-        null_score: of having no answer: the lowest of the windows, for one with an answer is enough.
+        spans: the best spans of each window.
+        null_score: score of having no answer: the lowest of the windows, because one window with an answer is enough.
         begins: the characters at which the windows begin.
     """
 
@@ -54,7 +55,7 @@ class Question:
     begins: set[int] = field(default_factory=set)
 
     def best(self) -> tuple[str, float]:
-        """The best span that holds more than blanks, as the context has it, and its score."""
+        """The text of the best span that is more than blanks, and its score."""
         ranked = sorted(self.spans, key=lambda span: -span.score)
         texts = [text_of(self.context, span) for span in ranked]
         chosen = next((place for place, text in enumerate(texts) if text), 0)
@@ -123,15 +124,15 @@ class SpanClassificationTask(Task):
         return torch.from_numpy(np.stack(labels))
 
     def soft_count(self, lengths: Sequence[int]) -> int:
-        """A start and an end a token."""
+        """A start and an end for each token."""
         return 2 * lengths[0]
 
     def soft_label(self, scores: np.ndarray) -> np.ndarray:
-        """The logits that they are."""
+        """The scores themselves, which are logits."""
         return scores
 
     def taught_label(self, scores: np.ndarray) -> list[int]:
-        """The likeliest span; one that begins at the token for no answer ends there."""
+        """The likeliest span; a span that begins at the token for no answer also ends there."""
         start, end = scores.reshape(2, -1)
         joint = np.triu(start[:, None] + end[None, :])
         allowed = np.triu(np.ones(joint.shape, bool))
@@ -140,14 +141,14 @@ class SpanClassificationTask(Task):
         return self._label([int(first), int(last)], inside=bool(first != NULL_ANSWER))
 
     def collate_soft_labels(self, soft: Sequence[np.ndarray], width: int) -> Tensor:
-        """(examples, 2, width), start and end; padding has 0."""
+        """(examples, 2, width), start and end; 0 at padding."""
         padded = torch.zeros(len(soft), 2, width)
         for row, own in enumerate(soft):
             padded[row, :, : len(own) // 2] = torch.from_numpy(own.copy()).view(2, -1)
         return padded
 
     def build_head(self, hidden_size: int, dropout_p: float) -> nn.Module:
-        """A projection of each token; its keys in a checkpoint are MT-DNN's, `1.*`, or with no dropout without `1.`."""
+        """A projection of each token; its keys in a checkpoint are `1.*` as in MT-DNN, without `1.` if dropout is 0."""
         own = self.task_def.dropout_p
         dropout_p = dropout_p if own is None else own
         projection = nn.Linear(hidden_size, self.task_def.n_class)
@@ -165,7 +166,7 @@ class SpanClassificationTask(Task):
     def taught(self, logits: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Logits of start and end, (rows, tokens) each.
 
-        Where the head has a third output, the log-odds of an answer, they are taken from what says that there is none.
+        If the head has a third output, the log-odds of an answer, it is subtracted from the start logit of no answer.
         """
         start, end, *further = (part.float() for part in logits)
         for log_odds in further:
@@ -177,18 +178,18 @@ class SpanClassificationTask(Task):
         return batch.soft_labels.unbind(1)
 
     def predict(self, logits: Sequence[Tensor], batch: Batch) -> tuple[Values, Values]:
-        """Of each window the logits (2, tokens) of `taught` without padding, and the best token for each, (2,)."""
+        """For each window the logits (2, tokens) of `taught` without padding, and the best token for each, (2,)."""
         scores = torch.stack(self.taught(logits), 1).cpu().numpy()
         lengths = batch.attention_mask.sum(1).tolist()
         kept = [row[:, :length] for row, length in zip(scores, lengths, strict=True)]
         return kept, [row.argmax(-1) for row in kept]
 
     def uids(self, dataset: Examples) -> Sequence[str]:
-        """One a question."""
+        """One for each question."""
         return list(dict.fromkeys(dataset.uids))
 
     def entries(self, dataset: Examples, scores: Values, predictions: Values) -> Chosen:
-        """One answer a question, out of all its windows."""
+        """One answer for each question, from all its windows."""
         return self._choose(self._questions(dataset, scores))
 
     def golds(self, dataset: Examples) -> Any:
@@ -199,7 +200,7 @@ class SpanClassificationTask(Task):
         return list(found.values())
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
-        """As SQuAD's evaluation has them; the best thresholds need what the answers would be if there were any."""
+        """Metrics as in SQuAD's evaluation; the search for the best threshold uses the answers of all questions."""
         refused = [metric.name for metric in metrics if metric not in self.metrics]
         if refused:
             accepted = ", ".join(metric.name for metric in self.metrics)
@@ -216,7 +217,7 @@ class SpanClassificationTask(Task):
         return [(1,)] * len(predictions)
 
     def _questions(self, dataset: Examples, scores: Values) -> dict[str, Question]:
-        """By id, in the order of the file."""
+        """The questions by id, in the order of the file."""
         questions: dict[str, Question] = {}
         longest = int(self.opt.get("max_answer_len", 10))
         for sample, (start, end) in zip(dataset.samples(), scores, strict=True):
@@ -240,7 +241,7 @@ class SpanClassificationTask(Task):
         return questions
 
     def _choose(self, questions: Mapping[str, Question]) -> Chosen:
-        """The best answer of each; the only column is its score."""
+        """The best answer to each question; the only column is its score."""
         best = [question.best() for question in questions.values()]
         texts = [text for text, _ in best]
         return Chosen(list(questions), texts, np.array([[score] for _, score in best]), texts)
@@ -253,7 +254,7 @@ class SpanClassificationTask(Task):
         return answer_fields(fields["context"], label)
 
     def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
-        """Of each question the answer, with its probability among the best spans of all windows and no answer."""
+        """The answer to each question, with its probability among the best spans of all windows, and no answer."""
         questions = self._questions(dataset, scores)
         chosen = self._choose(questions)
         found = []
@@ -266,10 +267,10 @@ class SpanClassificationTask(Task):
 
 @register_task("SpanClassificationYN")
 class SpanClassificationYNTask(SpanClassificationTask):
-    """The same with questions that have no answer (SQuAD 2.0).
+    """Like `SpanClassification`, for data with questions that have no answer (SQuAD 2.0).
 
-    With `n_class` 2, MT-DNN's, the first token's start and end logits say whether there is an answer; with 3 the first
-    token also has the log-odds that the window holds one, and its loss is added.
+    With `n_class: 2`, as in MT-DNN, the first token's start and end logits say whether there is an answer. With
+    `n_class: 3` the first token also has the log-odds that the window has one, and their loss is added.
     """
 
     outputs = (2, 3)
@@ -295,7 +296,7 @@ class SpanClassificationYNTask(SpanClassificationTask):
         return [(2,)] * len(predictions)
 
     def _choose(self, questions: Mapping[str, Question]) -> Chosen:
-        """No answer where its score exceeds the best answer's by more than the threshold; columns: both scores."""
+        """No answer if its score exceeds the best answer's by more than the threshold; the columns are both scores."""
         answered = super()._choose(questions)
         scores = np.hstack([answered.scores, [[question.null_score] for question in questions.values()]])
         null_scores = scores[:, 1] - scores[:, 0]

@@ -1,4 +1,4 @@
-"""All the answers to a question in a text, as a label for each of its tokens; long texts are read in windows."""
+"""All answers to a question in a text, by a label for each of its tokens; long texts are read in windows."""
 
 from __future__ import annotations
 
@@ -25,9 +25,12 @@ OUTSIDE, BEGINS, GOES_ON = range(3)  # labels of a token
 
 
 class Token(NamedTuple):
-    """A token of a text in the window that shows most around it.
+    """A token of a text, in the window that shows most of the text around it.
 
-    around: tokens on its shorter side there; offset: its characters; scores: probabilities (3,).
+    Attributes:
+        around: tokens on its shorter side in that window.
+        offset: its characters, from and to.
+        scores: probabilities of the labels, (3,).
     """
 
     around: int
@@ -37,7 +40,7 @@ class Token(NamedTuple):
 
 @dataclass
 class Text:
-    """A question's whole text: `tokens` by their number, `begins` of its windows likewise."""
+    """A question's whole text: `tokens` by their number, and the tokens at which its windows begin."""
 
     context: str
     tokens: dict[int, Token] = field(default_factory=dict)
@@ -52,9 +55,9 @@ class Text:
 
 @register_task("SpanSeqenceLabeling")
 class SpanSequenceLabelingTask(SequenceLabelingTask):
-    """Outside an answer, its first token, or inside one: labels 0, 1 and 2 over question and text.
+    """Labels 0, 1 and 2 for each token: outside an answer, first token of one, inside one.
 
-    MT-DNN has the name alone. All answers of a line are right together, none is a text without.
+    MT-DNN has only the name. All answers of a line are right at the same time; a text may have none.
     """
 
     data_formats = (DataFormat.CLUE_SPAN,)
@@ -79,7 +82,7 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
         check_room(text)
 
     def tokenize(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
-        """Of answers that overlap the first counts."""
+        """Of overlapping answers only the first counts."""
         for window in read_windows(split, lines, text):
             example = window.example | {"window_start": window.first}
             if window.answers is not None:
@@ -95,11 +98,11 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
             yield example
 
     def uids(self, dataset: Examples) -> Sequence[str]:
-        """One a question."""
+        """One for each question."""
         return list(dict.fromkeys(dataset.uids))
 
     def entries(self, dataset: Examples, scores: Values, predictions: Values) -> Entries:
-        """Of each question a list of answers, as they stand in the text, and the scores of its text's tokens."""
+        """For each question the list of answers, as they are in the text, and the scores of its text's tokens."""
         texts = self._texts(dataset, scores)
         by_token = [np.stack([token.scores for token in text.in_order()]) for text in texts.values()]
         answers = [
@@ -109,12 +112,12 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
         return Entries(list(texts), answers, by_token)
 
     def golds(self, dataset: Examples) -> Any:
-        """Of each question the labels of its text's tokens."""
+        """For each question the labels of its text's tokens."""
         one_hot = [np.eye(self.task_def.n_class)[labels] for labels in dataset.labels]
         return [own.argmax(-1) for own in self.entries(dataset, one_hot, ()).scores]
 
     def measure(self, metrics: Sequence[Metric], golds: Any, entries: Entries) -> dict[str, float]:
-        """Over the tokens of whole texts."""
+        """Metrics over the tokens of whole texts."""
         labels = [own.argmax(-1) for own in entries.scores]
         return super().measure(metrics, golds, replace(entries, predictions=labels))
 
@@ -122,7 +125,7 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
         return [(len(own), self.task_def.n_class) for own in golds]
 
     def answers(self, scores: Values, predictions: Values) -> list[str | int | float]:
-        """Of each question the list, as JSON."""
+        """For each question the list, as JSON."""
         return [json.dumps(own, ensure_ascii=False) for own in predictions]
 
     def tokenize_texts(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
@@ -133,11 +136,11 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
         return answer_fields(fields["context"], label)
 
     def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
-        """Of each question the list of its answers."""
+        """For each question the list of its answers."""
         return [Answer(list(own)) for own in self.entries(dataset, scores, predictions).predictions]
 
     def _texts(self, dataset: Examples, scores: Values) -> dict[str, Text]:
-        """By id, in the order of the file."""
+        """The texts by id, in the order of the file."""
         texts: dict[str, Text] = {}
         for sample, own in zip(dataset.samples(), scores, strict=True):
             uid, context, offsets = read_window(sample, len(own), dataset.path)
@@ -158,7 +161,7 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
 
 
 def spans_of(labels: np.ndarray, offsets: Sequence[tuple[int, int]]) -> list[Span]:
-    """The answers that tokens' labels tell; one that goes on without having begun begins there, as CoNLL reads it."""
+    """The answers that the tokens' labels mark; as in CoNLL, label 2 after label 0 begins an answer."""
     spans: list[Span] = []
     previous = OUTSIDE
     for label, (begin, end) in zip(labels.tolist(), offsets, strict=True):

@@ -10,12 +10,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from data_utils.readers import GAP, SEPARATORS
 from data_utils.task_def import DataFormat
 
-GAP = "@placeholder"  # in a query: where a choice stands, as in ReCoRD
-SEPARATORS = str.maketrans(
-    "\t\n\r\0", "    "
-)  # what a canonical TSV cannot hold; models have not seen them in training
 SHOWN = 60  # characters of a cell in a message
 
 # The texts of a row, in the order in which a user names their columns.
@@ -66,15 +63,13 @@ def fields_of_row(data_format: DataFormat, cells: Sequence[Any]) -> dict[str, An
         if not all(texts) or not items:
             return None
         if data_format == DataFormat.ClozeChoice:
-            return _choice_fields(*texts, items)
+            return _choice_fields(texts[0], texts[1], items)
         ids = ",".join(map(str, range(len(items))))
         return {"ruid": ids, "premise": texts[0], "hypotheses": items}
     texts = [as_text(cell) for cell in cells]
     if not all(texts):
         return None
-    names = TEXT_COLUMNS[data_format] if data_format != DataFormat.PremiseOnly else ("premise",)
-    if data_format == DataFormat.MLM:
-        names = ("premise",)
+    names = TEXT_COLUMNS[data_format] if len(texts) > 1 else ("premise",)
     return dict(zip(names, texts, strict=True))
 
 

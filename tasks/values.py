@@ -1,4 +1,4 @@
-"""What task types take and give: a network's inputs, the entries of a score file and what they may be, results."""
+"""Values that task types take and return: a network's inputs, entries of a score file, evaluations, answers."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from module.sentence_masks import kept_tokens, sentence_masks
+from module.sentence_masks import from_mtdnn_mask, sentence_masks
 
 Values = np.ndarray | Sequence[Any]  # one of each example
 
 
 class ModelInputs(NamedTuple):
-    """What the network is called with, (rows, tokens) each; see `Network.forward`.
+    """The arguments of the network, (rows, tokens) each.
 
-    premise_mask, hyp_mask: 1 at the tokens that do not belong to the premise, or the hypothesis, as in MT-DNN; None
-    where the tokens themselves tell.
+    Attributes:
+        premise_mask, hyp_mask: 1 at tokens that do not belong to the premise, or to the hypothesis, as in MT-DNN; None
+            to find them by the token types and special tokens.
     """
 
     input_ids: Tensor
@@ -33,16 +34,18 @@ class ModelInputs(NamedTuple):
         found = sentence_masks(self.input_ids, self.token_type_ids, self.attention_mask)
         given, width = (self.premise_mask, self.hyp_mask), self.input_ids.size(1)
         premise, hypothesis = (
-            own if mask is None else kept_tokens(mask, width) for own, mask in zip(found, given, strict=True)
+            own if mask is None else from_mtdnn_mask(mask, width) for own, mask in zip(found, given, strict=True)
         )
         return premise, hypothesis
 
 
 @dataclass(frozen=True)
 class Entries:
-    """What a model says of a dataset, as a score file holds it.
+    """A model's predictions for a dataset, as in a score file.
 
-    uids: the ids; predictions, scores: one an id (of classification arrays (examples,) and (examples, n_class)).
+    Attributes:
+        uids: the ids.
+        predictions, scores: one for each id; of a classification arrays (examples,) and (examples, n_class).
     """
 
     uids: Sequence[str]
@@ -51,10 +54,12 @@ class Entries:
 
 
 class Evaluation(NamedTuple):
-    """A dataset's results in the dataset's order.
+    """A dataset's results, in the dataset's order.
 
-    metrics: by name, in percent (empty without labels); predictions, scores, uids: those of the `Entries`; golds: what
-    the labels say of each, or None.
+    Attributes:
+        metrics: by name, in percent; empty without labels.
+        predictions, scores, uids: those of the `Entries`.
+        golds: the gold label of each entry; None without labels.
     """
 
     metrics: dict[str, float]
@@ -66,14 +71,14 @@ class Evaluation(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of one text, as people read it.
+    """A model's answer to one text, as people read it.
 
     Attributes:
         label: the name of a class (its number where classes have no names), the number of a regression, the names of
-            the labels that a text has, a label for each word, or a text; None where there was no text to answer.
-        probability: of `label`, from 0 to 1; a list where `label` is one; None where the task type has none.
-        probabilities: of every class by its name, or of every candidate in their order; a list of such where `label`
-            has an item a word; None where the task type has none.
+            the labels that a text has, a label for each word, or a text; None if there was no text.
+        probability: of `label`, from 0 to 1; a list if `label` is one; None if the task type has none.
+        probabilities: of every class by name, or of every candidate in order; one such mapping for each word if
+            `label` is a list of words' labels; None if the task type has none.
     """
 
     label: Any
@@ -81,21 +86,21 @@ class Answer:
     probabilities: Any = None
 
 
-NO_ANSWER = Answer(None)  # to an empty text
+NO_ANSWER = Answer(None)  # for an empty text
 
 
 def check_classes(prediction: Sequence[Any], n_class: int) -> None:
-    """See that a score file's prediction is made of classes.
+    """Check that a score file's prediction consists of classes.
 
     Raises:
-        ValueError: it is not.
+        ValueError: it does not.
     """
     if not all(type(index) is int and 0 <= index < n_class for index in prediction):
         raise ValueError(f"found the prediction {list(prediction)!r}; accepted: classes from 0 to {n_class - 1}")
 
 
 def check_texts(predictions: Sequence[Any]) -> None:
-    """See that a score file's predictions are texts.
+    """Check that a score file's predictions are texts.
 
     Raises:
         ValueError: one is not.

@@ -1,4 +1,4 @@
-"""Questions with a long text, read in windows that overlap: out of a canonical TSV, and out of a token file."""
+"""Questions with a long text, read in overlapping windows: from a canonical TSV, and from a token file."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from data_utils.prepro import Line, Split, Tokenization, parse_list
 from data_utils.spans import Offsets, tokens_of
 from tasks.table_rows import SHOWN, as_list, as_text
 
+NOWHERE = -1  # the start of an answer that is not in the context
 NULL_ANSWER = 0  # the token that windows without an answer point at
 
 
 class Answers(NamedTuple):
-    """The right answers of a question and the characters at which they start; none where it has no answer."""
+    """The right answers to a question and the characters at which they start; both empty if it has none."""
 
     texts: list[str]
     starts: list[int]
@@ -25,9 +26,13 @@ class Answers(NamedTuple):
 class Window(NamedTuple):
     """A question with a part of its context.
 
-    number: of the line; answers: of the question, None without labels; spans: of each answer its first and last token,
-    counted in the whole context; first: the context's token with which the window begins; places: where the window has
-    its tokens of the context; example: as a token file holds it, without answers and labels.
+    Attributes:
+        number: of the line.
+        answers: of the question; None without labels.
+        spans: first and last token of each answer, counted in the whole context.
+        first: the number of the context's token with which the window begins.
+        places: where in the window the context's tokens are.
+        example: as in a token file, without answers and labels.
     """
 
     number: int
@@ -39,10 +44,10 @@ class Window(NamedTuple):
 
 
 def read_windows(split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[Window]:
-    """Each question of a TSV's lines with each window of its context, the question first.
+    """The windows of each question of a TSV's lines; a window is the question followed by a part of its context.
 
     Raises:
-        DataError: answers that cannot be used, or no text; names file and line.
+        DataError: answers that cannot be used, or an empty text; names file and line.
     """
     spec, special = text.spec, text.tokenizer.num_special_tokens_to_add(pair=True)
     questions = text.pieces([fields["question"] for _, fields in lines])
@@ -76,10 +81,10 @@ def read_windows(split: Split, lines: Sequence[Line], text: Tokenization) -> Ite
 
 
 def read_window(sample: Mapping[str, Any], tokens: int, path: Path) -> tuple[str, str, list[tuple[int, int] | None]]:
-    """What an example of a token file has beside its tokens: id, context, and the characters of each token.
+    """The id, the context and the characters of each token, of an example of a token file.
 
     Raises:
-        DataError: it has no context, or an offset that is none in it.
+        DataError: there is no context, or an offset outside it.
     """
     uid, context, offsets = str(sample["uid"]), sample.get("context"), sample.get("offset_mapping")
     if not isinstance(context, str) or not isinstance(offsets, list) or len(offsets) < tokens:
@@ -92,10 +97,10 @@ def read_window(sample: Mapping[str, Any], tokens: int, path: Path) -> tuple[str
 
 
 def read_golds(sample: Mapping[str, Any], path: Path) -> list[str]:
-    """The right answers of an example of a token file, none where it has none.
+    """The right answers of an example of a token file; empty if it has none.
 
     Raises:
-        DataError: they are no texts.
+        DataError: they are not texts.
     """
     answer = sample.get("answer") or {}
     texts = answer.get("text", []) if isinstance(answer, dict) else None
@@ -107,8 +112,10 @@ def read_golds(sample: Mapping[str, Any], path: Path) -> list[str]:
 def parse_answers(split: Split, number: int, fields: Mapping[str, str]) -> Answers | None:
     """The columns `answers` and `starts`; None for an example without labels.
 
+    Outside training the start -1 is of an answer that is not in the context, which counts in the metrics all the same.
+
     Raises:
-        DataError: no lists, or an answer that does not stand where it is said to; names file and line.
+        DataError: they are not lists, or an answer is not at its start; names file and line.
     """
     if not fields["answers"] and not split.is_train:
         return None
@@ -118,6 +125,8 @@ def parse_answers(split: Split, number: int, fields: Mapping[str, str]) -> Answe
         found = f"{len(texts)} answers and {len(starts)} starts"
         raise DataError(f"expected the character at which each answer starts, found {found}", split.path, number)
     for answer, start in zip(texts, starts, strict=True):
+        if start == NOWHERE and not split.is_train and answer:
+            continue
         if not answer or start < 0 or fields["context"][start : start + len(answer)] != answer:
             found = f"the answer {answer!r} is not at character {start} of the context, counted from 0"
             raise DataError(found, split.path, number)
@@ -125,14 +134,14 @@ def parse_answers(split: Split, number: int, fields: Mapping[str, str]) -> Answe
 
 
 def answer_fields(context: str, label: Any) -> dict[str, Any]:
-    """A table's answers to a question as the columns `answers` and `starts`.
+    """A table's answers to a question, as the columns `answers` and `starts`.
 
     Args:
-        label: a text of the context, a list of such, or SQuAD's object with `text` and `answer_start`; an empty list is
-            a question without an answer.
+        label: a part of the context, a list of parts, or SQuAD's object with `text` and `answer_start`. An empty list
+            means that the question has no answer.
 
     Raises:
-        ValueError: an answer that is not in the context.
+        ValueError: an answer is not in the context.
     """
     if isinstance(label, Mapping) and isinstance(label.get("text"), list):
         return {"answers": json.dumps(label["text"]), "starts": json.dumps(label.get("answer_start"))}
@@ -147,7 +156,7 @@ def answer_fields(context: str, label: Any) -> dict[str, Any]:
 def _token_spans(offsets: Offsets, answers: Answers, split: Split, number: int) -> list[tuple[int, int]]:
     spans = []
     for answer, start in zip(answers.texts, answers.starts, strict=True):
-        span = tokens_of(offsets, start, start + len(answer))
+        span = (NOWHERE, NOWHERE) if start == NOWHERE else tokens_of(offsets, start, start + len(answer))
         if span is None:
             raise DataError(f"the answer {answer!r} is in no token of the context", split.path, number)
         spans.append(span)
@@ -155,10 +164,10 @@ def _token_spans(offsets: Offsets, answers: Answers, split: Split, number: int) 
 
 
 def check_room(text: Tokenization) -> None:
-    """See that a window has room for a token of its own.
+    """Check that a window has room for at least one new token.
 
     Raises:
-        FlagError: it has none.
+        FlagError: it does not.
     """
     spec, special = text.spec, text.tokenizer.num_special_tokens_to_add(pair=True)
     needed = spec.max_query_len + special + spec.doc_stride + 1

@@ -5,7 +5,7 @@
 A run of `train.py` is killed (SIGKILL; of several processes one, the others have to end by themselves, or at SIGTERM
 where they still wait for it to join them) at a random moment of its life, gone on with, killed again, until it ends;
 then the next run begins. Each has to end with the parameters, the optimizer's state and the scores of the run that
-nobody killed, bit for bit, and with its updates told once each. Prints the counts; exit code 1 where anything differs.
+nobody killed, bit for bit, and with the same reports, once each. Prints the counts; exit code 1 where anything differs.
 """
 
 from __future__ import annotations
@@ -88,9 +88,7 @@ def left_behind(folder: Path) -> dict[str, Any]:
     for number, moments in content["optimizer"]["state"].items():
         found |= {f"optimizer {number} {name}": torch.as_tensor(value) for name, value in moments.items()}
     found |= {path.name: path.read_text() for path in folder.glob("*_scores_epoch_*.json")}
-    updates = (json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines())
-    # What is told of losses is the mean since the last line, which a kill may make shorter.
-    found["updates"] = [(line["kind"], line["epoch"], line["update"]) for line in updates]
+    found["reports"] = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     found["history"] = json.loads((folder / "results.json").read_text())["history"]
     return found
 

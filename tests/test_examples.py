@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.text_files import read_lines
+from data_utils.storage.text_files import read_lines
 from examples.plain_pytorch import LABELS, read_sentences
 
 ROOT = Path(__file__).parents[1]
@@ -38,7 +38,7 @@ def test_sentences_are_balanced_and_none_is_in_both_parts() -> None:
         assert sum(sentence["label"] for sentence in part) == len(part) / 2
 
 
-def test_the_plain_loop_trains_both_ways_and_tells_how_well(few: Path) -> None:
+def test_the_plain_loop_trains_both_ways_and_prints_the_results(few: Path) -> None:
     finished = run("plain_pytorch", "--data", str(few), "--epochs", "4")
     assert finished.returncode == 0, finished.stderr[-2000:]
     lines = [line for line in finished.stdout.splitlines() if line]

@@ -25,7 +25,7 @@ import mt_dnn.checkpoints.checkpoint
 import mt_dnn.training.stop_signals
 import train
 from data_utils.errors import run_command_line
-from data_utils.files import TEMPORARY
+from data_utils.storage.files import TEMPORARY
 from mt_dnn.checkpoints.resumption import RunCheckpoints
 from mt_dnn.model import MTDNNModel
 from mt_dnn.training.objective import TrainingObjective
@@ -298,7 +298,7 @@ def test_a_run_of_several_processes_ends_without_threads_that_wait_for_the_inter
 @pytest.mark.usefixtures("sigint_interrupts")
 def test_a_later_second_signal_does_not_wait(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     signals = StopSignals(accelerator=None)  # type: ignore[arg-type]
-    monkeypatch.setattr(mt_dnn.training.stop_signals, "SAME_WISH_SECONDS", 0.05)
+    monkeypatch.setattr(mt_dnn.training.stop_signals, "SAME_REQUEST_SECONDS", 0.05)
     with signals:
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
@@ -342,7 +342,7 @@ def test_losses_that_are_no_numbers_end_the_run_with_the_last_checkpoint_kept(tm
         r"2 updates in a row had a loss or a gradient that is not finite \(the last: update 5, task cola, examples .*"
         r"\); the last checkpoint in \S+ is kept. Try a smaller --learning_rate, --adv_radius or --adv_alpha",
     )
-    assert "epoch 1, update 4, task cola, examples" in ended.output
+    assert "epoch 2, update 4, task cola, examples" in ended.output
     assert [path.name for path in (tmp_path / "run").glob("model_*.pt")] == ["model_0.pt"]
 
 

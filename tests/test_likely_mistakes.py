@@ -76,7 +76,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         (f"{TRAIN} --resume", "holds no intact checkpoint model_*.pt to resume from; start without --resume"),
         (f"{TRAIN} --epochs 2.5", "--epochs: found '2.5', accepted: an integer, at least 1"),
-        (f"{TRAIN} --save_hf data", "data holds something; accepted: a new or an empty folder"),
+        (f"{TRAIN} --save_hf data", "data is not empty; accepted: a new or an empty folder"),
         (f"{TRAIN} --config run.yml", "run.yml: cannot be read: No such file or directory"),
         (
             f"predict --task_def {TASK_DEF} --task reviws --prep_input data/canonical_data/encoder/reviews_dev.json "

@@ -130,8 +130,8 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _packages_of(interpreter: Path) -> Path:
-    asked = [str(interpreter), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
-    return Path(subprocess.run(asked, check=True, capture_output=True, text=True).stdout.strip())
+    command = [str(interpreter), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+    return Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())
 
 
 def _run(python: Path, *arguments: str, folder: Path) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_utils.errors import DataError, first_line
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from data_utils.tables.table import LARGEST_TABLE, Layout, Table, make_table
 
 BATCH = 1000  # rows
@@ -30,6 +30,7 @@ def read_parquet(path: Path) -> Table:
             if sum(group.total_byte_size for group in groups) > LARGEST_TABLE:
                 raise DataError(f"holds more than {LARGEST_TABLE} bytes, the most that a table may have", path)
             found = file.read()
+        found.validate(full=True)  # texts that are no UTF-8 among others
     except OSError as error:
         reason = first_line(error) if error.strerror is None else error.strerror
         raise DataError(f"cannot be read: {reason}", path) from error

@@ -1,0 +1,1 @@
+"""ANLI: task definitions, prepro command, run script."""

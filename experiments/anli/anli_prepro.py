@@ -42,7 +42,7 @@ def pair(row: Row, split: str) -> Iterator[Example]:
 
 
 def convert(name: str, data_dir: Path, target_dir: Path) -> bool:
-    """Convert a round's files; false where there are none."""
+    """Convert a round's files; returns whether there are any."""
     there = False
     for split in ("train", "dev", "test"):
         path = first_file(data_dir, [f"{folder}/{name.upper()}/{split}.jsonl" for folder in FOLDERS])
@@ -54,7 +54,7 @@ def convert(name: str, data_dir: Path, target_dir: Path) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert the rounds that are named, or all that are there."""
+    """Convert the rounds named by --tasks, or all that have files."""
     args = prepro_args(prepro_parser("ANLI → canonical TSV", ROUNDS), argv, ROUNDS)
     folders = {name: [f"{folder}/{name.upper()}" for folder in FOLDERS] for name in ROUNDS}
     convert_tasks(args, folders, partial(convert, data_dir=args.data_dir, target_dir=args.target_dir))

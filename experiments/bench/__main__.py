@@ -30,7 +30,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.errors import FlagError, OneLineParser, UserError, at_least, nearest, run_command_line
-from data_utils.files import writable_folder
+from data_utils.storage.files import writable_folder
 from data_utils.pretrained import EMBEDDED_NAME
 from experiments.bench import measure, report
 from experiments.bench import operators as counting
@@ -111,8 +111,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", default=",".join(ROWS), help="rows to measure beside plain (default: %(default)s)")
-    parser.add_argument("--profile", help="rows whose time is told by kind of operation, in place of a measurement")
-    parser.add_argument("--operators", help="rows whose operators and host reads are counted, likewise")
+    parser.add_argument("--profile", help="rows to profile by kind of operation, instead of measuring")
+    parser.add_argument("--operators", help="rows whose operators and host reads to count, instead of measuring")
     parser.add_argument("--rounds", type=at_least(1), default=10, help="rounds (default: %(default)s)")
     parser.add_argument("--steps", type=at_least(1), default=2, help="steps a row and round (default: %(default)s)")
     parser.add_argument("--batch_size", type=at_least(1), default=32, help="examples a batch (default: %(default)s)")

@@ -57,11 +57,11 @@ class Run:
     def _endless(self) -> Iterator[Batch]:
         for epoch in count():
             self.trainer.sampler.set_epoch(epoch)
-            yield from self.trainer._loader()
+            yield from self.trainer.loader()
 
 
 class Group:
-    """Processes that train together: each has the same runs, and does a block of one of them when told to."""
+    """Processes that train together: each has the same runs and trains a block of one of them on request."""
 
     def __init__(self, processes: int, runs: Sequence[Sequence[str]]):
         context = get_context("spawn")

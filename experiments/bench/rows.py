@@ -17,7 +17,7 @@ from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.training.delta_cache import DeltaCache
 
-# All rows train one network, by steps too small to change its weights: every step of every row sees the same ones.
+# All rows train one network, with steps too small to change its weights: every step has the same weights.
 STILL = {"learning_rate": 1e-9, "scheduler_type": 2, "warmup": 0}
 
 
@@ -104,7 +104,7 @@ ROWS = {
         other("standin-smart", 8, others.standin_smart_step, grouped=False),
     )
 }
-# Ours and theirs, and the two libraries of linear layers: told beside each other where both are in the run.
+# Pairs (ours, theirs) that get a ratio of their own if both are measured.
 COMPARED = (
     ("plain-onednn", "plain-mkl"),
     ("plain", "trainer"),

@@ -1,4 +1,4 @@
-r"""Feature vectors of texts: a line of the input is a text, or two that `|||` splits.
+r"""Write feature vectors of texts; a line of the input is a text, or two texts separated by `|||`.
 
     python experiments/dump_embedding/extractor.py --finput pairs.txt --foutput features.json \
         --bert_model bert-base-uncased --checkpoint mt_dnn_base.pt --layers 10,11
@@ -23,7 +23,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.errors import DataError, FlagError, OneLineParser, at_least, run_command_line
-from data_utils.text_files import read_lines, write_lines
+from data_utils.storage.text_files import read_lines, write_lines
 from mt_dnn.configuration.flags import truth
 
 SPLIT = "|||"
@@ -33,24 +33,26 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--finput", type=Path, required=True, help="texts, one or two a line")
     parser.add_argument("--foutput", type=Path, required=True, help="file of features to write")
-    parser.add_argument("--bert_model", required=True, help="whose tokenizer: hub name, local folder, embedded-minilm")
+    parser.add_argument(
+        "--bert_model", required=True, help="encoder with the tokenizer: hub name, local folder, embedded-minilm"
+    )
     parser.add_argument("--checkpoint", help="checkpoint of the encoder (default: that of --bert_model)")
     parser.add_argument("--do_lower_case", action="store_true", help="lower-case, where the tokenizer has the choice")
     parser.add_argument("--layers", help="layers' numbers from 0, comma-separated (default: the last two)")
     parser.add_argument(
-        "--max_seq_length", type=at_least(1), default=512, help="longer lines are cut to so many tokens"
+        "--max_seq_length", type=at_least(1), default=512, help="longer lines are truncated to so many tokens"
     )
-    parser.add_argument("--batch_size", type=at_least(1), default=4, help="lines a batch")
+    parser.add_argument("--batch_size", type=at_least(1), default=4, help="lines per batch")
     parser.add_argument("--transformer_cache", default=".cache", help="folder for downloads")
     parser.add_argument("--cuda", type=truth, nargs="?", const=True, metavar="true|false", help="use the GPU")
     return parser.parse_args(argv)
 
 
 def layer_numbers(text: str | None, count: int) -> list[int]:
-    """The layers asked for, of an encoder that has `count`.
+    """The layer numbers that `--layers` names, for an encoder with `count` layers.
 
     Raises:
-        FlagError: one that it does not have.
+        FlagError: the encoder does not have such a layer.
     """
     if text is None:
         return list(range(max(count - 2, 0), count))
@@ -62,10 +64,10 @@ def layer_numbers(text: str | None, count: int) -> list[int]:
 
 
 def read_texts(path: Path) -> list[str | tuple[str, str]]:
-    """Texts and pairs of texts.
+    """The texts and pairs of texts of a file.
 
     Raises:
-        DataError: a line of more than two texts; an empty file.
+        DataError: a line has more than two texts, or the file is empty.
     """
     texts: list[str | tuple[str, str]] = []
     for number, line in read_lines(path):
@@ -81,7 +83,7 @@ def read_texts(path: Path) -> list[str | tuple[str, str]]:
 def features(
     encoder: Any, encoded: Sequence[dict[str, list[int]]], layers: Sequence[int], batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    """The output's lines, in the order of the input.
+    """The objects of the output's lines, in the order of the input.
 
     Args:
         encoder: in evaluation mode.

@@ -1,0 +1,1 @@
+"""GLUE, SciTail and SNLI: task definitions, prepro command, run scripts."""

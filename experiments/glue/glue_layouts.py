@@ -1,4 +1,4 @@
-"""Where each GLUE task's files lie and which of their columns mean what, as their publishers hand them out."""
+"""Files and columns of each GLUE task, in the layouts in which it is published."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ class Part:
 
     Attributes:
         split: its name in the canonical TSV's file name.
-        files: one after the other, relative to the task's folder.
-        columns: the columns' names where the files have no header line; None where the first line names them.
+        files: read one after the other, relative to the task's folder.
+        columns: names of the columns if the files have no header line; None if they have one.
     """
 
     split: str
@@ -29,7 +29,7 @@ class Layout:
         parts: the splits.
         texts: columns of the premise and, in a pair task, the hypothesis.
         label: column of the label; a test file may lack it.
-        skip_malformed: leave out lines with the wrong number of columns, where the published files have such.
+        skip_malformed: leave out lines with the wrong number of columns, which some published files have.
         skip_undecided: leave out examples labelled "-", on which the annotators did not agree.
     """
 
@@ -91,7 +91,7 @@ LAYOUTS: dict[str, tuple[Layout, ...]] = {
     ),
     "mrpc": (Layout(("MRPC",), _three_parts(), ("#1 String", "#2 String"), "Quality"),),
     "qnli": (Layout(("QNLI",), _three_parts(), ("question", "sentence"), "label"),),
-    # a few lines of the published files are cut short
+    # a few lines of the published files are incomplete
     "qqp": (Layout(("QQP",), _three_parts(), ("question1", "question2"), "is_duplicate", skip_malformed=True),),
     "rte": (Layout(("RTE",), _three_parts(), ("sentence1", "sentence2"), "label"),),
     "scitail": (

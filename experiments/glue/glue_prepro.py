@@ -1,4 +1,4 @@
-"""GLUE as its publishers hand it out → canonical TSV, `ROOT/canonical_data/TASK_SPLIT.tsv`.
+"""GLUE's public files → canonical TSV, `ROOT/canonical_data/TASK_SPLIT.tsv`.
 
 Read from folders in GLUE's own layout below the data folder (`CoLA`, `MNLI`, `SST-2`, …; SNLI and SciTail in their
 public layouts), or from the hub. CoLA is also read from its public raw folder (`in_domain_train.tsv`,
@@ -36,10 +36,10 @@ UNDECIDED = "-"
 
 
 def read_part(folder: Path, layout: Layout, part: Part) -> Reading:
-    """The examples of one split in local files.
+    """The examples of one split in local files, read when they are iterated over.
 
     Raises:
-        DataError: while they are read: a line or a header with the wrong columns.
+        DataError: while reading: a line or a header has the wrong columns.
     """
     reading = Reading()
     reading.examples = _read_part(folder, layout, part, reading)
@@ -63,7 +63,7 @@ def _read_part(folder: Path, layout: Layout, part: Part, reading: Reading) -> It
 
 
 def find_layout(task: str, data_dir: Path) -> tuple[Path, Layout] | None:
-    """The folder and the layout in which a task is there; None where it is not."""
+    """The folder and layout of a task's files; None if there are none."""
     for layout in LAYOUTS[task]:
         for name in layout.folders:
             folder = data_dir / name
@@ -73,7 +73,7 @@ def find_layout(task: str, data_dir: Path) -> tuple[Path, Layout] | None:
 
 
 def convert_local(task: str, data_dir: Path, target_dir: Path) -> bool:
-    """Convert a task's local files; False where there are none."""
+    """Convert a task's local files; returns whether there are any."""
     found = find_layout(task, data_dir)
     if found is None:
         return False
@@ -91,12 +91,12 @@ def convert_hub(task: str, load_dataset: Callable[..., Any], target_dir: Path) -
     """Convert a task from the hub.
 
     Raises:
-        DataError: it cannot be fetched.
+        DataError: it cannot be downloaded.
     """
     source = HUB_SOURCES[task]
     try:
         dataset = load_dataset(source.path, source.config)
-    except Exception as error:  # the library raises many kinds for a hub that is not reached
+    except Exception as error:  # the library raises many kinds if the hub cannot be reached
         reason = first_line(error)
         raise DataError(f"{task}: {source.path} cannot be fetched from the hub ({reason})") from error
     for split, hub_split in source.splits.items():
@@ -133,10 +133,12 @@ def import_load_dataset() -> Callable[..., Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert the tasks that are named, or all that are there."""
+    """Convert the tasks named by --tasks, or all that have files."""
     parser = prepro_parser("GLUE → canonical TSV", LAYOUTS)
-    parser.add_argument("--old_glue", action="store_true", help="refused: QNLI as ranking, of GLUE's first release")
-    parser.add_argument("--from_hub", action="store_true", help="fetch the tasks from the Hugging Face hub")
+    parser.add_argument(
+        "--old_glue", action="store_true", help="an error: QNLI as ranking, of GLUE's first release, is not supported"
+    )
+    parser.add_argument("--from_hub", action="store_true", help="download the tasks from the Hugging Face hub")
     args = prepro_args(parser, argv, LAYOUTS)
     if args.old_glue:
         raise FlagError("--old_glue: QNLI as ranking, of GLUE's first release, is not made here; leave it out")

@@ -1,0 +1,1 @@
+"""Masked language modeling on plain text: task definition, prepro command, run script."""

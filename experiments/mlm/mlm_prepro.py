@@ -1,10 +1,10 @@
-"""Text as it is handed out → the canonical text of the task `mlm`: a sentence a line, an empty line after a document.
+"""Plain text or JSON lines → the canonical text of the task `mlm`: a sentence a line, an empty line after a document.
 
     python experiments/mlm/mlm_prepro.py --train FILE... [--dev FILE...]
 
 A file is plain text of that form (WikiText's and BookCorpus's files are), or JSON lines with a `text`, MT-DNN's form,
 whose paragraphs are split by empty lines and become lines. They go to `ROOT/mlm_train.txt` and `ROOT/mlm_dev.txt`;
-without `--dev`, one document of `--dev_every` is held out for it.
+without `--dev`, every `--dev_every`-th document goes to the second.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ if __name__ == "__main__":
 
 from data_utils.errors import DataError, OneLineParser, at_least, run_command_line
 from data_utils.readers import read_documents
-from data_utils.text_files import parse_json, read_lines, write_lines
+from data_utils.storage.text_files import parse_json, read_lines, write_lines
 
-SEPARATORS_OF_TEXT = {0: " "}  # NUL can stand in JSON, and not in the text
+SEPARATORS_OF_TEXT = {0: " "}  # JSON may hold NUL, text files may not
 JSON_SUFFIXES = (".json", ".jsonl")
 
 Document = Sequence[str]  # its lines
 
 
 def documents(path: Path) -> Iterator[Document]:
-    """The documents of one file that have any text.
+    """The documents of a file, without empty ones.
 
     Raises:
-        DataError: it cannot be read, or a line of JSON has no text; names file and line.
+        DataError: the file cannot be read, or a line of JSON has no text.
     """
     if path.suffix not in JSON_SUFFIXES:
         yield from (document["sentences"] for document in read_documents(path))
@@ -47,10 +47,10 @@ def documents(path: Path) -> Iterator[Document]:
 
 
 def write_documents(path: Path, found: Iterable[Document]) -> None:
-    """Write the canonical text and print how many documents it has.
+    """Write documents as canonical text and print their number.
 
     Raises:
-        DataError: there is none; nothing is written.
+        DataError: there are no documents; nothing is written.
     """
     count = 0
 
@@ -73,8 +73,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description="Text → the canonical text of masked language modeling")
     parser.add_argument("--train", type=Path, nargs="+", required=True, help="files of text to train on")
     parser.add_argument("--dev", type=Path, nargs="+", help="files of text to evaluate on")
-    parser.add_argument("--dev_every", type=at_least(2), default=50, help="without --dev: one document of so many")
-    parser.add_argument("--root_dir", type=Path, default=Path("data/canonical_data"), help="folder that is written to")
+    parser.add_argument(
+        "--dev_every",
+        type=at_least(2),
+        default=50,
+        help="without --dev: every N-th document goes to the dev set (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--root_dir", type=Path, default=Path("data/canonical_data"), help="folder of the output (default: %(default)s)"
+    )
     args = parser.parse_args(argv)
     for split, kept_out in (("dev", True), ("train", False)):
         files = args.dev if kept_out and args.dev else args.train

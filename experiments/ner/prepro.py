@@ -1,10 +1,11 @@
-"""CoNLL-2003's files → canonical TSV: names, parts of speech and chunks, `OUTPUT/{ner,pos,chunk}_SPLIT.tsv`.
+"""Files in CoNLL's columns → canonical TSV: names, parts of speech and chunks, `OUTPUT/{ner,pos,chunk}_SPLIT.tsv`.
 
     python experiments/ner/prepro.py --data_dir DIR
 
 DIR holds `train.txt`, `valid.txt` and `test.txt`, or `eng.train`, `eng.testa` and `eng.testb`: a word a line, a blank
-line after each sentence, `-DOCSTART-` before each document. A line's first column is the word, its last three are part
-of speech, chunk and name. Tags are taken as they are.
+line after each sentence, `-DOCSTART-` before each document. A line's first column is the word; in CoNLL-2003 its last
+three are part of speech, chunk and name. A file with two or three columns holds words and names, in the first and the
+last. Tags are taken as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.errors import DataError, OneLineParser, run_command_line
-from data_utils.text_files import read_lines
+from data_utils.storage.text_files import read_lines
 from experiments.canonical import UNUSED_SEED, Example, Reading, first_file, list_field, write_canonical
 
 FILES = {
@@ -33,24 +34,33 @@ COLUMN = re.compile(r"[^ \t]+")  # rarer blanks of Unicode belong to a word
 
 
 def read_sentences(path: Path) -> Iterator[list[list[str]]]:
-    """The columns of each word of each sentence.
+    """The columns of each word of each sentence, two at least.
 
     Raises:
-        DataError: a line with too few columns.
+        DataError: a line with another number of columns than the lines before.
     """
     sentence: list[list[str]] = []
+    width = 0
     for number, line in read_lines(path):
         columns = COLUMN.findall(line)
         if columns and columns[0] != DOCUMENT:
-            if len(columns) < 1 + len(COLUMNS):
-                message = f"expected a word and its part of speech, chunk and name, found {line!r}"
-                raise DataError(message, path, number)
+            found = min(len(columns), 1 + len(COLUMNS))  # CoNLL-2003 may have more between word and tags
+            width = width or found
+            if found != width or width < 2:
+                expected = f"{width} columns as above" if width > 1 else "a word and its tag or tags"
+                raise DataError(f"expected {expected}, found {line!r}", path, number)
             sentence.append(columns)
         elif sentence:
             yield sentence
             sentence = []
     if sentence:
         yield sentence
+
+
+def tasks_of(path: Path) -> list[str]:
+    """The tasks that a file has tags of: names alone, or all three."""
+    first = next(read_sentences(path), [[]])[0]
+    return list(COLUMNS) if len(first) > len(COLUMNS) else ["ner"]
 
 
 def examples(path: Path, task: str) -> Iterator[Example]:
@@ -62,7 +72,7 @@ def examples(path: Path, task: str) -> Iterator[Example]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Convert the splits that are there, each for all three tasks."""
-    parser = OneLineParser(description="CoNLL-2003 → canonical TSV")
+    parser = OneLineParser(description="files in CoNLL's columns → canonical TSV")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of the files")
     parser.add_argument("--seed", type=int, help=UNUSED_SEED)
     parser.add_argument("--output_dir", type=Path, default=Path("data/canonical_data"), help="folder of the TSVs")
@@ -75,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if path is None:
             print(f"skipped {split}: {args.data_dir} has no {' or '.join(FILES[split])}")
             continue
-        for task in COLUMNS:
+        for task in tasks_of(path):
             write_canonical(args.output_dir / f"{task}_{split}.tsv", Reading(examples(path, task)))
 
 

@@ -1,12 +1,12 @@
-"""Finished runs of a study, compressed, in the repository: nothing is lost, and anyone recomputes every table.
+"""Finished runs of a study, compressed, in the repository, so that anyone can recompute every table.
 
     python -m experiments.sift.archive save study_results/glue-embedded-mpnet
     python -m experiments.sift.archive restore glue-embedded-mpnet --results study_results
     python -m experiments.sift.report experiments/sift/runs --output DIR
 
-`save` copies what has ended, trials and runs, to `experiments/sift/runs/STUDY`, and rewrites `runs.csv` there: every
-measure of every run, recomputed from the probabilities. It may be repeated while a study runs. `restore` puts the files
-back where `experiments.sift.matrix` looks for finished runs, so that another machine goes on with the study.
+`save` copies finished trials and runs to `experiments/sift/runs/STUDY` and rewrites `experiments/sift/runs/runs.csv`:
+every measure of every run, recomputed from the probabilities. You can repeat it while a study runs. `restore` copies
+the files back to where `experiments.sift.matrix` looks for finished runs, so that another machine continues the study.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.errors import DataError, OneLineParser, run_command_line
-from data_utils.files import atomic_write, writable_folder
+from data_utils.storage.files import atomic_write, writable_folder
 from experiments.sift.reporting.results import STUDY_FILE, TUNED_FILE, read_studies, read_study
 from experiments.sift.reporting.run_table import run_table
 from experiments.sift.running.run_files import PACKED, PLAIN, read_run_file, run_files, run_name, write_packed
@@ -29,13 +29,13 @@ TABLE = "runs.csv"
 
 
 def save(study: Path, archive: Path = ARCHIVE) -> list[str]:
-    """Copy what has ended of a study's folder to `archive/STUDY`, and rewrite the table of the archive.
+    """Copy the finished runs of a study's folder to `archive/STUDY`, and rewrite the archive's table.
 
     Returns:
-        the names of the files that are new or have changed.
+        the names of new and changed files.
 
     Raises:
-        DataError: `study` is not a study's folder, or a file in it cannot be used.
+        DataError: `study` is no study's folder, or a file in it cannot be used.
         WriteError: the archive cannot be written.
     """
     read_study(study)
@@ -54,10 +54,10 @@ def save(study: Path, archive: Path = ARCHIVE) -> list[str]:
 
 
 def restore(name: str, results: Path, archive: Path = ARCHIVE) -> list[str]:
-    """Put a study's files from the archive into `results/NAME`; a run that is there already stays.
+    """Copy a study's files from the archive to `results/NAME`; files that are there stay unchanged.
 
     Returns:
-        the names of the files that were put there.
+        the names of the copied files.
 
     Raises:
         DataError: the archive has no such study.
@@ -67,18 +67,18 @@ def restore(name: str, results: Path, archive: Path = ARCHIVE) -> list[str]:
     if not (source / STUDY_FILE).is_file():
         known = ", ".join(sorted(path.parent.name for path in archive.glob(f"*/{STUDY_FILE}"))) or "none"
         raise DataError(f"found no study {name!r}, accepted: {known}", archive)
-    put = []
-    for file in (STUDY_FILE, TUNED_FILE):
-        if (source / file).is_file() and not (target / file).exists():
-            _copy(source / file, target / file)
+    copied = []
+    for definition in (STUDY_FILE, TUNED_FILE):
+        if (source / definition).is_file() and not (target / definition).exists():
+            _copy(source / definition, target / definition)
     for kind in KINDS:
         for path in run_files(source / kind):
-            own = target / kind / f"{run_name(path)}{PLAIN}"
-            if not own.exists():
-                with atomic_write(own) as written:
-                    json.dump(read_run_file(path), written)
-                put.append(f"{kind}/{own.name}")
-    return put
+            path_there = target / kind / f"{run_name(path)}{PLAIN}"
+            if not path_there.exists():
+                with atomic_write(path_there) as file:
+                    json.dump(read_run_file(path), file)
+                copied.append(f"{kind}/{path_there.name}")
+    return copied
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     saving = commands.add_parser("save", help="copy finished runs to the archive")
     saving.add_argument("study", type=Path, help="a study's folder of results")
-    restoring = commands.add_parser("restore", help="put them back, to go on with the study")
+    restoring = commands.add_parser("restore", help="copy them back, to continue the study")
     restoring.add_argument("study", help="the name of a study's folder in the archive")
     restoring.add_argument("--results", type=Path, default=Path("study_results"), help="(default: %(default)s)")
     for command in (saving, restoring):

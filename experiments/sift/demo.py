@@ -2,10 +2,10 @@
 
     python -m experiments.sift.demo --seeds 5
 
-Data and encoder are fetched where they are missing (`hutto.py`). Every method sees the same seeds, data order and
-initial heads; the last epoch counts, and no test set chooses anything. The output folder gets `results.md` (table),
-`results.png` (figure), `results.json` (all numbers and settings) and `runs.jsonl`, the finished runs, which are not run
-again when the command is repeated.
+Missing data are downloaded. Every method has the same seeds, data order and initial heads; results are those of the
+last epoch, and no test set is used to choose anything. The output folder gets `results.md` (table), `results.png`
+(figure), `results.json` (all numbers and settings) and `runs.jsonl`, the finished runs, which are not run again when
+you repeat the command.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from data_utils.errors import FlagError, OneLineParser, at_least, nearest, run_command_line
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME
 from experiments.sift.data.hutto import DOMAINS
 from experiments.sift.reporting.tables import markdown_table, spread
@@ -61,12 +61,12 @@ def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def measured(records: Sequence[Record], domain: str, measure: str) -> list[float]:
-    """A measure on a domain's test set, a value a run."""
+    """A measure on a domain's test set, one value for each run."""
     return [record["evaluation"][test_set(domain)][measure] for record in records]
 
 
 def result_table(records: Sequence[Record]) -> str:
-    """The table in Markdown: a row a method, a column a domain."""
+    """The table in Markdown: a row for each method, a column for each domain."""
     header = ["method", *(TITLES[domain] for domain in DOMAINS), "s/step"]
     rows = []
     for method, runs in by_method(records).items():
@@ -78,8 +78,10 @@ def result_table(records: Sequence[Record]) -> str:
 
 
 def uncertainty(runs: Sequence[Record]) -> list[float]:
-    """How far chance moves a method's accuracy, by domain: its standard deviation over seeds; of one run, the
-    standard error that the size of the test set gives, √(p (1 - p) / n)."""
+    """The uncertainty of a method's accuracy on each domain, in points.
+
+    With several seeds it is the standard deviation over seeds; with one, √(p (1 - p) / n) for n test examples.
+    """
     if len(runs) > 1:
         return [stdev(measured(runs, domain, "ACC")) for domain in DOMAINS]
     shares = [measured(runs, domain, "ACC")[0] / 100 for domain in DOMAINS]
@@ -88,7 +90,7 @@ def uncertainty(runs: Sequence[Record]) -> list[float]:
 
 
 def spread_note(runs: Sequence[Record]) -> str:
-    """What stands behind ±, or, of a single run, how far chance alone moves an accuracy."""
+    """The note that says what ± means; for a single run, the standard errors of its accuracies."""
     if len(runs) > 1:
         return f"Mean ± standard deviation over {len(runs)} seeds."
     errors = [f"{TITLES[domain]} {error:.1f}" for domain, error in zip(DOMAINS, uncertainty(runs), strict=True)]
@@ -114,7 +116,7 @@ def write_report(records: Sequence[Record], arguments: argparse.Namespace, comma
 
 
 def draw(records: Sequence[Record], path: Path, command: str) -> None:
-    """Accuracy as bars, grouped by domain, with the spread over seeds or, of one seed, the standard error."""
+    """Write the figure: accuracy as bars, grouped by domain, with their uncertainty."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -145,15 +147,17 @@ def draw(records: Sequence[Record], path: Path, command: str) -> None:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags of the demo.
+    """The parsed command line.
 
     Raises:
         FlagError: a value that is not accepted.
     """
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=at_least(1), default=1, help="runs of each method (default: %(default)s)")
+    parser.add_argument("--seeds", type=at_least(1), default=1, help="runs per method (default: %(default)s)")
     parser.add_argument("--epochs", type=at_least(1), default=1, help="epochs of a run (default: %(default)s)")
-    parser.add_argument("--methods", default=",".join(COMPARED), help=f"of {', '.join(METHODS)} (default: %(default)s)")
+    parser.add_argument(
+        "--methods", default=",".join(COMPARED), help=f"comma-separated, of {', '.join(METHODS)} (default: %(default)s)"
+    )
     parser.add_argument("--init_checkpoint", default=EMBEDDED_NAME, help="encoder (default: %(default)s)")
     parser.add_argument("--output_dir", default="demo_output", help="folder of results (default: %(default)s)")
     arguments = parser.parse_args(argv)

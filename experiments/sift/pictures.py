@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BertModel
 
 from data_utils.errors import OneLineParser, run_command_line
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
 from data_utils.task_def import TaskType
 from experiments.sift.reporting.figures import COLOURS, SETTINGS
@@ -29,7 +29,7 @@ from mt_dnn.perturbation.injection import NoiseInjection
 
 RADIUS = 1.0
 STEPS = 4
-IGNORED = -1  # no label of those here
+IGNORED = -1  # label that a criterion ignores; none has it here
 SEED = 2
 GRID = np.linspace(-1.3, 1.3, 41)
 CAPTIONS = {
@@ -48,12 +48,12 @@ SHARE = 0.2  # of the length of the word's vector at scale 1
 
 
 class OneWord(nn.Module):
-    """A classifier of one word with a vector of two entries: what a plane can show. Remembers h + δ of every pass."""
+    """A classifier of one word with an embedding of two entries, which a plane can show; records h + δ of each pass."""
 
     def __init__(self) -> None:
         super().__init__()
         self.word = nn.Embedding(1, 2)
-        self.seen: list[Tensor] = []
+        self.inputs: list[Tensor] = []
         with torch.no_grad():
             self.word.weight.copy_(torch.tensor([[0.3, -0.2]]))
 
@@ -62,18 +62,18 @@ class OneWord(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         h = self.word(ids)
-        self.seen.append(h.detach()[0, 0].clone())
+        self.inputs.append(h.detach()[0, 0].clone())
         return self.logits(h[:, 0])
 
     def logits(self, h: Tensor) -> Tensor:
-        """(words, 2) → (words, 2): the second class is likelier above a bent line."""
+        """Logits of embeddings, (words, 2) → (words, 2); the second class is likelier above a curve."""
         x, y = h[:, 0], h[:, 1]
         score = 2 * y + 1.3 * torch.sin(1.7 * x) - 0.8 * x * y - 0.3
         return torch.stack((-score, score), dim=1) / 2
 
 
 def path(name: str) -> tuple[Tensor, Tensor]:
-    """The δ that a method's passes were made with, (passes, 2), and what it climbs on the grid, (41, 41)."""
+    """The δ of each of a method's passes, (passes, 2), and the function that it climbs on the grid, (41, 41)."""
     torch.manual_seed(SEED)
     model, mask, labels = OneWord(), torch.ones(1, 1), torch.tensor([1])
     searched = name not in ("random", "r3f")
@@ -83,19 +83,18 @@ def path(name: str) -> tuple[Tensor, Tensor]:
     ids = torch.zeros(1, 1, dtype=torch.long)
     task_loss = nn.CrossEntropyLoss()
     clean = model(ids)
-    base = model.seen.pop()
+    base = model.inputs.pop()
     method.regularize(
         lambda: model(ids), model, clean, mask, task_type=TaskType.Classification,
         task_loss=lambda output: task_loss(output, labels), noise_seeds=[SEED],
     )  # fmt: skip
     grid = torch.tensor(np.stack(np.meshgrid(GRID, GRID), -1), dtype=torch.float32).view(-1, 2)
     height = climbed(name, model.logits(base + grid), clean, labels)
-    return torch.stack(model.seen) - base, height.view(len(GRID), len(GRID)).detach()
+    return torch.stack(model.inputs) - base, height.view(len(GRID), len(GRID)).detach()
 
 
 def climbed(name: str, outputs: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
-    """What a method climbs, of logits (points, 2): the loss of the gold label, KL, or the symmetrized KL, which is
-    drawn for noise too, though it climbs nothing."""
+    """The function that a method climbs, at logits (points, 2); for methods without a search, the symmetrized KL."""
     if name in ("at", "freelb"):
         return CeCriterion().rows(outputs, labels.expand(len(outputs)), IGNORED)
     divergence = KlCriterion() if name == "vat" else SymKlCriterion()
@@ -133,7 +132,7 @@ def _plain(axis: Axes) -> None:
 
 
 def normalized(encoder: BertModel, token: int, scale: float, level: str, deltas: Tensor) -> Tensor:
-    """A word's vector behind the LayerNorm, the tables being multiplied by `scale`.
+    """A word's vector after the LayerNorm, with all embedding tables multiplied by `scale`.
 
     Args:
         deltas: (points, hidden), added at `level`.
@@ -143,30 +142,30 @@ def normalized(encoder: BertModel, token: int, scale: float, level: str, deltas:
     """
     tables = [module for module in encoder.embeddings.children() if isinstance(module, nn.Embedding)]
     before = [table.weight.detach().clone() for table in tables]
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
     with torch.no_grad():
         for table in tables:
             table.weight.mul_(scale)
         injection = NoiseInjection(encoder, level)
-        # as the second token, for the first position's vector is one of its own kind
+        # the word is the second token: the first position's embedding is unlike the others
         ids = torch.full((len(deltas), 2), token)
         with injection.add(torch.stack((torch.zeros_like(deltas), deltas), 1)):
-            handle = encoder.embeddings.LayerNorm.register_forward_hook(lambda _, __, out: found.append(out[:, 1]))
+            handle = encoder.embeddings.LayerNorm.register_forward_hook(lambda _, __, out: outputs.append(out[:, 1]))
             encoder.embeddings(ids)
             handle.remove()
         for table, weight in zip(tables, before, strict=True):
             table.weight.copy_(weight)
-    return found[0]
+    return outputs[0]
 
 
 def circles(encoder: BertModel, token: int, level: str) -> dict[float, Tensor]:
-    """By scale of the tables: how a circle of noise at `level` shifts a word's vector behind the LayerNorm.
+    """How a circle of noise at `level` shifts a word's vector after the LayerNorm, by scale of the tables.
 
     The circle lies in a random plane; its radius is `SHARE` of the vector's length at that level and scale 1.
 
     Returns:
-        (points, 2) each, in the plane that the shifts lie in (but for the LayerNorm's curvature), in lengths of the
-        normalized vector.
+        (points, 2) for each scale: coordinates in the plane of the shifts' two largest singular values, in lengths of
+        the normalized vector.
     """
     hidden = encoder.config.hidden_size
     plane = torch.linalg.qr(torch.randn(hidden, 2, generator=torch.Generator().manual_seed(SEED)))[0]
@@ -205,7 +204,9 @@ def draw_levels() -> Figure:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("docs/images"), help="of the pictures")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("docs/images"), help="folder of the pictures (default: %(default)s)"
+    )
     folder = parser.parse_args(argv).folder
     with matplotlib.rc_context(SETTINGS):
         for name, draw in (("methods", draw_methods), ("levels", draw_levels)):

@@ -1,8 +1,8 @@
-"""Learning curves and perturbation statistics of runs, drawn from what they reported.
+"""Draw learning curves and perturbation statistics of runs.
 
     python -m experiments.sift.plot checkpoint/smart checkpoint/sift --output curves.png
 
-A RUN is an output folder of train.py, or a run's file of a study, RESULTS/STUDY/runs/NAME.json.
+A RUN is an output folder of train.py, or the file of a study's run, RESULTS/STUDY/runs/NAME.json.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
-from data_utils.files import atomic_write
-from data_utils.text_files import decoded, parse_json, read_json
+from data_utils.storage.files import atomic_write
+from data_utils.storage.text_files import decode_line, parse_json, read_json
 from experiments.sift.reporting.figures import COLOURS, SETTINGS, plain_axes
-from mt_dnn.training.telemetry import METRICS_FILE
+from mt_dnn.reporting.telemetry import METRICS_FILE
 
 FORMATS = (".png", ".svg", ".pdf")
-LINES = ("-", "--", ":", "-.")  # a new one where the colours begin again
+LINES = ("-", "--", ":", "-.")  # the next one when all colours are used
 COLUMNS = 2
 PANEL = (4.6, 3.1)  # inches
-FEW = 12  # points that are marked each
-LEGEND = 85  # characters of its line
+FEW = 12  # points of a curve that all get a marker
+LEGEND = 85  # characters of a line of the legend
 LEARNING = {"loss": "task loss", "R": "R, the regularizer"}
 PERTURBATION = {
     "delta_size": "delta_size: mean |δ|",
@@ -41,15 +41,15 @@ PERTURBATION = {
     "ascent_gain": "ascent_gain: search over chance",
     "emb_val": "emb_val: mean |h|",
 }
-RATIOS = ("R", "ascent_gain")  # these differ by powers of ten
-Curve = dict[int, float]  # a value by update or by epoch from 1; NaN is a gap
+RATIOS = ("R", "ascent_gain")  # drawn on a logarithmic axis
+Curve = dict[int, float]  # values by update, or by epoch from 1; NaN is a gap
 
 
 @dataclass
 class Run:
-    """What a run reported.
+    """The curves of a run.
 
-    figures: by name, by update; metrics: by `DATASET METRIC`, by epoch.
+    figures: values by update, by name; metrics: values by epoch, by `DATASET METRIC`.
     """
 
     path: Path
@@ -57,7 +57,7 @@ class Run:
     metrics: dict[str, Curve] = field(default_factory=dict)
 
     def add_update(self, line: Mapping[str, Any]) -> None:
-        update = _whole(line, "update")
+        update = _integer(line, "update")
         for name in (*LEARNING, *PERTURBATION):
             if name in line:
                 self.figures.setdefault(name, {})[update] = number(line[name])
@@ -68,7 +68,7 @@ class Run:
 
 
 def number(value: object) -> float:
-    """A finite number, or NaN for null and all else that has no place on an axis."""
+    """The value as a finite number; NaN for null and anything else that no axis can show."""
     try:
         found = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
     except OverflowError:
@@ -76,17 +76,19 @@ def number(value: object) -> float:
     return found if math.isfinite(found) else math.nan
 
 
-def _whole(line: Mapping[str, Any], name: str) -> int:
+def _integer(line: Mapping[str, Any], name: str) -> int:
     if type(line.get(name)) is not int:
         raise ValueError(f"found {name} {str(line.get(name))[:40]!r}; accepted: a whole number")
     return int(line[name])
 
 
 def read_run(path: Path) -> Run:
-    """A run by its folder, its `metrics.jsonl`, or its file of a study. Of lines that are damaged the first is told.
+    """Read a run from its folder, its `metrics.jsonl`, or its file in a study's results.
+
+    Damaged lines of `metrics.jsonl` are skipped; a line on standard error names the first.
 
     Raises:
-        DataError: it is none of these, or holds no figures.
+        DataError: the path is none of these, or holds no values.
     """
     if path.suffix == ".json" and path.is_file():
         run = _read_study_run(path)
@@ -94,7 +96,7 @@ def read_run(path: Path) -> Run:
         file = path / METRICS_FILE if path.is_dir() else path
         if file.name != METRICS_FILE or not file.is_file():
             raise DataError(
-                f"found no {METRICS_FILE}; accepted: an output folder of train.py, or a run's file of a study, "
+                f"found no {METRICS_FILE}; accepted: an output folder of train.py, or the file of a study's run, "
                 "RESULTS/STUDY/runs/NAME.json",
                 path,
             )
@@ -108,14 +110,14 @@ def _read_metrics(path: Path) -> Run:
     run, damaged = Run(path.parent), []
     for line_number, line in _lines(path):
         try:
-            found = parse_json(decoded(line, path, line_number), path, line_number)
+            found = parse_json(decode_line(line, path, line_number), path, line_number)
             kind = found.get("kind") if isinstance(found, dict) else None
             if kind == "update":
                 run.add_update(found)
             elif kind == "evaluation":
                 names = ("kind", "epoch", "update", "dataset")
                 metrics = {name: value for name, value in found.items() if name not in names}
-                run.add_evaluation(_whole(found, "epoch"), str(found.get("dataset")), metrics)
+                run.add_evaluation(_integer(found, "epoch"), str(found.get("dataset")), metrics)
             else:
                 raise ValueError("is neither an update nor an evaluation")
         except DataError as error:
@@ -124,7 +126,7 @@ def _read_metrics(path: Path) -> Run:
             damaged.append(f"{path}, line {line_number}: {error}")
     if damaged:
         more = f", and {len(damaged) - 1} more lines" if len(damaged) > 1 else ""
-        print(f"left out: {damaged[0]}{more}", file=sys.stderr)
+        print(f"skipped: {damaged[0]}{more}", file=sys.stderr)
     return run
 
 
@@ -137,44 +139,44 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _read_study_run(path: Path) -> Run:
-    """A study's record of a run, as `study_run.py` writes it."""
+    """Read a run's file that `study_run.py` wrote."""
     run, record = Run(path.with_suffix("")), read_json(path)
     try:
         for line in record["updates"]:
             run.add_update(line)
         for entry in record["history"]:
             for dataset, metrics in entry["metrics"].items():
-                run.add_evaluation(_whole(entry, "epoch"), dataset, metrics)
+                run.add_evaluation(_integer(entry, "epoch"), dataset, metrics)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DataError("is no run of a study; accepted: RESULTS/STUDY/runs/NAME.json", path) from error
     return run
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The last parts of each path, as few as tell it from the others."""
+    """The last parts of each path, as few as distinguish it from the others."""
     parts = [path.resolve().parts for path in paths]
     names = []
-    for own in parts:
+    for path in parts:
         count = 1
-        while sum(other[-count:] == own[-count:] for other in parts) > 1 and count < len(own):
+        while sum(other[-count:] == path[-count:] for other in parts) > 1 and count < len(path):
             count += 1
-        names.append("/".join(own[-count:]).replace("//", "/"))
+        names.append("/".join(path[-count:]).replace("//", "/"))
     return names
 
 
 def kinds_of(runs: Sequence[Run]) -> dict[str, dict[str, list[Curve]]]:
-    """The panels of each figure: by title, a curve a run; without panels that no run has a curve for."""
+    """The panels of each figure: title → a curve for each run; panels without any curve are left out."""
     learning = {title: [run.figures.get(name, {}) for run in runs] for name, title in LEARNING.items()}
     names = dict.fromkeys(name for run in runs for name in run.metrics)
     learning |= {name: [run.metrics.get(name, {}) for run in runs] for name in names}
     perturbation = {title: [run.figures.get(name, {}) for run in runs] for name, title in PERTURBATION.items()}
     kinds = {"learning": learning, "perturbation": perturbation}
-    found = {kind: {title: curves for title, curves in own.items() if any(curves)} for kind, own in kinds.items()}
+    found = {kind: {title: curves for title, curves in panels.items() if any(curves)} for kind, panels in kinds.items()}
     return {kind: panels for kind, panels in found.items() if panels}
 
 
 def draw(panels: Mapping[str, Sequence[Curve]], names: Sequence[str]) -> Figure:
-    """A figure of panels, with a legend for all."""
+    """A figure of panels with one legend."""
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)
     legend_columns = max(1, min(len(names), LEGEND * columns // COLUMNS // (max(map(len, names)) + 6)))
@@ -192,7 +194,7 @@ def draw(panels: Mapping[str, Sequence[Curve]], names: Sequence[str]) -> Figure:
     labels = [f" {name}" for name in names]  # matplotlib leaves out those that begin with an underscore
     legend = figure.legend(handles, labels, loc="outside lower center", ncols=legend_columns, frameon=False)
     for text in (*legend.get_texts(), *(axis.title for axis in axes)):
-        text.set_parse_math(False)  # names are what they are, with a $ too
+        text.set_parse_math(False)  # names may hold a $
     return figure
 
 
@@ -219,7 +221,10 @@ def _style(place: int) -> dict[str, Any]:
 
 
 def write(kinds: Mapping[str, Mapping[str, Sequence[Curve]]], names: Sequence[str], output: Path) -> list[Path]:
-    """A file of all panels (of a PDF, a page a kind), or in a folder a PNG a kind; returns what was written.
+    """Write one file with all panels (a PDF has a page for each kind), or into a folder one PNG for each kind.
+
+    Returns:
+        the paths of the files.
 
     Raises:
         WriteError: it cannot be written.
@@ -242,10 +247,16 @@ def write(kinds: Mapping[str, Mapping[str, Sequence[Curve]]], names: Sequence[st
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a line in every panel")
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        type=Path,
+        metavar="RUN",
+        help="output folder of train.py, or a run's file of a study: a line in every panel",
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("curves.png"),
-        help="a .png, .svg or .pdf file, or a folder, for a picture a kind (default: %(default)s)",
+        help="a .png, .svg or .pdf file, or a folder for one picture of each kind (default: %(default)s)",
     )  # fmt: skip
     arguments = parser.parse_args(argv)
     if arguments.output.suffix and arguments.output.suffix not in FORMATS:
@@ -259,7 +270,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = short_names([run.path for run in runs])
     for run, name in zip(runs, names, strict=True):
         if not run.figures.keys() & {"R", *PERTURBATION}:
-            print(f"{name}: trained without a regularizer, no line of its own beside the losses and metrics")
+            print(f"{name}: trained without a regularizer: only losses and metrics are drawn")
     print(*(f"written: {path}" for path in write(kinds_of(runs), names, arguments.output)), sep="\n")
 
 

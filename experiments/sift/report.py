@@ -2,8 +2,8 @@
 
     python -m experiments.sift.report RESULTS --output DIR
 
-RESULTS holds a folder a study, as `experiments.sift.matrix` fills it (STUDY/study.yml, STUDY/runs/*.json) or as
-`experiments.sift.archive` keeps it (*.json.gz). DIR (default: RESULTS) gets report.md, its figures/*.svg, report.html,
+RESULTS holds a folder for each study, as `experiments.sift.matrix` writes it (STUDY/study.yml, STUDY/runs/*.json) or as
+`experiments.sift.archive` saves it (*.json.gz). DIR (default: RESULTS) gets report.md, its figures/*.svg, report.html,
 and runs.csv, a row for each measure of each run. The same runs give the same files byte for byte.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.errors import OneLineParser, run_command_line
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from experiments.sift.reporting import sections
 from experiments.sift.reporting.comparisons import named_comparison
 from experiments.sift.reporting.document import (
@@ -41,7 +41,7 @@ HOW_TO_READ = (
 
 
 def document(studies: Sequence[Study]) -> list[Block]:
-    """All that the report says."""
+    """The content of the report."""
     named = {study.name: named_comparison(study) for study in studies}
     blocks: list[Block] = [Heading(1, TITLE, "top")]
     missing = [line for study in studies for line in _warnings(study)]
@@ -58,8 +58,8 @@ def document(studies: Sequence[Study]) -> list[Block]:
 def _warnings(study: Study) -> list[str]:
     lines = study.missing()
     if study.unlisted:
-        foreign = "runs of settings, methods or seeds that are not in its definition"
-        lines.append(f"{study.name}: {study.unlisted} {foreign} are left out")
+        what = "runs of settings, methods or seeds that are not in its definition"
+        lines.append(f"{study.name}: {study.unlisted} {what} are left out")
     return lines
 
 
@@ -92,7 +92,7 @@ def _study(study: Study, named: Sequence[Block]) -> list[Block]:
 
 
 def write(studies: Sequence[Study], folder: Path) -> None:
-    """`report.md` with `figures/`, `report.html` and `runs.csv`."""
+    """Write `report.md` with `figures/`, `report.html` and `runs.csv` to a folder."""
     blocks = document(studies)
     for block in blocks:
         for panel in block.panels if isinstance(block, Figure) else ():
@@ -106,8 +106,8 @@ def write(studies: Sequence[Study], folder: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="folder of results, a folder a study")
-    parser.add_argument("--output", type=Path, help="where the report is written (default: the folder of results)")
+    parser.add_argument("results", type=Path, help="folder of results, with a folder for each study")
+    parser.add_argument("--output", type=Path, help="folder of the report (default: the folder of results)")
     arguments = parser.parse_args(argv)
     folder = arguments.output or arguments.results
     write(read_studies(arguments.results), folder)

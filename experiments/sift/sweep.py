@@ -1,14 +1,14 @@
-"""How large should the noise be? Every method at every injection level, on the tweets' development set alone.
+"""How large should the noise be? Every method at every injection level, on the tweets' development set.
 
     python -m experiments.sift.sweep --methods smart,vat --levels pre_ln,post_ln --sizes 0.03,0.1 --alphas 1,3 --seeds 2
     python -m experiments.sift.sweep --defaults --train_fraction 1 --seeds 3
 
-The size is the radius of the ball (for `random` and `r3f`, which have none, the standard deviation or bound of the
-noise), as a share of h's length; step size and initial noise follow it in the proportion of the measured defaults. With
-`--defaults` each method runs once a level, at its defaults. Every run is a line of `OUTPUT_DIR/results.jsonl`; the
-command goes on where it was interrupted, and parts of a grid may fill the same folder at once (`--methods at` in one
-process, `vat` in another): the whole command then finds all runs done. At its end it writes `sweep.md` and `sweep.png`
-there. No test set is read: the runs see a folder that holds the training and the development set alone.
+The size is the radius of the ball as a share of h's length (for `random` and `r3f`, which have no ball, the standard
+deviation or bound of the noise); step size and initial noise scale with it as in the measured defaults. With
+`--defaults` each method runs once at each level, with its defaults. Every run is a line of `OUTPUT_DIR/results.jsonl`.
+The command continues where it was interrupted. Several processes may fill the same folder, each with a part of the grid
+(`--methods at` in one, `vat` in another); the command for the whole grid then finds all runs done, and writes
+`sweep.md` and `sweep.png`. No test set is read: the runs' data folder has only the training and the development set.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from data_utils.errors import FlagError, OneLineParser, at_least, nearest, run_command_line
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME
 from experiments.sift.reporting.tables import markdown_table, spread
 from experiments.sift.running.runs import (
@@ -50,7 +50,7 @@ DIGITS = {"ACC": 1, "F1MAC": 1, "loss": 3}
 
 
 class Point(NamedTuple):
-    """A method at a level, with noise of a size and the weight of its regularizer."""
+    """A point of the grid: a method at a level, the size of its noise, and α, the weight of R."""
 
     method: str
     level: str
@@ -59,10 +59,10 @@ class Point(NamedTuple):
 
     @property
     def flags(self) -> dict[str, object]:
-        """The flags of this point and of no other."""
+        """The flags that set this point."""
         size_flag = "adv_noise_var" if measured_flags(self.method, self.level)["adv_radius"] is None else "adv_radius"
-        own = {"adv_train": "true", "adv_opt": self.method, "adv_norm_level": self.level, size_flag: self.size}
-        return own if self.method == "freelb" else own | {"adv_alpha": self.alpha}
+        flags = {"adv_train": "true", "adv_opt": self.method, "adv_norm_level": self.level, size_flag: self.size}
+        return flags if self.method == "freelb" else flags | {"adv_alpha": self.alpha}
 
     @classmethod
     def at_defaults(cls, method: str, level: str) -> Point:
@@ -71,7 +71,7 @@ class Point(NamedTuple):
 
 
 def points_of(arguments: argparse.Namespace) -> list[Point]:
-    """The grid, or the defaults; FreeLB has no α and stands in the grid once."""
+    """The grid, or the defaults with `--defaults`; FreeLB has no α and appears once for each level and size."""
     places = list(itertools.product(arguments.methods, arguments.levels))
     if arguments.defaults:
         return [Point.at_defaults(*place) for place in places]
@@ -80,7 +80,7 @@ def points_of(arguments: argparse.Namespace) -> list[Point]:
 
 
 def sweep(arguments: argparse.Namespace) -> list[tuple[Point | None, Record]]:
-    """All runs with their points (None: plain), seed by seed, so that an interrupted sweep has whole grids."""
+    """Run everything, seed by seed; returns each run with its point, None for plain fine-tuning."""
     output_dir = Path(arguments.output_dir)
     with _quiet():
         source = prepare_data(arguments.init_checkpoint)
@@ -110,7 +110,7 @@ def sweep(arguments: argparse.Namespace) -> list[tuple[Point | None, Record]]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without logs and bars: a run of the sweep is one line."""
+    """Suppress logs and progress bars within the block."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
@@ -118,7 +118,7 @@ def _quiet() -> Iterator[None]:
 def _progress(point: Point | None, record: Record, number: int, total: int, seconds: Sequence[float]) -> str:
     found = record["evaluation"][DEV]
     if not seconds:
-        time_left = "kept"
+        time_left = "done before"
     else:
         time_left = f"{seconds[-1]:.0f} s, about {mean(seconds) * (total - number) / 60:.0f} min left"
     name = PLAIN.name if point is None else f"{point.method} {point.level} size {point.size:g} α {point.alpha:g}"
@@ -127,7 +127,7 @@ def _progress(point: Point | None, record: Record, number: int, total: int, seco
 
 
 class Summary:
-    """The runs of a sweep by point."""
+    """The runs of a sweep, by point."""
 
     def __init__(self, found: Sequence[tuple[Point | None, Record]]):
         self.runs: dict[Point | None, list[Record]] = {}
@@ -137,19 +137,19 @@ class Summary:
         self.alphas = sorted({point.alpha for point in self.points})
 
     def of(self, point: Point | None, measure: str) -> list[float]:
-        """A measure on the development set, a value a seed."""
+        """A measure on the development set, one value for each seed."""
         return [record["evaluation"][DEV][measure] for record in self.runs[point]]
 
     def best(self, method: str, level: str) -> Point:
-        """The point with the highest mean accuracy; of equal ones, with the lowest mean cross-entropy."""
-        own = [point for point in self.points if (point.method, point.level) == (method, level)]
-        return max(own, key=lambda point: (round(mean(self.of(point, "ACC")), 6), -mean(self.of(point, "loss"))))
+        """The point with the highest mean accuracy; among equal ones, with the lowest mean cross-entropy."""
+        points = [point for point in self.points if (point.method, point.level) == (method, level)]
+        return max(points, key=lambda point: (round(mean(self.of(point, "ACC")), 6), -mean(self.of(point, "loss"))))
 
     def places(self) -> list[tuple[str, str]]:
         return list(dict.fromkeys((point.method, point.level) for point in self.points))
 
     def markdown(self, measure: str) -> str:
-        """A table of one measure: a row a method, level and size, a column an α."""
+        """A table of one measure: a row for each method, level and size, a column for each α."""
         digits = DIGITS[measure]
         rows = [[PLAIN.name, "", "", *[spread(self.of(None, measure), digits)] * len(self.alphas)]]
         for method, level, size in dict.fromkeys(point[:3] for point in self.points):
@@ -161,7 +161,7 @@ class Summary:
         return markdown_table(["method", "level", "size", *(f"α = {alpha:g}" for alpha in self.alphas)], rows)
 
     def search_table(self) -> str:
-        """What the searches found: mean rises of R over logged updates and seeds, their ratio, examples skipped."""
+        """A table of the searches: mean rises of R over logged updates and seeds, their ratio, the share of skips."""
         rows = []
         for point in self.points:
             searches = [record["search"] for record in self.runs[point]]
@@ -178,7 +178,7 @@ class Summary:
 
 
 def write_report(summary: Summary, arguments: argparse.Namespace, command: str) -> None:
-    """`sweep.md` and `sweep.png` in the output folder."""
+    """Write `sweep.md` and `sweep.png` to the output folder."""
     folder = Path(arguments.output_dir)
     seeds = len(arguments.seed_list)
     spreads = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
@@ -202,7 +202,7 @@ def write_report(summary: Summary, arguments: argparse.Namespace, command: str) 
 
 
 def draw(summary: Summary, spreads: str, path: Path) -> None:
-    """Accuracy and cross-entropy by size, a panel a method, a line a level and α, the plain runs as a band."""
+    """Draw accuracy and cross-entropy by size: a panel a method, a line a level and α, a band for plain."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -218,9 +218,9 @@ def draw(summary: Summary, spreads: str, path: Path) -> None:
         for axis, method in zip(row, methods, strict=True):
             axis.axhline(mean(plain), color="black", linewidth=1, linestyle="--", label=PLAIN.name)
             axis.axhspan(mean(plain) - _deviation(plain), mean(plain) + _deviation(plain), color="black", alpha=0.08)
-            own = [point for point in summary.points if point.method == method]
-            for level, alpha in dict.fromkeys((point.level, point.alpha) for point in own):
-                line = [point for point in own if (point.level, point.alpha) == (level, alpha)]
+            points = [point for point in summary.points if point.method == method]
+            for level, alpha in dict.fromkeys((point.level, point.alpha) for point in points):
+                line = [point for point in points if (point.level, point.alpha) == (level, alpha)]
                 values = [summary.of(point, measure) for point in line]
                 axis.errorbar(
                     [point.size for point in line], [mean(v) for v in values], yerr=[_deviation(v) for v in values],
@@ -248,22 +248,24 @@ def _deviation(values: Sequence[float]) -> float:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The flags of a sweep, `seed_list` among them.
+    """The parsed command line, with lists of methods, levels, sizes, alphas and `seed_list`.
 
     Raises:
         FlagError: a value outside its range.
     """
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--methods", default=",".join(BY_METHOD), help="methods (default: %(default)s)")
-    parser.add_argument("--levels", default=",".join(LEVELS), help="injection levels (default: %(default)s)")
-    parser.add_argument("--sizes", default="0.03,0.1", help="sizes of the noise (default: %(default)s)")
-    parser.add_argument("--alphas", default="1,3", help="weights of the regularizer (default: %(default)s)")
-    parser.add_argument("--defaults", action="store_true", help="each method at its defaults, instead of a grid")
-    parser.add_argument("--epochs", type=at_least(1), default=1, help="epochs of a run (default: %(default)s)")
-    parser.add_argument("--seeds", type=at_least(1), default=1, help="runs a point (default: %(default)s)")
+    parser.add_argument("--methods", default=",".join(BY_METHOD), help="comma-separated methods (default: %(default)s)")
     parser.add_argument(
-        "--first_seed", type=at_least(0), default=FIRST_SEED, help="first of the seeds (default: %(default)s)"
+        "--levels", default=",".join(LEVELS), help="comma-separated injection levels (default: %(default)s)"
     )
+    parser.add_argument("--sizes", default="0.03,0.1", help="comma-separated sizes of the noise (default: %(default)s)")
+    parser.add_argument(
+        "--alphas", default="1,3", help="comma-separated weights of the regularizer (default: %(default)s)"
+    )
+    parser.add_argument("--defaults", action="store_true", help="run each method with its defaults instead of a grid")
+    parser.add_argument("--epochs", type=at_least(1), default=1, help="epochs of a run (default: %(default)s)")
+    parser.add_argument("--seeds", type=at_least(1), default=1, help="runs per point (default: %(default)s)")
+    parser.add_argument("--first_seed", type=at_least(0), default=FIRST_SEED, help="first seed (default: %(default)s)")
     parser.add_argument("--train_fraction", type=float, default=0.5, help="share of the training set (%(default)s)")
     parser.add_argument("--init_checkpoint", default=EMBEDDED_NAME, help="encoder (default: %(default)s)")
     parser.add_argument("--output_dir", default="sweep_output", help="folder of results (default: %(default)s)")
@@ -290,7 +292,7 @@ def _numbers(name: str, text: str) -> list[float]:
     try:
         numbers = sorted({float(part) for part in text.split(",")})
     except ValueError:
-        raise FlagError(f"--{name}: found {text!r}, accepted: numbers split by commas") from None
+        raise FlagError(f"--{name}: found {text!r}, accepted: comma-separated numbers") from None
     if not all(0 < number < math.inf for number in numbers):
         raise FlagError(f"--{name}: found {text!r}, accepted: numbers above 0")
     return numbers

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from data_utils import mpnet
 from data_utils.errors import OneLineParser, UserError, at_least, run_command_line
-from data_utils.files import atomic_write, writable_folder
+from data_utils.storage.files import atomic_write, writable_folder
 from data_utils.progress import print_line
 from experiments.sift.archive import save
 from experiments.sift.reporting.results import STUDY_FILE

@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.errors import DataError, OneLineParser, run_command_line
-from data_utils.text_files import read_json
+from data_utils.storage.text_files import read_json
 from experiments.canonical import SEPARATORS, Example, Reading, checked_example, write_canonical
 
 SPLITS = ("train", "dev")
@@ -31,43 +31,59 @@ FILES = {
 STRUCTURE = "data: [{paragraphs: [{context, qas: [{id, question, answers: [{text, answer_start}]}]}]}]"
 
 
-def read_squad(path: Path, task: str) -> Reading:
+def read_squad(path: Path, task: str, split: str = "train") -> Reading:
     """The questions of a file; those without an answer are left out of version 1.1.
+
+    A training question is left out too if an answer is not where the file says. A development question stays, since the
+    official score counts it: its answer is taken where it stands nearest, or has the start -1 where it is nowhere.
 
     Raises:
         DataError: while they are read: the file is no JSON, or not built as SQuAD's.
     """
     reading = Reading()
-    reading.examples = _read_squad(path, task, reading)
+    reading.examples = _read_squad(path, task, split, reading)
     return reading
 
 
-def _read_squad(path: Path, task: str, reading: Reading) -> Iterator[Example]:
+def _read_squad(path: Path, task: str, split: str, reading: Reading) -> Iterator[Example]:
     content = read_json(path)
     try:
         for article in content["data"]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
-                    for example in _read_question(paragraph["context"], question, task, reading):
+                    for example in _read_question(paragraph["context"], question, task, split, reading):
                         yield checked_example(example)
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"is not built as SQuAD's files are ({error!r}); accepted: {STRUCTURE}", path) from error
 
 
-def _read_question(context: str, question: dict[str, Any], task: str, reading: Reading) -> Iterator[Example]:
+def _read_question(
+    context: str, question: dict[str, Any], task: str, split: str, reading: Reading
+) -> Iterator[Example]:
     # a character for a character, so that answers stay where they are
     context = context.translate(SEPARATORS)
     impossible = task == "squad-v2" and question.get("is_impossible", False)
     found = [] if impossible else question["answers"]
     texts = [answer["text"].translate(SEPARATORS) for answer in found]
     starts = [answer["answer_start"] for answer in found]
-    spans = zip(texts, starts, strict=True)
+    found_at = [_nearest(context, text, start) for text, start in zip(texts, starts, strict=True)]
     if not texts and not impossible:
         reading.leave_out("without an answer")
-    elif any(start < 0 or context[start : start + len(text)] != text for text, start in spans):
+    elif found_at != starts and split == "train":
         reading.leave_out("whose answer is not where it is said to be")
     else:
+        if found_at != starts:
+            reading.note("kept though an answer is not where it is said to be, as the official score counts it")
+        starts = found_at
         yield question["id"], json.dumps(texts, ensure_ascii=False), str(starts), context, question["question"]
+
+
+def _nearest(context: str, text: str, start: int) -> int:
+    """Where a text stands in the context, the nearest place to `start`; -1 where it does not."""
+    if start >= 0 and context.startswith(text, start):
+        return start
+    places = [place for place in range(len(context)) if context.startswith(text, place)]
+    return min(places, key=lambda place: abs(place - start), default=-1)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -85,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if path is None:
                 absent.append(names[0].format(split))
                 continue
-            write_canonical(args.root_dir / "canonical_data" / f"{task}_{split}.tsv", read_squad(path, task))
+            write_canonical(args.root_dir / "canonical_data" / f"{task}_{split}.tsv", read_squad(path, task, split))
     if len(absent) == len(FILES) * len(SPLITS):
         raise DataError(f"found none of {', '.join(absent)}; put SQuAD's public files there", data_dir)
     if absent:

@@ -1,0 +1,1 @@
+"""SuperGLUE: task definitions, prepro command, MultiRC's metrics, run script."""

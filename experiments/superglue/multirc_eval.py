@@ -1,9 +1,9 @@
-r"""MultiRC's two metrics of a score file: F1 over all answers, and the share of questions with all answers right.
+r"""Compute MultiRC's two metrics of a score file: F1 over all answers, and the share of questions all answered right.
 
     python experiments/superglue/multirc_eval.py --std_input DATA/multirc_dev.json --score scores.json
 
-Prints one line of JSON with SuperGLUE's names, F1a and EM, in percent. The part of an id before its last `_` is the
-question's, as superglue_prepro.py writes it [Khashabi et al. 2018; Wang et al. 2019].
+Prints one line of JSON with SuperGLUE's names, F1a and EM, in percent. The part of an answer's id before its
+last `_` is its question's id, as superglue_prepro.py writes it [Khashabi et al. 2018; Wang et al. 2019].
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from tasks.definition import TaskDefs
 
 
 def exact_match(uids: Sequence[str], right: np.ndarray) -> float:
-    """The share of questions all of whose answers were told apart, in percent.
+    """The share of questions with all answers classified right, in percent.
 
     Args:
-        uids: of each answer its question's id, `_` and more.
-        right: whether it was, (answers,).
+        uids: of the answers; the part before the last `_` is the question's id.
+        right: whether each answer was classified right, (answers,).
     """
     questions: dict[str, bool] = {}
-    for uid, own in zip(uids, right.tolist(), strict=True):
+    for uid, is_right in zip(uids, right.tolist(), strict=True):
         question = uid.rpartition("_")[0]
-        questions[question] = questions.get(question, True) and own
+        questions[question] = questions.get(question, True) and is_right
     return 100 * float(np.mean(list(questions.values())))
 
 

@@ -3,7 +3,7 @@
     python experiments/superglue/superglue_prepro.py --data_dir DIR
 
 DIR holds the folders of the public release: `BoolQ`, `CB`, `COPA`, `MultiRC`, `ReCoRD`, `RTE`, `WiC`, `WSC`, each with
-`train.jsonl`, `val.jsonl` and `test.jsonl`. The texts are put together as MT-DNN does:
+`train.jsonl`, `val.jsonl` and `test.jsonl`. Texts are combined as in MT-DNN:
 
 BoolQ     passage | question
 COPA      premise | "because" or "so" and an alternative, for each of the two
@@ -27,6 +27,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.errors import run_command_line
+from data_utils.readers import GAP
 from experiments.canonical import (
     NO_LABEL,
     Example,
@@ -42,16 +43,15 @@ from experiments.canonical import (
 
 FILES = {"train": "train.jsonl", "dev": "val.jsonl", "test": "test.jsonl"}  # by split
 TRUTH = {"true": "1", "false": "0", "1": "1", "0": "0"}
-GAP = "@placeholder"
 MARKS = '.,"“”'
 
 
 def truth(row: Row, split: str) -> str:
-    """The class of a label that is true or false, or 1 or 0; empty where a test set has none.
+    """The class of a label that is true or false, or 1 or 0; empty if a test set has no label.
 
     Raises:
-        KeyError: the row has no label, elsewhere.
-        ValueError: another label.
+        KeyError: the row of another split has no label.
+        ValueError: the label is something else.
     """
     if split == "test" and "label" not in row:
         return NO_LABEL
@@ -66,7 +66,7 @@ def boolq(row: Row, split: str) -> Iterator[Example]:
 
 
 def pair(row: Row, split: str) -> Iterator[Example]:
-    """CB and RTE, whose labels have names."""
+    """An example of CB or RTE, whose labels are names."""
     label = row.get("label", NO_LABEL) if split == "test" else row["label"]
     yield str(row["idx"]), label, row["premise"], row["hypothesis"]
 
@@ -121,11 +121,11 @@ def wic(row: Row, split: str) -> Iterator[Example]:
 
 
 def wsc(row: Row, split: str) -> Iterator[Example]:
-    """What stands at the pronoun, such as a comma, stays."""
+    """Replaces the pronoun by the noun; punctuation next to it, such as a comma, is unchanged."""
     target, words = row["target"], row["text"].split()
     pronoun, noun = (target[name].strip(MARKS) for name in ("span2_text", "span1_text"))
     count = len(pronoun.split())
-    # of a few published examples the index is one too low
+    # the index of a few published examples is one too low
     for first in (target["span2_index"], target["span2_index"] + 1):
         place = " ".join(words[first : first + count])
         if place.strip(MARKS) == pronoun:
@@ -139,7 +139,7 @@ Reader = Callable[..., Iterator[Example]]  # of a row and its split
 
 
 def readers(reading: Reading, seed: int) -> dict[str, tuple[str, Reader]]:
-    """The release's folder of each task, and what makes examples of a row of its files."""
+    """By task: its folder in the release, and the function that turns a row into examples."""
     return {
         "boolq": ("BoolQ", boolq),
         "cb": ("CB", pair),
@@ -156,7 +156,7 @@ TASKS = {task: folder for task, (folder, _) in readers(Reading(), 0).items()}
 
 
 def convert(task: str, data_dir: Path, target_dir: Path, seed: int) -> bool:
-    """Convert a task's files; false where there are none."""
+    """Convert a task's files; returns whether there are any."""
     folder = data_dir / TASKS[task]
     there = {split: folder / name for split, name in FILES.items() if (folder / name).is_file()}
     for split, path in there.items():
@@ -168,7 +168,7 @@ def convert(task: str, data_dir: Path, target_dir: Path, seed: int) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert the tasks that are named, or all that are there."""
+    """Convert the tasks named by --tasks, or all that have files."""
     parser = prepro_parser("SuperGLUE → canonical TSV", TASKS, seed="of ReCoRD's training pairs")
     args = prepro_args(parser, argv, TASKS)
     folders = {task: [folder] for task, folder in TASKS.items()}

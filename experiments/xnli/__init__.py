@@ -1,0 +1,1 @@
+"""XNLI: task definitions, prepro command, run script."""

@@ -51,7 +51,7 @@ LANGUAGE = re.compile(r"[A-Za-z0-9-]{1,35}")
 
 
 def pair(row: Row, reading: Reading, numbers: Iterator[int]) -> Iterator[Example]:
-    """The example in a row; its id says language and pair, or is the row's number where the file has no languages."""
+    """The example in a row; its id is language and pair, or the row's number if the file has no languages."""
     number, label = next(numbers), first_of(row, "gold_label", "label")
     if label == UNDECIDED:
         reading.leave_out("without an agreed label")
@@ -61,7 +61,7 @@ def pair(row: Row, reading: Reading, numbers: Iterator[int]) -> Iterator[Example
 
 
 def convert(path: Path, target: Path, language: str | None = None) -> None:
-    """Write the examples of one file, all or those of a language."""
+    """Write the examples of a file, all of them or those of one language."""
     reading, numbers = Reading(), itertools.count()
 
     def examples_of(row: Row) -> Iterator[Example]:
@@ -73,10 +73,10 @@ def convert(path: Path, target: Path, language: str | None = None) -> None:
 
 
 def languages(path: Path) -> list[str]:
-    """Those of a development or test set, sorted.
+    """The languages of a development or test set, sorted.
 
     Raises:
-        DataError: a name that cannot be a part of a file's name.
+        DataError: a language's name cannot be used in a file name.
     """
     found = sorted({language for (language,) in read_examples(path, lambda row: [(row["language"],)])})
     for language in found:
@@ -88,7 +88,7 @@ def languages(path: Path) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Convert the sets that are there."""
+    """Convert the sets that have files."""
     args = prepro_args(prepro_parser("XNLI → canonical TSV"), argv)
     english = first_file(args.data_dir, ENGLISH)
     sets = {

@@ -1,1 +1,4 @@
-"""What a run leaves behind and goes on from: files in MT-DNN's structure, encoders out of them, resumption."""
+"""Checkpoints: files in MT-DNN's structure, the networks and encoders built from them, and resuming a run.
+
+Not here: the loop that decides when to save (`training/`), and models in transformers' format (`export/`).
+"""

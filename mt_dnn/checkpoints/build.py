@@ -1,4 +1,4 @@
-"""Networks and training objectives, as a configuration or a checkpoint describes them."""
+"""Builds networks and training objectives from a configuration or a checkpoint."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwork:
     """The network over the configuration's encoder: by name, from a folder, or out of an MT-DNN checkpoint.
 
-    Of a checkpoint the encoder is taken; heads start anew, for their tasks may be others. With `--encoder_type 4` its
-    word embeddings alone are kept, under LSTMs.
+    Of a checkpoint only the encoder is used; the heads are new, because the tasks may be others. With
+    `--encoder_type 4` only its word embeddings are used, under LSTMs.
     """
     model, training = config.model, config.training
     opt = {**config.to_flat(), "tokenizer": config.tokenizer, "task_def_list": list(task_defs)}
@@ -64,13 +64,13 @@ def build_network(config: Config, task_defs: Sequence[TaskDef]) -> SANBertNetwor
 
 
 def _lowest_layers(state: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
-    """A checkpoint's parameters without those of an encoder's further layers; a decoder keeps all of its own."""
+    """A checkpoint's parameters without the encoder's layers from number `count` on; a decoder keeps all of its own."""
 
-    def kept(name: str) -> bool:
+    def stays(name: str) -> bool:
         layer = next((int(part) for part in name.split(".") if part.isdigit()), 0)
         return layer < count or name.startswith("bert.decoder.")
 
-    return {name: tensor for name, tensor in state.items() if kept(name)}
+    return {name: tensor for name, tensor in state.items() if stays(name)}
 
 
 def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
@@ -79,7 +79,7 @@ def restore_network(path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
 
 
 def network_in(content: Mapping[str, Any], path: str) -> tuple[SANBertNetwork, dict[str, Any]]:
-    """What `restore_network` gives, of a checkpoint that was loaded from `path`."""
+    """The result of `restore_network` for a checkpoint that was loaded from `path`."""
     listed, trained = content["config"]["task_def_list"], trained_definitions(content)
     if not listed:
         raise DataError("holds no task definitions (task_def_list); its heads cannot be rebuilt", path)
@@ -90,7 +90,7 @@ def network_in(content: Mapping[str, Any], path: str) -> tuple[SANBertNetwork, d
             path,
             ", ".join(ignored),
         )
-    # Where downloads go is not for a file from elsewhere to say.
+    # A file from elsewhere must not choose the folder for downloads.
     flat = {
         **content["config"],
         "task_def_list": trained,
@@ -109,10 +109,10 @@ def build_objective(
     total_updates: int = 1,
     class_weights: Mapping[int, Sequence[float]] | None = None,
 ) -> TrainingObjective:
-    """Task losses, and the regularizer and the proximal term that the configuration asks for.
+    """The task losses, with the regularizer and the proximal term of the configuration.
 
     Args:
-        class_weights: by task id, those of the task loss (`mt_dnn/data/class_weights.py`).
+        class_weights: by task id, the class weights of the task loss (`mt_dnn/data/class_weights.py`).
     """
     adversarial = config.adversarial
     criteria = [_criterion(task, "loss") for task in network.tasks]
@@ -133,7 +133,7 @@ def build_objective(
 
 
 def build_perturbation(config: Config, network: SANBertNetwork) -> AdversarialPerturbation | None:
-    """The regularizer that the configuration asks for with `--adv_train`."""
+    """The regularizer of the configuration; None without `--adv_train`."""
     adversarial = config.adversarial
     if not adversarial.adv_train:
         return None
@@ -165,10 +165,10 @@ def build_perturbation(config: Config, network: SANBertNetwork) -> AdversarialPe
 
 
 def _criterion(task: Task, key: str) -> Criterion:
-    """What a task's definition names as `loss`, `kd_loss` or `adv_loss`.
+    """The criterion that a task's definition names as `loss`, `kd_loss` or `adv_loss`.
 
     Raises:
-        TaskDefError: it cannot compare what it would be given, logits with labels or logits with logits.
+        TaskDefError: the criterion cannot compare logits with labels, or logits with logits.
     """
     found: LossCriterion = getattr(task.task_def, key)
     accepted = task.losses if key == "loss" else DIVERGENCES

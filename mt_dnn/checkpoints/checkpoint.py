@@ -1,8 +1,8 @@
 """Checkpoints: MT-DNN's structure `{"state", "optimizer", "config"}`, and what this project adds to it.
 
-`config` is as MT-DNN reads it (`mtdnn_config.py`). `settings` holds the same with this project's flags and values,
-`progress` what a resume needs. Nothing is unpickled but through torch's weights-only loader and the classes that a task
-definition is made of.
+`config` is as MT-DNN reads it (`mtdnn_config.py`). `settings` holds the same with this project's flags and values, and
+`progress` holds what a resume needs. Files are unpickled only by torch's weights-only loader, with the classes of task
+definitions allowed.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from typing import IO, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from data_utils.checksum import checked_write, has_right_checksum, remove_checked
+from data_utils.storage.checksum import checked_write, remove_checked, verify_checksum
 from data_utils.errors import DataError, TaskDefError, UserError, first_line
 from mt_dnn.checkpoints.mtdnn_config import from_mtdnn
 from tasks.definition import TaskDef, checkpoint_globals
 
 REQUIRED_KEYS = ("state", "config")
-# of a head itself, or of the one in the teacher of the Bregman term
-PROJECTION = re.compile(r"^(?P<head>(?:module\.)?scoring_list\.\d+\.)(?P<behind>1\.)?(?P<kind>weight|bias)$")
+# of a head, or of the same head in the teacher of the Bregman term
+PROJECTION = re.compile(r"^(?P<head>(?:module\.)?scoring_list\.\d+\.)(?P<index>1\.)?(?P<kind>weight|bias)$")
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
 def save_checkpoint(path: Path | str, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint to a temporary file beside `path`, then rename it; then its checksum, `PATH.sha256`.
+    """Write a checkpoint to a temporary file next to `path`, rename it, then write its checksum, `PATH.sha256`.
 
     Raises:
         WriteError: the file cannot be written; an older file of that name is untouched.
@@ -71,13 +71,13 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise DataError("missing; accepted: a checkpoint written by train.py or by MT-DNN", path)
-    has_right_checksum(path)
+    verify_checksum(path)
     try:
         _refuse_compressed(path)
         with torch.serialization.safe_globals(checkpoint_globals()):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # What torch says beside the name tells how to allow it.
+        # The rest of torch's message explains how to allow the class; only its name is shown.
         name = re.search(r"GLOBAL (\S+)", str(error))
         found = f" ({name[1]})" if name else ""
         raise DataError(
@@ -106,7 +106,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
 def is_mtdnns(content: Mapping[str, Any]) -> bool:
     """Whether MT-DNN wrote a checkpoint: it writes three keys, and this project `progress` too.
 
-    What stands in `config` does not tell, for MT-DNN writes the keys of a file that it began with on.
+    `config` cannot decide it: MT-DNN copies the keys of the file that it started from.
     """
     return "progress" not in content
 
@@ -192,7 +192,7 @@ def named_as_in(expected: Collection[str], state: Mapping[str, Tensor]) -> dict[
     for name, tensor in state.items():
         head = PROJECTION.search(name)
         if head is not None and name not in expected:
-            other = f"{head['head']}{'' if head['behind'] else '1.'}{head['kind']}"
+            other = f"{head['head']}{'' if head['index'] else '1.'}{head['kind']}"
             name = other if other in expected else name
         found[name] = tensor
     return found
@@ -228,18 +228,18 @@ def checkpoints_in(folder: Path | str) -> list[Path]:
 
 
 def load_with_deltas(path: Path | str) -> dict[str, Any]:
-    """`load_checkpoint` of one that a run goes on from, whose δ beside it are what was written, too."""
+    """`load_checkpoint` for a resume, which also checks the checksum of the δ next to it."""
     content = load_checkpoint(path)
     if deltas_of(Path(path)).is_file():
-        has_right_checksum(deltas_of(Path(path)))
+        verify_checksum(deltas_of(Path(path)))
     return content
 
 
-def newest_checkpoint(folder: Path | str, tell: Callable[[str], None] = print) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint of a folder that was written last and is intact, as `load_with_deltas` gives it.
+def newest_checkpoint(folder: Path | str, report: Callable[[str], None] = print) -> tuple[Path, dict[str, Any]]:
+    """The newest intact checkpoint of a folder, as `load_with_deltas` gives it.
 
     Args:
-        tell: is told in a line of each that is damaged and passed over.
+        report: is called with a line for each damaged checkpoint that is passed over.
 
     Raises:
         DataError: there is none.
@@ -248,17 +248,17 @@ def newest_checkpoint(folder: Path | str, tell: Callable[[str], None] = print) -
         try:
             return path, load_with_deltas(path)
         except DataError as error:
-            tell(f"{error}; passed over")
+            report(f"{error}; passed over")
     raise DataError("holds no intact checkpoint model_*.pt to resume from; start without --resume", folder)
 
 
-def forget_older(folder: Path, count: int, kept: str) -> None:
-    """Remove all checkpoints of a folder but the newest.
+def remove_older(folder: Path, count: int, best: str) -> None:
+    """Remove all checkpoints of a folder except the newest ones and the best.
 
     Args:
-        count: how many stay; 0: all.
-        kept: the name of one that stays in any case.
+        count: how many of the newest stay; 0: all.
+        best: the file name of the best epoch's checkpoint.
     """
     for path in checkpoints_in(folder)[count:] if count else []:
-        if path.name != kept:
+        if path.name != best:
             remove_checked(path)

@@ -1,4 +1,4 @@
-"""The shared encoder on its own: out of a checkpoint or a transformers folder, into either."""
+"""The shared encoder alone: read from a checkpoint or a transformers folder, and written as either."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedModel
 
 from data_utils.errors import DataError
-from data_utils.files import atomic_folder
+from data_utils.storage.files import atomic_folder
 from module.encoder import encoder_from_config, is_checkpoint, load_encoder
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, network_of, save_checkpoint
 from mt_dnn.matcher import SANBertNetwork
@@ -22,7 +22,7 @@ def read_encoder(name: str, cache_dir: str | None = None) -> PreTrainedModel:
 
     Args:
         name: a checkpoint of this project or of MT-DNN, a hub name, a local folder, or `embedded-minilm`.
-        cache_dir: where downloads from a hub are kept.
+        cache_dir: folder for downloads from a hub.
 
     Raises:
         DataError: no encoder of that name can be loaded.
@@ -38,9 +38,9 @@ def read_encoder(name: str, cache_dir: str | None = None) -> PreTrainedModel:
 
 
 def write_checkpoint(path: Path | str, encoder: PreTrainedModel) -> None:
-    """A checkpoint without heads, for `--init_checkpoint` here and in MT-DNN.
+    """Write a checkpoint without heads, for `--init_checkpoint` here and in MT-DNN.
 
-    Its `config` is the encoder's alone, for MT-DNN overwrites its flags and its list of tasks by keys of the same name.
+    Its `config` is only the encoder's: MT-DNN would overwrite its flags and tasks with keys of the same name.
 
     Raises:
         DataError: it cannot be written.
@@ -50,10 +50,10 @@ def write_checkpoint(path: Path | str, encoder: PreTrainedModel) -> None:
 
 
 def write_folder(path: Path | str, encoder: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None = None) -> None:
-    """A folder that transformers' `from_pretrained` loads, whole or not at all.
+    """Write a folder that transformers' `from_pretrained` loads, completely or not at all.
 
     Raises:
-        DataError: it cannot be written, or holds something.
+        DataError: it cannot be written, or is not empty.
     """
     if Path(path).is_dir() and any(Path(path).iterdir()):
         raise DataError("holds something; accepted: a new or an empty folder", path)

@@ -1,7 +1,7 @@
 """The `config` of a checkpoint as MT-DNN writes and reads it: from this project's flags, and back.
 
-MT-DNN reads a checkpoint by overwriting its own flags with every key of `config`. So what stands there has MT-DNN's
-names, types and values; a checkpoint's `settings` hold this project's own beside it.
+MT-DNN reads a checkpoint by overwriting its own flags with every key of `config`. So `config` has MT-DNN's names, types
+and values; this project's own are in the checkpoint's `settings`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from tasks.definition import TaskDef
 if TYPE_CHECKING:
     from mt_dnn.matcher import SANBertNetwork
 
-# All flags of MT-DNN's train.py. Of these, those of the noise:
+# All flags of MT-DNN's train.py; first those of the noise.
 NOISE: dict[str, Any] = {
     "adv_train": False, "adv_opt": 0, "adv_norm_level": 0, "adv_p_norm": "inf", "adv_alpha": 1.0, "adv_k": 1,
     "adv_step_size": 1e-5, "adv_noise_var": 1e-5, "adv_epsilon": 1e-6,
@@ -44,7 +44,7 @@ GROUP_OF = {name: group for group in GROUPS.values() for name in flags_of(group)
 NUMBERED = ("adv_opt", "adv_norm_level")  # numbers there, texts here
 # What decides MT-DNN's regularizer and is no flag there.
 UNTOLD = set(flags_of(AdversarialConfig)) - MTDNN_FLAGS - {"adv_preset", "adv_norm_scope"}
-MODEL_CKPT, BATCH_SIZE_EVAL = "checkpoints/model_0.pt", 8  # MT-DNN's defaults
+MODEL_CKPT, BATCH_SIZE_EVAL, LOG_PER_UPDATES = "checkpoints/model_0.pt", 8, 500  # MT-DNN's defaults
 OPTIMIZERS = {"adamw": "adam"}  # this project's names of what MT-DNN calls otherwise
 KINDS = {
     "bert": EncoderModelType.BERT,
@@ -71,6 +71,8 @@ def to_mtdnn(config: Config, network: SANBertNetwork, cuda: bool) -> dict[str, A
         "init_checkpoint": config.encoder,
         "cuda": cuda,
         "batch_size_eval": config.training.batch_size_eval or BATCH_SIZE_EVAL,
+        # MT-DNN would divide by 0.
+        "log_per_updates": config.training.log_per_updates or LOG_PER_UPDATES,
         "optimizer": OPTIMIZERS.get(config.training.optimizer, config.training.optimizer),
         "encoder_type": _kind(config, network),
         # MT-DNN would resume from the named file whenever it reads this one.
@@ -81,7 +83,7 @@ def to_mtdnn(config: Config, network: SANBertNetwork, cuda: bool) -> dict[str, A
 
 
 def _noise(adversarial: AdversarialConfig) -> dict[str, Any]:
-    """The flags of MT-DNN's regularizer, where the run has that one; else those of a run without."""
+    """The flags of MT-DNN's regularizer if the run has it; otherwise those of a run without a regularizer."""
     theirs = AdversarialConfig(adv_train=True, adv_preset="mtdnn_release")
     same = ("adv_train", "adv_opt", "adv_norm_level", *UNTOLD)
     if any(getattr(adversarial, name) != getattr(theirs, name) for name in same):
@@ -92,7 +94,7 @@ def _noise(adversarial: AdversarialConfig) -> dict[str, Any]:
 
 
 def _kind(config: Config, network: SANBertNetwork) -> int:
-    """The number by which MT-DNN knows the encoder's family; of one that it does not know, the flag's."""
+    """MT-DNN's number of the encoder's family; the flag's for a family that MT-DNN does not have."""
     if network.bert.config.is_encoder_decoder and network.bert.config.model_type == "t5":
         return int(EncoderModelType.T5G)
     return int(KINDS.get(network.bert.config.model_type, config.model.encoder_type))

@@ -62,7 +62,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 NEED_LABELS = ("at", "freelb")
 CLIMBS_R = ("at", "vat", "smart", "alum")  # methods whose ascent climbs what is added to the loss
-# What makes a method what it is, and no preset of another method sets.
+# Settings that define a method; a preset of another method does not set them.
 OWN_BY_METHOD = {
     "freelb": ("adv_k", "adv_noise", "adv_norm_scope"),
     "r3f": ("adv_k", "adv_noise"),
@@ -115,92 +115,104 @@ def _by_method(name: str) -> str:
 class AdversarialConfig:
     """The noise and its regularizer.
 
-    A field left out is set by `adv_preset`, or else by the measured defaults of method and level; after construction
-    every field has its value. `adv_radius` is None where the projection has no ball.
+    A field that is left out is set by `adv_preset`, or otherwise by the measured defaults of method and level. After
+    construction every field has its value. `adv_radius` is None if the projection has no ball.
     """
 
-    adv_train: bool = flag(False, "train under adversarial noise")
-    adv_preset: str | None = flag(None, "published hyperparameters; flags given beside it win", choices=tuple(PRESETS))
+    adv_train: bool = flag(False, "train with adversarial noise; without it, plain fine-tuning")
+    adv_preset: str | None = flag(
+        None, "use published hyperparameters; flags that you give win over the preset", choices=tuple(PRESETS)
+    )
     adv_opt: str = flag(
-        "smart", "method: random noise, adversarial training (at), VAT, SMART, ALUM, FreeLB, R3F (0 and 1 mean smart)",
+        "smart", "method: random noise, adversarial training (at), VAT, SMART, ALUM, FreeLB or R3F; 0 and 1 mean smart",
         choices=tuple(BY_METHOD),
     )  # fmt: skip
     adv_norm_level: str = flag(
         LEFT_OUT,
-        "where the noise enters: before or behind the embeddings' LayerNorm, or between it and one more, as in "
-        "DeBERTa's release (0 and 1: pre_ln, with the scope token or sentence)",
+        "where the noise enters: at the word embeddings (pre_ln), after the embeddings' LayerNorm (post_ln: SiFT), or "
+        "between two LayerNorms as in DeBERTa's release; MT-DNN's 0 and 1 mean pre_ln with the scope token and "
+        "sentence",
         choices=LEVELS,
         shown="pre_ln, or the preset's",
     )
     adv_norm_scope: str = flag(
         LEFT_OUT,
-        "one ball for each token or for each sentence",
+        "bound the noise for each token, or for each sentence",
         choices=("token", "sentence"),
         shown=_by_method("adv_norm_scope"),
     )
     adv_p_norm: str = flag(
-        LEFT_OUT, "norm of radius and step", choices=("inf", "l2", "l1"), shown=_by_method("adv_p_norm")
+        LEFT_OUT,
+        "norm that radius and step size are measured in",
+        choices=("inf", "l2", "l1"),
+        shown=_by_method("adv_p_norm"),
     )
     adv_scale: str = flag(
         LEFT_OUT,
-        "radius, step and initial noise are taken as they are, or in units of each vector's size",
+        "relative: radius, step size and noise are shares of each vector's size; absolute: they are taken as they are",
         choices=("absolute", "relative"),
         shown=_by_method("adv_scale"),
     )
     adv_projection: str = flag(
         LEFT_OUT,
-        "what follows an ascent step: onto the ball, MT-DNN's division by the norm, or nothing",
+        "what follows an ascent step: projection onto the ball, MT-DNN's division by the norm, or nothing",
         choices=("project", "normalize", "none"),
         shown=_by_method("adv_projection"),
     )
-    adv_alpha: float = flag(LEFT_OUT, "weight of the regularizer", at_least=0, shown=_by_method("adv_alpha"))
-    adv_k: int = flag(LEFT_OUT, "ascent steps", at_least=0, shown=_by_method("adv_k"))
+    adv_alpha: float = flag(
+        LEFT_OUT, "weight of the regularizer in the loss", at_least=0, shown=_by_method("adv_alpha")
+    )
+    adv_k: int = flag(LEFT_OUT, "ascent steps in the search for the noise", at_least=0, shown=_by_method("adv_k"))
     adv_radius: float | None = flag(
         LEFT_OUT,
-        "radius of the ball that the noise is projected on; the defaults of step and initial noise grow with it",
+        "radius of the ball that bounds the noise; if you set only this, step size and initial noise scale with it",
         above=0,
         shown=_by_method("adv_radius"),
     )
     adv_step_size: float = flag(LEFT_OUT, "length of an ascent step", at_least=0, shown=_by_method("adv_step_size"))
     adv_noise_var: float = flag(
         LEFT_OUT,
-        "standard deviation of the initial noise, of uniform noise its bound",
+        "standard deviation of the initial noise; for uniform noise, its bound",
         at_least=0,
         shown=_by_method("adv_noise_var"),
     )
     adv_epsilon: float = flag(
-        LEFT_OUT, "small constant of --adv_projection normalize", above=0, shown=_by_method("adv_epsilon")
+        LEFT_OUT,
+        "small constant of --adv_projection normalize, against division by zero",
+        above=0,
+        shown=_by_method("adv_epsilon"),
     )
     adv_noise: str = flag(
         LEFT_OUT, "distribution of the initial noise", choices=("normal", "uniform"), shown=_by_method("adv_noise")
     )
     adv_noise_clamp: bool = flag(
-        LEFT_OUT, "clamp the initial noise to two standard deviations", shown="false, or the preset's"
+        LEFT_OUT, "clip the initial noise to two standard deviations", shown="false, or the preset's"
     )
     adv_detach_base: bool = flag(
-        LEFT_OUT, "no gradient of the regularizer into the embeddings", shown="false, or the preset's"
+        LEFT_OUT, "stop the regularizer's gradient before the embeddings", shown="false, or the preset's"
     )
-    adv_same_dropout: bool = flag(False, "the same dropout in the clean and the perturbed pass")
+    adv_same_dropout: bool = flag(False, "use the same dropout in the clean and the perturbed pass")
     adv_start_ratio: float = flag(
-        LEFT_OUT, "share of the updates without the regularizer, at the start", at_least=0, below=1,
+        LEFT_OUT, "share of all updates, at the start, without the regularizer", at_least=0, below=1,
         shown=_by_method("adv_start_ratio"),
     )  # fmt: skip
-    adv_every: int = flag(1, "regularize every Nth update, with N times the weight", at_least=1)
+    adv_every: int = flag(1, "regularize only every Nth update, with N times the weight: less time", at_least=1)
     adv_free: bool = flag(
-        False, "keep each example's noise between epochs and let it ascend in the backward: no pass for the search"
+        False,
+        "cache each example's noise between epochs and improve it in the usual backward pass: no extra search",
     )
-    adv_free_budget: float = flag(8.0, "gigabytes of --output_dir that the kept noise may take", above=0)
+    adv_free_budget: float = flag(8.0, "most gigabytes in --output_dir for the noise that --adv_free caches", above=0)
     unlabeled_datasets: tuple[str, ...] | None = flag(
-        None, "datasets NAME_unlabeled.json whose examples are regularized too (vat, smart, alum, random, r3f)"
+        None, "also regularize the unlabeled examples of NAME_unlabeled.json; for vat, smart, alum, random and r3f"
     )
     bregman_mu: float = flag(
-        LEFT_OUT, "weight of the Bregman proximal point term, with or without --adv_train", at_least=0,
+        LEFT_OUT, "weight of SMART's Bregman proximal point term; works without --adv_train too", at_least=0,
         shown="0, or the preset's",
     )  # fmt: skip
     bregman_beta: tuple[str, ...] = flag(
         ("0.99", "0.999"),
-        "decay of the averaged parameters that --bregman_mu holds the model to: in the first 10 % of the updates, and "
-        "after; one value for both",
+        "decay of the averaged parameters that --bregman_mu keeps the model close to: in the first 10 % of the "
+        "updates, and after them; one value for both",
     )
 
     def __post_init__(self) -> None:
@@ -241,7 +253,7 @@ class AdversarialConfig:
             found = ",".join(self.bregman_beta)
             raise FlagError(f"--bregman_beta: found {found!r}, accepted: one or two numbers from 0 to 1, as 0.99,0.999")
         if self.unlabeled_datasets and not self.adv_train:
-            raise FlagError("--unlabeled_datasets: needs --adv_train, whose regularizer is all that they are for")
+            raise FlagError("--unlabeled_datasets: needs --adv_train: unlabeled examples enter its regularizer only")
         if self.unlabeled_datasets and self.adv_opt in NEED_LABELS:
             accepted = ", ".join(method for method in BY_METHOD if method not in NEED_LABELS)
             raise FlagError(f"--unlabeled_datasets: --adv_opt {self.adv_opt} needs labels, accepted: {accepted}")
@@ -262,7 +274,7 @@ class AdversarialConfig:
             raise FlagError(f"--adv_radius: no meaning with --adv_projection {self.adv_projection}, accepted: project")
 
     def _check_free(self) -> None:
-        """The training loss's gradient has to be the ascent's, up to a factor that the step does not see."""
+        """Check that the gradient of the training loss is a multiple of the ascent's, as `--adv_free` needs."""
         if self.adv_opt not in CLIMBS_R:
             raise FlagError(
                 f"--adv_free: no search to spare with --adv_opt {self.adv_opt}, accepted: {', '.join(CLIMBS_R)}"
@@ -274,7 +286,7 @@ class AdversarialConfig:
         if self.adv_alpha == 0:
             raise FlagError("--adv_free: with --adv_alpha 0 no gradient reaches the noise, accepted: above 0")
         if self.unlabeled_datasets:
-            raise FlagError("--adv_free: keeps the noise of labeled examples alone; leave out --unlabeled_datasets")
+            raise FlagError("--adv_free: caches the noise of labeled examples only; leave out --unlabeled_datasets")
 
 
 def translate_numbers(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -309,7 +321,7 @@ def adversarial_without_effect(given: Iterable[str], adversarial: AdversarialCon
 
 
 def adversarial_hints(given: Mapping[str, Any], adversarial: AdversarialConfig) -> list[str]:
-    """A line for each flag given in MT-DNN's meaning, or beside defaults that do not fit it."""
+    """A line for each flag given in MT-DNN's meaning, or combined with defaults that do not fit it."""
     if not adversarial.adv_train:
         return []
     lines = []
@@ -324,5 +336,5 @@ def adversarial_hints(given: Mapping[str, Any], adversarial: AdversarialConfig) 
     changed = [f"--{name}" for name in units if getattr(adversarial, name) != expected[name]]
     missing = [f"--{name}" for name in NOISE_SIZES if name not in given and getattr(adversarial, name) is not None]
     if changed and missing:
-        lines.append(f"{', '.join(changed)}: the defaults of {', '.join(missing)} are for other noise; give them too")
+        lines.append(f"{', '.join(changed)}: the defaults of {', '.join(missing)} are for other noise; set them, too")
     return lines

@@ -5,7 +5,7 @@ The flags themselves are in `flag_groups.py` and, those of the noise, in `advers
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,16 @@ from mt_dnn.configuration.adversarial_config import (
 from mt_dnn.configuration.config_file import ConfigFile, config_text
 from mt_dnn.configuration.flag_groups import CANONICAL_DATA, DataConfig, ModelConfig, TrainingConfig
 from mt_dnn.configuration.flags import FlagParser, add_flags, build, flags_of, plain_text
+from mt_dnn.configuration.help_groups import FIRST, help_groups
 
-RESUME_FLAGS = ("resume", "model_ckpt", "dry_run")  # of one start, not of the run
-UPLOAD_FLAGS = ("push_to_hub", "hub_private")  # a run that is repeated replaces no model on the Hub unasked
+RESUME_FLAGS = ("resume", "model_ckpt", "dry_run")  # belong to one start, not to the run
+RUN_CONFIG_FILE = "config.yml"  # in the output folder: all flags of the run, for --config
+UPLOAD_FLAGS = ("push_to_hub", "hub_private")  # a repeated run must not replace a model on the Hub by accident
+
+CONFIG_HELP = (
+    "read flags from a YAML file, a line NAME: VALUE each, such as the config.yml that every run writes; a flag on the "
+    "command line wins over the file, and an empty one (--save_hf '') removes the file's"
+)
 
 GROUPS: dict[str, type] = {
     "data": DataConfig,
@@ -40,8 +47,9 @@ class Config:
 
     Attributes:
         data, model, training, adversarial: the groups; a field's name is its flag's.
-        notices: a line for each flag that the user gave and that has no effect (yet).
-        given: the flags that the user gave, by name.
+        notices: a line for each flag that the user gave and that has no effect.
+        given: the flags that the user gave, by name; those of a file that are at their default are left out.
+        stated: names of all flags that the user gave.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -50,6 +58,7 @@ class Config:
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     notices: tuple[str, ...] = field(default=(), compare=False)
     given: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    stated: Set[str] = field(default=frozenset(), compare=False)
 
     def __post_init__(self) -> None:
         if self.data.do_padding and self.training.max_tokens_per_batch:
@@ -70,7 +79,7 @@ class Config:
 
     @property
     def _named_encoder(self) -> str:
-        """The encoder's name; that of a checkpoint file tells nothing, so there it is `--bert_model_type`."""
+        """The encoder's name; for a checkpoint file, whose name says nothing, `--bert_model_type`."""
         is_checkpoint = self.encoder.endswith(".pt") or Path(self.encoder).is_file()
         return self.model.bert_model_type if is_checkpoint else self.encoder
 
@@ -91,7 +100,7 @@ class Config:
             raise FlagError(f"unknown flag --{unknown[0]}; --help lists all")
         values = translate_numbers(given)
         config = cls(**{name: build(group, values) for name, group in GROUPS.items()})
-        return replace(config, notices=tuple(_notices(given, config)), given=dict(given))
+        return replace(config, notices=tuple(_notices(given, config)), given=dict(given), stated=set(given))
 
     @classmethod
     def from_flat(cls, flat: Mapping[str, Any]) -> Config:
@@ -124,30 +133,31 @@ class Config:
 
 
 def parse_args(argv: Sequence[str] | None = None) -> Config:
-    """The configuration that a command line asks for; without `argv`, this process's own.
+    """The configuration of a command line; by default of this process's own.
 
     Raises:
-        UserError: an unknown flag, a value that is not accepted, flags that contradict each other, or a `--config` with
-            such or that cannot be read.
+        UserError: a flag is unknown, a value is not accepted, flags contradict each other, or the file of `--config`
+            cannot be read.
     """
     parser = FlagParser(
         prog="train.py",
         usage="%(prog)s [flags]",
         description="Fine-tune a language model on one or more tasks; with --adv_train, under adversarial noise.",
+        add_help=False,
     )
-    parser.add_argument(
-        "--config",
-        metavar="FILE.yml",
-        help="flags as YAML, `NAME: VALUE` each, as every run writes its own to config.yml; those of the command line "
-        "win, an empty one such as --save_hf '' leaves the file's out",
-    )
-    for title, group in GROUPS.items():
-        add_flags(parser, group, title)
+    for title, flags in help_groups(GROUPS.values()).items():
+        section = parser.add_argument_group(title)
+        add_flags(section, flags)
+        if title == FIRST:
+            section.add_argument("--config", metavar="FILE.yml", help=CONFIG_HELP)
+            section.add_argument("-h", "--help", action="help", help="show all flags")
     given = parser.given(argv)
     path = given.pop("config", None)
     if path is None:
         return Config.from_flags(given)
-    return ConfigFile(path, GROUPS.values()).combined_with(given, Config.from_flags)
+    file = ConfigFile(path, GROUPS.values())
+    config = file.combined_with(given, Config.from_flags)
+    return replace(config, stated=file.names | config.stated)
 
 
 def without_effect(given: Iterable[str], config: Config) -> dict[str, str]:
@@ -155,7 +165,7 @@ def without_effect(given: Iterable[str], config: Config) -> dict[str, str]:
     flags = {name: spec for group in GROUPS.values() for name, spec in flags_of(group).items()}
     found = {name: flags[name].notice for name in given if flags[name].notice}
     if "encoder_type" in given and config.model.encoder_type != EncoderModelType.SAN:
-        found["encoder_type"] = "no use any more but for 4: the encoder's own configuration tells its kind"
+        found["encoder_type"] = "no use any more but for 4: the kind is read from the encoder's configuration"
     if config.training.model_ckpt is not None and not config.training.resume:
         found["model_ckpt"] = "no effect without --resume"
     if "batch_size" in given and config.training.max_tokens_per_batch:

@@ -1,4 +1,4 @@
-"""The flags of a run as a YAML file: what `--config` reads, and what every run writes beside its checkpoints."""
+"""The flags of a run as a YAML file: what `--config` reads, and what every run writes to its output folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from data_utils.errors import DataError, FlagError, nearest
-from data_utils.yaml_file import compose_yaml, construct_yaml
+from data_utils.storage.yaml_file import compose_yaml, construct_yaml
 from mt_dnn.configuration.flags import convert, flags_of, kind_of
 
 Made = TypeVar("Made")
@@ -25,9 +25,10 @@ class ConfigFile:
 
     Attributes:
         values: by flag name, those at their default left out; a text is read as on a command line.
+        names: of all flags in the file.
 
     Raises:
-        DataError: missing, no YAML, an unknown flag or one that stands there twice, a value of another kind.
+        DataError: the file is missing or no YAML, a flag is unknown or appears twice, or a value is of another kind.
     """
 
     def __init__(self, path: Path | str, groups: Iterable[type]):
@@ -53,9 +54,14 @@ class ConfigFile:
             if found != default:
                 self.values[name] = found
 
+    @property
+    def names(self) -> set[str]:
+        return set(self._lines)
+
     def combined_with(self, given: Mapping[str, Any], make: Callable[[dict[str, Any]], Made]) -> Made:
-        """What `make` makes of the file's flags and of `given`, which win; its error names the file, and the line of
-        the flag, but for one of `given`.
+        """Call `make` with the file's flags and those of `given`, which win.
+
+        An error about a flag of the file names file and line.
 
         Raises:
             UserError: `make`'s.
@@ -70,7 +76,7 @@ class ConfigFile:
 
 
 def _value_of(group: type, name: str, value: Any) -> Any:
-    """A flag's value as YAML has it: what it takes for a number or a switch may be meant as text."""
+    """A flag's value from its value in YAML, which may read a text as a number or a switch."""
     kind, _ = kind_of(group, name)
     if kind is tuple and isinstance(value, (list, int, float)) and not isinstance(value, bool):
         return tuple(map(str, value if isinstance(value, list) else [value]))

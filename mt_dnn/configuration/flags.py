@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, partial
 from typing import Any, get_args, get_origin, get_type_hints
@@ -28,9 +28,9 @@ class Flag:
         help: shown by `--help`, unless there is a notice.
         choices: the accepted values, where they can be counted.
         at_least, above, below: bounds of a number, the last two exclusive.
-        notice: what to tell a user who gives the flag although it has no effect here (yet).
-        const: the value of a switch given without one; False for switches that turn something off.
-        shown: what `--help` gives as the default, where the field's own says nothing.
+        notice: the message for a user who gives the flag although it has no effect here.
+        const: the value of a switch that is given alone; False for a switch that turns something off.
+        shown: the default in `--help`, if the field's own value does not say enough.
     """
 
     help: str
@@ -66,13 +66,17 @@ def truth(text: str) -> bool:
 
 
 class FlagParser(OneLineParser):
-    """Gives the flags that were given alone; unknown ones are answered with the nearest one."""
+    """Returns only the flags that were given; an error about an unknown flag suggests the nearest name."""
 
     def __init__(self, **settings: Any):
         super().__init__(argument_default=argparse.SUPPRESS, **settings)
 
     def given(self, argv: Sequence[str] | None = None) -> dict[str, Any]:
-        """The flags that `argv` holds, and no others, with their values."""
+        """The flags in `argv` with their values, without defaults.
+
+        Raises:
+            FlagError: a flag is unknown, or a word belongs to no flag.
+        """
         namespace, unknown = self.parse_known_args(argv)
         if unknown:
             accepted = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
@@ -84,16 +88,19 @@ class FlagParser(OneLineParser):
         return vars(namespace)
 
 
-def add_flags(parser: argparse.ArgumentParser, group: type, title: str) -> None:
-    """Declare the flags of the dataclass `group` on `parser`, under `title` in its help."""
-    section = parser.add_argument_group(title)
-    defaults = {item.name: item.default for item in fields(group)}
-    for name, spec in flags_of(group).items():
+def add_flags(section: argparse._ArgumentGroup, flags: Iterable[tuple[type, str]]) -> None:
+    """Declare flags in a section of the help.
+
+    Args:
+        flags: (dataclass, name of the flag) pairs.
+    """
+    for group, name in flags:
+        spec = flags_of(group)[name]
         settings: dict[str, Any] = {"type": partial(convert, group, name), "metavar": metavar(group, name)}
         if kind_of(group, name)[0] is bool:
             settings |= {"nargs": "?", "const": spec.const}
-        default = spec.shown or plain_text(defaults[name])
-        text = f"{spec.notice or spec.help} (default: {default})"
+        (default,) = (item.default for item in fields(group) if item.name == name)
+        text = f"{spec.notice or spec.help} (default: {spec.shown or plain_text(default)})"
         section.add_argument(f"--{name}", help=text.replace("%", "%%"), **settings)
 
 
@@ -122,10 +129,10 @@ def kind_of(group: type, name: str) -> tuple[type, bool]:
 
 
 def convert(group: type, name: str, text: str) -> Any:
-    """The value of a flag given as text, an empty one as if the flag were left out, where it may be None.
+    """The value of a flag from its text; an empty text is None, if the flag may be None.
 
     Raises:
-        FlagError: the text is no such value. Bounds are checked by `check_flags`.
+        FlagError: the text is of another kind. `check_flags` checks bounds.
     """
     kind, optional = kind_of(group, name)
     choices = flags_of(group)[name].choices

@@ -1,4 +1,4 @@
-"""Weights of classes, or of labels, in the loss of the gold labels: `--class_weights`."""
+"""Weights of classes in the loss of the gold labels: `--class_weights`."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ logger = logging.getLogger(__name__)
 
 
 def class_weights(config: Config, data: RunData) -> dict[int, list[float]]:
-    """The weights that `--class_weights` asks for, by task id, in the order of the labels; empty without the flag.
+    """The weights of `--class_weights` by task id, in the order of the labels; empty without the flag.
 
-    `balanced` gives each class c of each classification task n / (k · n_c), from the n examples that the task is
-    trained on, k its classes. Their mean over these examples is 1, so that the loss keeps its size beside α·R.
-    Each label of a task of type MultiLabel it gives (n − n_l) / n_l, from the n_l examples that have the label: its
-    positives then count as much as its negatives.
+    `balanced` weights each class c of a classification task by n / (k · n_c), with n training examples, k classes and
+    n_c examples of the class. The mean over examples is 1, so that the loss keeps its size relative to α·R. Each label
+    of a MultiLabel task is weighted by (n − n_l) / n_l, with n_l examples that have the label, so that its positives
+    count as much as its negatives.
 
     Raises:
-        FlagError: no such task to weigh; numbers where several are trained; not a number for each label, or a number
-            that is none of a weight; a class without examples, or a label that none or all have, whose balanced weight
-            is none.
+        FlagError: no task has classes to weight; numbers are given for several tasks; there is not one number of at
+            least 0 for each label; a class has no examples; all or no examples have a label.
     """
     given = config.training.class_weights
     if given is None:
@@ -74,7 +73,7 @@ def _balanced_classes(golds: np.ndarray, labels: Sequence[str]) -> list[float]:
 
 
 def _balanced_labels(golds: np.ndarray, labels: Sequence[str]) -> list[float]:
-    """(n − n_l) / n_l from the label matrix (n, labels); where its entries are fractions, they add up to n_l."""
+    """(n − n_l) / n_l from the label matrix (n, labels); n_l is the sum of a column, which may hold fractions."""
     positive = golds.sum(0, dtype=np.float64)
     negative = len(golds) - positive
     for counts, how in ((positive, "with"), (negative, "without")):

@@ -28,10 +28,10 @@ class _InBatch(TypedDict, total=False):
 
 
 class Example(_InBatch):
-    """One example of one sequence or several, which stand one after the other.
+    """One example of one sequence, or of several that are concatenated.
 
-    `token_id` and `type_id` are views (tokens,) into the dataset's arrays; `lengths` are the sequences' tokens; `label`
-    is a number, or an array where the task's examples have several; `softlabel` is a teacher's (scores,).
+    `token_id` and `type_id` are views (tokens,) into the dataset's arrays; `lengths` has the tokens of each sequence;
+    `label` is a number, or an array if the task's examples have several; `softlabel` has a teacher's (scores,).
     """
 
     uid: str
@@ -47,7 +47,7 @@ class Example(_InBatch):
 def example_of(
     uid: str, tokens: np.ndarray, types: np.ndarray, task: Task, task_id: int = 0, label: Any = None
 ) -> Example:
-    """An example of one sequence that is in no file."""
+    """An example of one sequence that comes from no file."""
     return Example(
         uid=uid,
         label=label,
@@ -60,8 +60,8 @@ def example_of(
     )
 
 
-class Lazily(Sequence[Any]):
-    """One thing of each of some examples, made when it is asked for."""
+class LazySequence(Sequence[Any]):
+    """A value of each of some examples, computed when it is read."""
 
     def __init__(self, make: Callable[[int], Any], examples: np.ndarray):
         self._make = make
@@ -79,30 +79,30 @@ class Lazily(Sequence[Any]):
 class SingleTaskDataset(Dataset[Example]):
     """One file of token JSON lines, such as `mnli_matched_dev.json`.
 
-    The file is read once and then memory-mapped from its cache (`token_arrays.py`), so that processes share one
-    copy of it and each reads the examples that it asks for.
+    The file is read once and then memory-mapped from its cache (`token_arrays.py`), so that processes share one copy
+    and each reads only the examples that it needs.
 
     Args:
         path: the file.
-        is_train: a training file must have labels, and its examples longer than `max_seq_len` are left out, as in
-            MT-DNN; a file for evaluation keeps every example and may have no labels.
+        is_train: a training file must have labels, and examples longer than `max_seq_len` are left out, as in
+            MT-DNN. A file for evaluation keeps every example and may have no labels.
         task_id: the number of the task's head.
-        task_def: the task's definition; its type says what a line holds.
+        task_def: the task's definition; its type decides what a line holds.
         max_seq_len: in tokens.
         name: the dataset's name, such as `mnli_matched`; by default the file's.
-        labeled: false for a training file of unlabeled examples; labels that it has are not read.
+        labeled: false for a training file of unlabeled examples; its labels, if any, are not read.
 
     Attributes:
         task: of the definition.
         lengths: tokens of each example's longest sequence, (examples,) int64.
         row_lengths: tokens of each sequence of all examples, (sequences,) int64.
-        widest: the most sequences that an example has.
-        labels: (examples,), int64 for classification and float32 for regression, a sequence of arrays where examples
-            have several; None where the file has none.
+        widest: the largest number of sequences in an example.
+        labels: (examples,), int64 for classification and float32 for regression; a sequence of arrays if examples
+            have several labels; None if the file has none.
         uids: the examples' ids.
 
     Raises:
-        DataError: a line that cannot be used, with its number; a file that leaves no example.
+        DataError: a line cannot be used (with its number), or no example is left.
     """
 
     lengths: np.ndarray
@@ -136,12 +136,12 @@ class SingleTaskDataset(Dataset[Example]):
             raise DataError(
                 f"all {read} examples are longer than {max_seq_len} tokens; at least one is needed", self.path
             )
-        logger.info(
-            "%s: %d examples; %d longer than %d tokens left out", self.path, len(self), read - len(self), max_seq_len
-        )
+        left_out = read - len(self)
+        note = f"; {left_out} longer than {max_seq_len} tokens left out" if left_out else ""
+        logger.info("%s: %d examples%s", self.path, len(self), note)
 
     def _select(self) -> None:
-        """The examples whose sequences are short enough."""
+        """Select the examples whose sequences are short enough."""
         arrays = self._arrays
         of_rows = np.diff(arrays.offsets)
         lengths = np.maximum.reduceat(of_rows, arrays.rows[:-1])
@@ -152,16 +152,16 @@ class SingleTaskDataset(Dataset[Example]):
         self.row_lengths = of_rows[np.repeat(fits, counts)]
         self.widest = int(counts[self._examples].max(initial=0))
         self._first_row = np.concatenate([[0], np.cumsum(counts[self._examples])])
-        self.uids = Lazily(arrays.uid, self._examples)
+        self.uids = LazySequence(arrays.uid, self._examples)
         if not len(arrays.labels):
             self.labels = None
         elif len(arrays.label_offsets):
-            self.labels = Lazily(arrays.label, self._examples)
+            self.labels = LazySequence(arrays.label, self._examples)
         else:
             self.labels = arrays.labels[self._examples]
 
     def __getstate__(self) -> dict[str, Any]:
-        """For another process, which maps the arrays and makes the selection itself."""
+        """The state for another process, which maps the arrays and selects the examples itself."""
         selected = {"_examples", "_first_row", "lengths", "row_lengths", "widest", "labels", "uids"}
         return {name: value for name, value in self.__dict__.items() if name not in selected}
 
@@ -171,7 +171,7 @@ class SingleTaskDataset(Dataset[Example]):
 
     @property
     def largest_token(self) -> int:
-        """The largest token id, of texts that are to be generated too."""
+        """The largest token id, target texts of generation included."""
         largest = int(self._arrays.largest_token[0])
         return max(largest, int(self._arrays.labels.max(initial=0))) if self.task.generates else largest
 
@@ -182,12 +182,12 @@ class SingleTaskDataset(Dataset[Example]):
 
     @property
     def tokens(self) -> np.ndarray:
-        """What each example takes in a batch where it is the longest, (examples,): sequences times tokens."""
+        """Tokens, with padding, that each example takes in a batch if it is the longest there, (examples,)."""
         return self.lengths * self.widest
 
     @property
     def has_labels(self) -> bool:
-        """Whether there are labels to score predictions by."""
+        """Whether there are labels to score predictions with."""
         return self.labels is not None or self.task.own_labels
 
     @property
@@ -196,14 +196,14 @@ class SingleTaskDataset(Dataset[Example]):
         return bool(len(self._arrays.soft_labels))
 
     def rows_of(self, index: int) -> range:
-        """The places of an example's sequences among all of the dataset."""
+        """The indices of an example's sequences among all sequences of the dataset."""
         return range(self._first_row[index], self._first_row[index + 1])
 
     def samples(self) -> Iterator[dict[str, Any]]:
-        """The examples as the file has them, read anew: what a task's evaluation needs beside tokens and labels."""
-        kept = set(self._examples.tolist())
+        """Read the examples from the file again, with all fields: evaluations need more than tokens and labels."""
+        selected = set(self._examples.tolist())
         lines = read_token_json(self.path, self.task.many_rows)
-        return (sample for example, (_, sample) in enumerate(lines) if example in kept)
+        return (sample for example, (_, sample) in enumerate(lines) if example in selected)
 
     def __len__(self) -> int:
         return len(self._examples)
@@ -226,10 +226,10 @@ class SingleTaskDataset(Dataset[Example]):
 
 
 class MultiTaskDataset(Dataset[list[Example]]):
-    """Several datasets; an item is a batch: the examples that a `MultiTaskBatchSampler` names.
+    """Several datasets. An item is a batch: the examples that a `MultiTaskBatchSampler` names.
 
-    A process without a share of a batch gets one of its task's examples that counts nothing: all processes have to run
-    a backward for one of them to have its gradient.
+    If a process gets no example of a batch, it gets a stand-in that does not count: for the gradient of one process,
+    all have to run a backward pass.
     """
 
     def __init__(self, datasets: Sequence[SingleTaskDataset]):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
+import numpy as np
 from transformers import PreTrainedModel
 
 from data_utils.errors import DataError, FlagError, UserError, nearest
@@ -31,14 +33,14 @@ class RunData:
 
     Attributes:
         tasks: names of the tasks, in the order of their ids: as `--train_datasets` first names them.
-        task_defs: their definitions, likewise.
+        task_defs: their definitions, in the same order.
         train: a dataset for each of `--train_datasets`.
         evaluation: by (dataset, split), for each of `--test_datasets` and each split that has a file.
         unlabeled: a dataset for each of `--unlabeled_datasets`.
 
     Raises:
-        UserError: an unknown task, a missing file (with the command that makes it), a line that cannot be used, a
-            metric that the task does not have.
+        UserError: a task is unknown, a file is missing (with the command that makes it), a line cannot be used, or a
+            task does not have a metric.
     """
 
     def __init__(self, config: Config):
@@ -85,7 +87,7 @@ class RunData:
                 self.evaluation[dataset, split] = found
 
     def keep_activations(self, trained: Sequence[TaskDef]) -> None:
-        """For a resume: let each head have the activation that it was trained with, whatever `actf` says now.
+        """For a resume: keep the activation that each head was trained with, whatever `actf` says now.
 
         Args:
             trained: of `trained_definitions`, in the order of the tasks' ids.
@@ -102,8 +104,18 @@ class RunData:
                 )
                 self.task_defs[task_id] = own.replaced(actf=before.actf)
 
+    def check_fits_encoder(self, encoder: PreTrainedModel) -> None:
+        """`check_fits_encoder` of every dataset, with the width that batches are padded to."""
+        width = self.config.model.max_seq_len if self.config.data.do_padding else 0
+        for dataset in [*self.train, *self.unlabeled, *self.evaluation.values()]:
+            check_fits_encoder(dataset, encoder, width)
+
     def _check_soft_labels(self) -> None:
-        """See that there is something to distil, and that its tasks can be."""
+        """Check that there are soft labels, and that their tasks can be distilled.
+
+        Raises:
+            FlagError: there are none, or a task cannot.
+        """
         with_soft = [dataset for dataset in self.train if dataset.has_soft_labels]
         if not with_soft:
             raise FlagError("--mkd_opt: no training set has a softlabel; prepare_distillation_data.py writes them")
@@ -135,7 +147,7 @@ class RunData:
         )
 
     def _command(self, path: Path) -> str:
-        """What makes a missing token file: its own step, and the step before where that is missing too."""
+        """The command that makes a missing token file, after the one that makes its TSV if that is missing too."""
         root = Path(self.config.data_dir).parent
         command = f"python prepro_std.py --model {self.config.encoder} --task_def {self.config.data.task_def}"
         if str(root) != CANONICAL_DATA:
@@ -150,7 +162,7 @@ def _task_of(definitions: TaskDefs, config: Config, flag: str, dataset: str) -> 
     """A dataset's task.
 
     Raises:
-        FlagError: there is none; names the flag, which may be at its default.
+        FlagError: there is none; the message says whether the flag was left out.
     """
     try:
         return definitions.task_of(dataset)
@@ -159,16 +171,29 @@ def _task_of(definitions: TaskDefs, config: Config, flag: str, dataset: str) -> 
         raise FlagError(f"--{flag}{' (left out)' if at_default else ''}: {dataset}: {error}") from error
 
 
-def check_fits_encoder(dataset: SingleTaskDataset, encoder: PreTrainedModel, width: int = 0) -> None:
-    """See that an encoder can embed a dataset's tokens, all of which were made by some tokenizer.
+class Tokens(Protocol):
+    """What is known of a dataset's tokens; attributes of `SingleTaskDataset`."""
+
+    path: Path
+    lengths: np.ndarray
+
+    @property
+    def largest_token(self) -> int: ...
+
+    @property
+    def largest_type(self) -> int: ...
+
+
+def check_fits_encoder(dataset: Tokens, encoder: PreTrainedModel, width: int = 0) -> None:
+    """Check that an encoder can embed a dataset's tokens; another encoder's tokenizer may have made them.
 
     Args:
-        width: tokens that batches are padded to.
+        width: number of tokens that batches are padded to; 0: to the longest example.
 
     Raises:
-        FlagError: it has not so many positions.
-        DataError: a token id outside the encoder's vocabulary, a token type that it does not know, or more tokens than
-            it has positions.
+        FlagError: the encoder has fewer positions than that.
+        DataError: a token id or token type is unknown to the encoder, or an example has more tokens than it has
+            positions.
     """
     largest, vocabulary = dataset.largest_token, encoder.config.vocab_size
     if largest >= vocabulary:

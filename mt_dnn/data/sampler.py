@@ -26,7 +26,7 @@ class MultiTaskBatchSampler(Sampler[tuple[int, list[int]]]):
     and the other falls, so that pools meet at short examples and none needs a rest of its own; the cutting starts
     anywhere, so that the dataset's one rest favours no length.
 
-    The order depends on `seed` and the epoch alone. With several processes each batch is dealt out among them (process
+    The order depends on `seed` and the epoch alone. With several processes each batch is divided among them (process
     p takes examples p, p + N, p + 2N, ... of it), so the batches are those of one process; of a batch that has fewer
     examples than there are processes, some have none.
 
@@ -36,7 +36,7 @@ class MultiTaskBatchSampler(Sampler[tuple[int, list[int]]]):
         max_tokens: bounds a batch, over all processes, in place of `batch_size`; 0: it does not.
         mix_opt: 0 puts all batches in one random order, 1 the other tasks' batches first, then the main task's.
         ratio: 0 takes all batches; r > 0 takes r times the main task's number of batches from the other tasks (at most
-            all of them), drawn anew each epoch.
+            all of them), drawn again each epoch.
         seed: not negative.
         group_by_length: make batches of examples of similar length.
         num_processes: N, how many processes share each batch.

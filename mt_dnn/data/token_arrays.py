@@ -1,7 +1,7 @@
-"""All examples of a file of token JSON lines in flat arrays, memory-mapped from a cache beside the file.
+"""All examples of a file of token JSON lines in flat arrays, memory-mapped from a cache next to the file.
 
-`mnli_train.json` is read line by line once and kept as `.mnli_train.cache`. The cache is taken where it was made from
-this very file (its size and time of change), for a task of the same kind, and is whole; else it is made anew. Where it
+`mnli_train.json` is read line by line once and cached as `.mnli_train.cache`. The cache is used if it is complete and
+was made from this file (same size and time of change) for a task of the same kind; otherwise it is made again. If it
 cannot be written, the arrays stay in memory.
 """
 
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_utils.array_file import map_arrays, write_arrays
+from data_utils.storage.array_file import map_arrays, write_arrays
 from data_utils.errors import DataError
-from data_utils.files import one_at_a_time
+from data_utils.storage.files import one_at_a_time
 from data_utils.readers import MASK, SHORT_MASK, read_token_json
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-READER_VERSION = 4  # to be raised when what is read from a line, or what is checked in it, changes
+READER_VERSION = 5  # to be raised when what is read from a line, or what is checked in it, changes
 LARGEST = float(np.finfo(np.float32).max)
 SHOWN = 60  # characters of a label in a message
 SETTLED_NS = 2_000_000_000  # a file changed later than that ago may change again within the same time stamp
@@ -40,18 +40,18 @@ class TokenArrays:
 
     Attributes:
         tokens: token ids of all sequences one after the other, (T,) uint32; padding that the file has is left out.
-        types: token type ids likewise, (T,) uint8.
+        types: token type ids in the same order, (T,) uint8.
         offsets: sequence r is `tokens[offsets[r]:offsets[r + 1]]`, (R + 1,) int64.
         rows: example i has the sequences `rows[i]` to `rows[i + 1]`, (N + 1,) int64.
         labels: of all examples one after the other, of the task's type; (0,) where the file has none.
         label_offsets: example i has `labels[label_offsets[i]:label_offsets[i + 1]]`, (N + 1,) int64; (0,) where
             each has one.
         soft_labels: a teacher's scores of all examples one after the other, float32; (0,) where the file has none.
-        soft_offsets: example i has `soft_labels[soft_offsets[i]:soft_offsets[i + 1]]`, (N + 1,) int64; (0,) likewise.
+        soft_offsets: example i has `soft_labels[soft_offsets[i]:soft_offsets[i + 1]]`, (N + 1,) int64; else (0,).
         uid_bytes: the examples' ids one after the other in UTF-8, uint8.
-        uid_offsets: likewise, (N + 1,) int64.
+        uid_offsets: example i has `uid_bytes[uid_offsets[i]:uid_offsets[i + 1]]`, (N + 1,) int64.
         largest_token: (1,) uint32, so that a check of all tokens need not read them.
-        cache: the file that the arrays are mapped from, and what it was made from; None where they are in memory.
+        cache: the file that the arrays are mapped from, and what it was made from; None if they are in memory.
     """
 
     tokens: np.ndarray
@@ -177,7 +177,7 @@ def _read_and_keep(
     try:
         write_arrays(cache, made_from, {name: getattr(found, name) for name in ARRAYS})
     except DataError as error:
-        logger.info("%s; read anew by every run", error)
+        logger.info("%s; every run reads it again", error)
         return found
     arrays = map_arrays(cache, made_from)
     return found if arrays is None else TokenArrays(**arrays, cache=(cache, made_from))
@@ -287,13 +287,16 @@ def _without_padding(
 
 
 def _label(sample: dict[str, Any], task: Task, lengths: Sequence[int], path: Path, line: int) -> Any:
-    """The label, checked by the task; None where there is none."""
+    """The label, checked by the task; None if there is none."""
     label = sample.get("label")
     if label is not None and not task.accepts_label(label, lengths):
         shown = str(label) if len(str(label)) <= SHOWN else f"{str(label)[:SHOWN]}…"
         shown = repr(label) if isinstance(label, str) else shown
         raise DataError(f"label is {shown}; accepted are {task.accepted_labels}", path, line)
-    return label
+    try:
+        return None if label is None else task.read_label(sample)
+    except ValueError as error:
+        raise DataError(str(error), path, line) from error
 
 
 def _soft_label(sample: dict[str, Any], task: Task, lengths: Sequence[int], path: Path, line: int) -> list[float]:

@@ -1,4 +1,4 @@
-"""Unlabeled examples beside the labeled ones: for each batch of a task, a batch of that task's unlabeled data."""
+"""Unlabeled batches: for each labeled batch of a task, a batch of the same task's unlabeled data."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from mt_dnn.batcher import Batch, Collater, MultiTaskBatchSampler, MultiTaskData
 
 
 class UnlabeledBatches:
-    """Reads the unlabeled datasets over and over, each time in another order.
+    """Reads the unlabeled datasets again and again, each time in another order.
 
     Args:
-        datasets: unlabeled datasets; those of one task are mixed.
-        collater: pads them.
+        datasets: unlabeled datasets; those of the same task are mixed.
+        collater: pads the batches.
         batch_size, max_tokens, seed, group_by_length, num_processes, process_index: as for the labeled batches
             (`MultiTaskBatchSampler`).
     """
@@ -45,38 +45,38 @@ class UnlabeledBatches:
             self._streams[task_id] = _Stream(own, sampler)
 
     def next(self, task_id: int) -> Batch | None:
-        """The task's next batch; None where it has no unlabeled data."""
+        """The task's next batch; None if it has no unlabeled data."""
         stream = self._streams.get(task_id)
         return None if stream is None else self.collater(stream.next())
 
     def position(self) -> dict[int, int]:
-        """Batches given so far, by task: what a resume needs."""
-        return {task_id: stream.given for task_id, stream in self._streams.items()}
+        """How many batches were returned so far, by task id; a checkpoint keeps it."""
+        return {task_id: stream.returned for task_id, stream in self._streams.items()}
 
     def go_to(self, position: Mapping[int, int]) -> None:
-        """Go on where a run stood at `position`."""
+        """Continue after the batches that `position` counts."""
         for task_id, stream in self._streams.items():
             stream.go_to(position.get(task_id, 0))
 
 
 class _Stream:
-    """The batches of one task without an end."""
+    """The batches of one task, without end."""
 
     def __init__(self, datasets: Sequence[SingleTaskDataset], sampler: MultiTaskBatchSampler):
         self.dataset = MultiTaskDataset(datasets)
         self.sampler = sampler
         self.go_to(0)
 
-    def go_to(self, given: int) -> None:
-        self.given = given
-        epoch = 0
-        while given >= self.sampler.batches_in(epoch):
-            given -= self.sampler.batches_in(epoch)
+    def go_to(self, returned: int) -> None:
+        self.returned = returned
+        epoch, position = 0, returned
+        while position >= self.sampler.batches_in(epoch):
+            position -= self.sampler.batches_in(epoch)
             epoch += 1
-        self.batches: Iterator[tuple[int, list[int]]] = self._from(epoch, given)
+        self.batches: Iterator[tuple[int, list[int]]] = self._from(epoch, position)
 
     def next(self) -> list:
-        self.given += 1
+        self.returned += 1
         return self.dataset[next(self.batches)]
 
     def _from(self, epoch: int, position: int) -> Iterator[tuple[int, list[int]]]:

@@ -1,4 +1,4 @@
-"""Words of training examples replaced by the unknown one (`--dropout_w`)."""
+"""Replaces tokens of training examples by the unknown token (`--dropout_w`)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mt_dnn.perturbation.noise import example_seeds, standard_noise
 
 
 class WordDropout:
-    """Each token of an example, special ones excepted, becomes the unknown token with a probability.
+    """Replaces each token, special tokens excepted, by the unknown token with a probability.
 
-    Which ones depends on the row's seed alone, and all passes of an update meet the same.
+    The choice depends on the row's seed only, so that all passes of an update see the same tokens.
 
     Args:
         probability: of each token.
         unknown: the unknown token's id.
-        special: ids that stay.
+        special: ids that are never replaced.
     """
 
     def __init__(self, probability: float, unknown: int, special: Sequence[int]):
@@ -32,10 +32,10 @@ class WordDropout:
 
     @classmethod
     def of(cls, config: Config) -> WordDropout | None:
-        """What the configuration asks for; None where it asks for none.
+        """The word dropout of the configuration; None with `--dropout_w 0`.
 
         Raises:
-            UserError: the tokenizer is not there, or has no unknown token.
+            UserError: the tokenizer cannot be loaded, or has no unknown token.
         """
         if config.training.dropout_w == 0:
             return None
@@ -45,7 +45,7 @@ class WordDropout:
         return cls(config.training.dropout_w, tokenizer.unk_token_id, tokenizer.all_special_ids)
 
     def __call__(self, batch: Batch, seeds: Sequence[int]) -> Batch:
-        """The batch, on the CPU, with other tokens; `seeds`: one a row."""
+        """The batch, on the CPU, with some tokens replaced; `seeds` has one seed per row."""
         own = [example_seeds(seed, 0, ["word_dropout"])[0] for seed in seeds]
         drawn = standard_noise(batch.attention_mask, 1, torch.float32, own, "uniform").squeeze(-1)
         words = batch.attention_mask.bool() & ~torch.isin(batch.input_ids, self.special)

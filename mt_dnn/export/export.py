@@ -1,9 +1,9 @@
-"""A trained network as transformers' own classifiers, in folders that its Auto classes and pipelines load.
+"""Writes a trained network as classifiers of transformers, in folders that its Auto classes and pipelines load.
 
     python -m mt_dnn.export.export --checkpoint checkpoint/model_2.pt --save_hf DIR
 
-The head of a task is dropout, dense, activation, projection on the first token; transformers has one such head a family
-of encoders, with an activation of its own. What a class cannot express is refused.
+A task's head is dropout, dense layer, activation and projection on the first token. transformers has one such head for
+each family of encoders, with a fixed activation. A head that its class cannot express is refused.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 from transformers.utils.logging import disable_progress_bar
 
 from data_utils.errors import DataError, FlagError, OneLineParser, nearest, run_command_line
-from data_utils.files import atomic_folder, writable_folder
+from data_utils.storage.files import atomic_folder, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.pretrained import resolve_pretrained
 from data_utils.tokenizer import load_tokenizer
+from data_utils.storage.yaml_file import compose_yaml, construct_yaml
 from module.encoder import positions_of, takes_types
 from mt_dnn.checkpoints.build import network_in
 from mt_dnn.checkpoints.checkpoint import load_checkpoint
-from mt_dnn.configuration.config import Config
+from mt_dnn.configuration.config import RUN_CONFIG_FILE, Config
 from mt_dnn.export.model_card import CARD_FILE, TrainedModel, model_card
 from mt_dnn.matcher import SANBertNetwork
 from tasks.interfaces import Definition
@@ -49,10 +50,11 @@ TEXT_FLAGS = ("init_checkpoint", "bert_model_type", "tokenizer", "do_lower_case"
 
 
 class HeadLayout(NamedTuple):
-    """Where the classification class of a family keeps its head.
+    """Where a family's classification class has its head.
 
-    dense, projection: paths of the two layers; activation: between them, None where the class takes it from its
-    configuration (`pooler_hidden_act`).
+    Attributes:
+        dense, projection: names of the two layers.
+        activation: between them; None if the class takes it from its configuration (`pooler_hidden_act`).
     """
 
     dense: str
@@ -85,7 +87,7 @@ def head_activation(encoder: str, cache_dir: str | None = None) -> str | None:
         cache_dir: where downloads are kept.
 
     Returns:
-        A name of transformers' activations; None where there is no such classifier, or no configuration.
+        One of transformers' activations by name; None if there is no such classifier or no configuration.
     """
     try:
         name = resolve_pretrained(encoder)
@@ -97,17 +99,19 @@ def head_activation(encoder: str, cache_dir: str | None = None) -> str | None:
 
 
 class HfExport:
-    """The heads of a network, each to become a classifier of transformers with its encoder and tokenizer.
+    """Writes the heads of a network as classifiers of transformers, each with the encoder and the tokenizer.
 
-    All that can be wrong is found out here, before a training whose end `write` is.
+    Whatever can be wrong is found when the object is made, before the training that `write` ends.
 
     Args:
-        config: says the folder (`save_hf`) and the tokenizer.
+        config: names the folder (`save_hf`) and the tokenizer.
         network: in single precision; its parameters may still change.
-        heads: task ids by task name. One task's files lie in the folder itself, several tasks' in a folder each.
+        heads: task ids by task name. The files of a single task go to the folder itself, those of several tasks to a
+            folder for each.
 
     Raises:
-        UserError: a head that the class cannot express, no tokenizer of this encoder, or a folder that cannot be used.
+        UserError: a head that the class cannot express, a tokenizer that does not fit the encoder, or a folder that
+            cannot be used.
     """
 
     def __init__(self, config: Config, network: SANBertNetwork, heads: Mapping[str, int]):
@@ -124,7 +128,7 @@ class HfExport:
         return {task: self.network.tasks[task_id].task_def for task, task_id in self.heads.items()}
 
     def write(self, card: ModelCard) -> None:
-        """Write the folder whole or not at all.
+        """Write the whole folder, or nothing.
 
         Args:
             card: the folder's README.md, `model_card`.
@@ -132,7 +136,7 @@ class HfExport:
         Raises:
             DataError: it cannot be written.
         """
-        with atomic_folder(self.folder) as temporary:
+        with atomic_folder(self.folder, replace=True) as temporary:
             card.save(temporary / CARD_FILE)
             for task, task_id in self.heads.items():
                 target = temporary / task if len(self.heads) > 1 else temporary
@@ -218,7 +222,7 @@ def _difference(network: SANBertNetwork, model: PreTrainedModel, task_id: int) -
 
 
 def _tokenizer(config: Config, encoder: PreTrainedModel) -> PreTrainedTokenizerFast:
-    """The tokenizer as prepro_std.py used it, cutting where told to (`truncation=True`) at `--max_seq_len`."""
+    """The tokenizer as prepro_std.py used it; with `truncation=True` it cuts at `--max_seq_len`."""
     lower = True if config.model.do_lower_case else None
     try:
         tokenizer = load_tokenizer(config.tokenizer, lower, config.training.transformer_cache)
@@ -238,22 +242,39 @@ def _tokenizer(config: Config, encoder: PreTrainedModel) -> PreTrainedTokenizerF
 
 
 def _free_folder(config: Config) -> Path:
-    """The folder of `--save_hf`, which nothing else may use.
+    """The folder of `--save_hf`.
 
     Raises:
-        UserError: it holds something or will, or cannot be made.
+        UserError: it is not empty, it holds the output folder, or it cannot be made.
     """
     folder = Path(config.training.save_hf or "").resolve()
     if Path(config.training.output_dir).resolve().is_relative_to(folder):
-        raise FlagError(f"--save_hf: {folder} holds --output_dir; accepted: a folder of its own")
+        raise FlagError(f"--save_hf: {folder} contains --output_dir; accepted: a separate folder")
     try:
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", folder) from error
-    if taken:
-        raise FlagError(f"--save_hf: {folder} holds something; accepted: a new or an empty folder")
+    if taken and not _is_of_this_run(config, folder):
+        raise FlagError(
+            f"--save_hf: {folder} is not empty; accepted: a new or an empty folder, or the one of an earlier run with "
+            "the same --output_dir"
+        )
     writable_folder(folder.parent)
     return folder
+
+
+def _is_of_this_run(config: Config, folder: Path) -> bool:
+    """Whether the run that wrote the output folder before had this `--save_hf` too, so that the folder is its model's.
+
+    That run had found the folder empty: what is there is its model, which this run replaces.
+    """
+    path = Path(config.training.output_dir) / RUN_CONFIG_FILE
+    if not folder.is_dir() or not path.is_file():
+        return False
+    node = compose_yaml(path)
+    before = None if node is None else construct_yaml(node, path)
+    named = before.get("save_hf") if isinstance(before, dict) else None
+    return isinstance(named, str) and Path(named).resolve() == folder
 
 
 def export(
@@ -264,9 +285,9 @@ def export(
     Args:
         checkpoint: the file.
         folder: new or empty.
-        task: the one task to write; None for all.
-        command: what the model card calls the command, as words.
-        flags: `tokenizer`, `do_lower_case`, `max_seq_len`, where the checkpoint's own are not meant.
+        task: the only task to write; None writes all.
+        command: the command that the model card shows, as words.
+        flags: `tokenizer`, `do_lower_case`, `max_seq_len`, to use other values than the checkpoint's.
 
     Raises:
         UserError: as `HfExport` and `restore_network`; an unknown task.
@@ -289,7 +310,7 @@ def export(
 def _trained(
     content: Mapping[str, Any], flat: Mapping[str, Any], folder: str, export: HfExport, command: Sequence[str]
 ) -> TrainedModel:
-    """What a checkpoint tells of its model: MT-DNN's no data and metrics, one from within an epoch no metrics."""
+    """What a checkpoint says about its model. MT-DNN's have no data and no metrics, one within an epoch no metrics."""
     config = Config.from_flat({**flat, "save_hf": folder, "push_to_hub": None})
     model = TrainedModel(folder, config, export.task_defs, command=command)
     progress: Any = content.get("progress")
@@ -304,7 +325,7 @@ def _trained(
             }
             model = replace(model, epoch=int(last["epoch"]), metrics=metrics)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
-        return model  # it tells less, or something else
+        return model  # the checkpoint says less, or something else
     return model
 
 
@@ -312,7 +333,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description="Write a checkpoint as a transformers classifier with its tokenizer.")
     parser.add_argument("--checkpoint", required=True, help="checkpoint of train.py or of MT-DNN")
     parser.add_argument("--save_hf", required=True, help="folder to write, new or empty")
-    parser.add_argument("--task", help="the one task to write (default: all, a folder each where they are several)")
+    parser.add_argument("--task", help="the only task to write (default: all; several get a folder each)")
     parser.add_argument("--tokenizer", help="hub name or local folder (default: the encoder's, as it was trained)")
     parser.add_argument("--do_lower_case", action="store_true", help="prepro_std.py was run with --do_lower")
     arguments = parser.parse_args(argv)

@@ -12,17 +12,15 @@ from data_utils.errors import FlagError, UserError, first_line
 
 
 class HubRepo:
-    """A repository that this machine's login may write to, as far as the Hub tells before anything is written.
-
-    No repository is made before there is a model for it.
+    """A repository of the Hub. The login is checked before the run, the repository is made after it.
 
     Args:
-        name: `NAME` or `USER_OR_ORGANIZATION/NAME`; the attribute of that name has the owner.
-        private: whether it is private where it is new.
+        name: `NAME` or `USER_OR_ORGANIZATION/NAME`; the attribute of that name includes the owner.
+        private: whether a new repository is private.
         folder: what is uploaded.
 
     Raises:
-        FlagError: no name of a repository, no login, a login that may not write there, no Hub in reach.
+        FlagError: no valid name, no login, a login without the right to write there, or the Hub cannot be reached.
     """
 
     def __init__(self, name: str, private: bool, folder: str):
@@ -37,7 +35,7 @@ class HubRepo:
             login = self.api.whoami()
         except LocalTokenNotFoundError as error:
             raise FlagError("--push_to_hub: not logged in; do it with: hf auth login") from error
-        except Exception as error:  # of the Hub's client, and of the libraries that carry its requests
+        except Exception as error:  # the Hub's client and its libraries raise many kinds
             raise FlagError(
                 f"--push_to_hub: the Hub does not confirm the login ({first_line(error)}); log in with: hf auth login, "
                 "or leave the flag out and upload the folder of --save_hf later"
@@ -45,7 +43,7 @@ class HubRepo:
         token = login.get("auth", {}).get("accessToken", {})
         if token.get("role") == "read":
             raise FlagError(
-                "--push_to_hub: the login's token may read alone; give one that may write to: hf auth login"
+                "--push_to_hub: the login's token can only read; log in with one that can write: hf auth login"
             )
         owner = name.rpartition("/")[0]
         if not owner:
@@ -55,10 +53,10 @@ class HubRepo:
             raise FlagError(f"--push_to_hub: the login may not write to {owner}, accepted: {', '.join(owners)}")
 
     def push(self) -> str:
-        """Upload the folder, into a repository that is made where it is missing; returns its address.
+        """Upload the folder and return the repository's address. A missing repository is made.
 
         Raises:
-            UserError: it failed; the folder stays, and the message has the command that uploads it.
+            UserError: the upload failed; the folder is kept, and the message has the command that uploads it.
         """
         try:
             url = self.api.create_repo(self.name, private=self.private, exist_ok=True)

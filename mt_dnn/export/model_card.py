@@ -1,6 +1,6 @@
-"""The model card of `--save_hf`: README.md with the Hub's metadata, as a model's page there shows it.
+"""The model card of `--save_hf`: README.md with the metadata that the Hub shows on a model's page.
 
-Names that come from files and flags (labels, datasets, tasks) are text for Markdown, whatever characters they have.
+Names from files and flags (labels, datasets, tasks) are escaped, so that Markdown shows them as they are.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from mt_dnn.configuration.adversarial_config import AdversarialConfig, adversari
 from mt_dnn.configuration.config import RESUME_FLAGS, Config
 from mt_dnn.configuration.flags import flags_of, plain_text
 from mt_dnn.data.run_data import RunData
-from mt_dnn.training.run_result import RunResult
+from mt_dnn.reporting.run_result import RunResult
 from tasks.interfaces import Definition
 
 CARD_FILE = "README.md"
-PIPELINE = "text-classification"  # regression's, too
+PIPELINE = "text-classification"  # also of regressions
 TITLES = {
     "random": "random noise", "at": "adversarial training", "vat": "VAT", "smart": "SMART", "alum": "ALUM",
     "freelb": "FreeLB", "r3f": "R3F",
@@ -45,7 +45,7 @@ HYPERPARAMETERS = (
     "weight_decay", "scheduler_type", "warmup", "grad_clipping", "global_grad_clipping", "dropout_p", "bert_dropout_p",
     "dropout_w", "max_seq_len", "class_weights", "mkd_opt", "update_bert_opt", "early_stop", "fp16", "bf16", "seed",
 )  # fmt: skip
-# Shown where they are switched on alone.
+# Shown only if they are switched on.
 OPTIONAL = {
     "max_tokens_per_batch", "grad_clipping", "dropout_w", "class_weights", "mkd_opt", "update_bert_opt", "early_stop",
     "fp16", "bf16",
@@ -56,17 +56,17 @@ MARKDOWN = re.compile(r"[\\`*_{}\[\]<>()#|~$&!]")
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a card tells of.
+    """What a card describes.
 
     Attributes:
-        place: what `from_pretrained` is given: a repository of the Hub, or the folder.
+        place: the argument of `from_pretrained`: a repository of the Hub, or the folder.
         config: of the run.
         tasks: the definitions of the heads that were written, by task.
-        examples: of each file of examples, by its name without `.json`; empty where that is not known.
-        epoch: of the parameters, counted from 0; None where that is not known.
+        examples: how many each file has, by its name without `.json`; empty if not known.
+        epoch: whose parameters these are, counted from 0; None if not known.
         metrics: of that epoch, by `DATASET_SPLIT` and metric name, in percent.
-        processes: that trained together; None where that is not known.
-        command: what wrote the model, as words.
+        processes: how many trained together; None if not known.
+        command: the command that wrote the model, as words.
     """
 
     place: str
@@ -80,12 +80,12 @@ class TrainedModel:
 
 
 def train_command(config: Config, processes: int) -> list[str]:
-    """The words of the command line that gives this configuration, anew: what a resume was told is left out."""
+    """The command line of this configuration, as words, without the flags of a resume."""
     words = ["python"] if processes == 1 else ["torchrun", "--nproc_per_node", str(processes)]
     words.append("train.py")
     default, of_noise = Config().to_flat(), flags_of(AdversarialConfig)
     for name, value in config.given.items():
-        # the noise's defaults depend on one another; None is a flag that was left out
+        # defaults of the noise depend on each other, so its flags are always shown; None is a flag that was left out
         if (
             name in RESUME_FLAGS
             or value is None
@@ -99,12 +99,12 @@ def train_command(config: Config, processes: int) -> list[str]:
 
 
 def card_of_run(config: Config, data: RunData, result: RunResult, epoch: int, processes: int, place: str) -> ModelCard:
-    """The card of what a run has written.
+    """The card of a run's model.
 
     Args:
-        place: where it is: a folder, or a repository of the Hub.
-        epoch: that the parameters are of.
-        processes: that trained together.
+        place: where the model is: a folder, or a repository of the Hub.
+        epoch: whose parameters these are.
+        processes: how many trained together.
     """
     return model_card(
         TrainedModel(
@@ -144,18 +144,18 @@ def plain_name(place: str) -> str:
 
 
 def text(value: object) -> str:
-    """A value that Markdown and HTML show as it is, within a line or a table's cell."""
+    """A value escaped for Markdown and HTML, on one line, so that a table's cell can hold it."""
     return MARKDOWN.sub(lambda found: f"&#{ord(found[0])};", in_one_line(str(value)))
 
 
 def command_lines(words: Sequence[str]) -> str:
-    """A command for a shell, a flag a line."""
+    """A command for a shell, with one flag a line."""
     quoted = [shlex.quote(word) for word in words]
     return "".join(f" \\\n    {word}" if word.startswith("--") else f" {word}" for word in quoted).lstrip()
 
 
 def base_model(config: Config) -> str | None:
-    """The Hub's name of the encoder; None where it is a folder or a checkpoint."""
+    """The Hub's name of the encoder; None if it is a folder or a checkpoint."""
     if config.encoder in HUB_NAMES:
         return HUB_NAMES[config.encoder]
     if config.encoder.endswith(".pt") or Path(config.encoder).exists():
@@ -182,7 +182,7 @@ def _metadata(model: TrainedModel, name: str) -> ModelCardData:
 
 
 def _eval_results(model: TrainedModel) -> Iterator[EvalResult]:
-    """Metrics as the Hub has them, of 1 and not of 100."""
+    """Metrics as the Hub stores them: fractions of 1, not percentages."""
     for dataset, metrics in model.metrics.items():
         base, _, split = in_one_line(dataset).rpartition("_")
         for metric, value in metrics.items():
@@ -223,7 +223,7 @@ def _use(model: TrainedModel) -> list[str]:
         before = [f"Each task has a folder here: {names}. transformers opens one of these, not this folder.", ""]
     for task, task_def in model.tasks.items():
         one = task_def.data_type == DataFormat.PremiseOnly
-        more = ", top_k=None" if task_def.task_type.name == "MultiLabel" else ""  # else the likeliest label alone
+        more = ", top_k=None" if task_def.task_type.name == "MultiLabel" else ""  # without it, only the likeliest label
         given = '"A text."' if one else '{"text": "A text.", "text_pair": "Another one."}'
         if several:
             folder = json.dumps(task)
@@ -300,7 +300,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _fenced(language: str, code: str) -> list[str]:
-    """A block of code, its fence longer than any in the code."""
+    """A block of code, with a fence longer than any in the code."""
     longest = max((len(run) for run in re.findall(r"`+", code)), default=0)
     fence = "`" * max(3, longest + 1)
     return [f"{fence}{language}", code, fence]

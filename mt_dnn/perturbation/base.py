@@ -27,7 +27,7 @@ Method = TypeVar("Method", bound="AdversarialPerturbation")
 class AdversarialPerturbation(nn.Module):
     """Base of the methods: R of a batch, at a perturbation δ found by K ascent steps within a ball around h.
 
-    A subclass overrides `distance`; or `ascent_loss` and `final_loss`; or the whole `search`.
+    A subclass overrides `distance`; or `ascent_loss` and `final_loss`; or the complete `search`.
 
     The first ten arguments are those of MT-DNN's `SmartPerturbation`, in its order.
 

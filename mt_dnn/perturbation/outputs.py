@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .ball import is_finite
+from .chunks import mean_in_chunks
 from .divergences import PADDING_LOGIT, MseCriterion, SymKlCriterion, grouped, over_labels
 
 Divergence = Callable[..., Tensor]
@@ -124,8 +125,12 @@ class Comparison:
         if self.view == "spans":
             return tuple(part.masked_fill(self.mask == 0, PADDING_LOGIT) for part in logits)
         if self.view in TOKENS:
-            return tuple(p if self._has_selected_only(p) else p.flatten(0, 1)[self._selected] for p in logits)
+            return tuple(p if self._has_selected_only(p) else self._select(p.flatten(0, 1)) for p in logits)
         return logits
+
+    def _select(self, rows: Tensor) -> Tensor:
+        """The rows of the selected tokens, without a copy if that is all."""
+        return rows if len(self._selected) == len(rows) else rows[self._selected]
 
     @cached_property
     def _selected(self) -> Tensor:
@@ -179,7 +184,7 @@ class Comparison:
             return over_labels(divergence, first, second)
         real = self._real_columns()
         if real is None or not getattr(divergence, "over_columns", False):
-            return divergence(first, second)
+            return mean_in_chunks(divergence, first, second)
         real = real.to(first.device, torch.promote_types(first.dtype, torch.float32))
         return divergence(first, second, first.size(-1) / real)
 
@@ -209,12 +214,21 @@ class Comparison:
         """Whether an example's logits are finite, (batch,); for views with a distribution per token, at `loss_mask`."""
         finite = []
         for part in self._logits(output):
-            usable = is_finite(part.detach())
-            if self.view == "spans":
-                usable = usable | (self.mask == 0)
-            elif self.view in TOKENS and self._has_selected_only(part):
-                usable = torch.ones_like(self.loss_mask).masked_scatter(self.loss_mask, usable.all(-1))
-            elif self.view in TOKENS:
-                usable = usable | ~self.loss_mask.unsqueeze(-1)
+            if self.view in TOKENS:
+                usable = self._finite_tokens(part.detach())
+            else:
+                usable = is_finite(part.detach())
+                usable = usable | (self.mask == 0) if self.view == "spans" else usable
             finite.append(usable.reshape(len(self.mask), -1).all(1))
         return finite[0] if len(finite) == 1 else torch.stack(finite).all(0)
+
+    def _finite_tokens(self, logits: Tensor) -> Tensor:
+        """Whether the logits of each token are finite, (batch, tokens); true where they are not compared.
+
+        Looks at the least and the greatest logit of a token, so that no copy of all logits is made.
+        """
+        least, greatest = logits.aminmax(dim=-1)
+        usable = is_finite(least) & is_finite(greatest)
+        if self._has_selected_only(logits):
+            return torch.ones_like(self.loss_mask).masked_scatter(self.loss_mask, usable)
+        return usable | ~self.loss_mask

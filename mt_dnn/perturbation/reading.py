@@ -49,7 +49,7 @@ def view_of_output(model: nn.Module, batch: Mapping[str, Any], output: Any) -> s
     """
     logits = logits_of(output)
     if not all(isinstance(part, Tensor) for part in logits):
-        raise ValueError("found more than logits in a forward's tuple; give the logits alone, or its output whole")
+        raise ValueError("found more than logits in a forward's tuple; give the logits only, or the complete output")
     if any(part.dim() == 0 for part in logits):
         raise ValueError("a number among the logits: a forward's tuple begins with its loss, give what follows it")
     if len(logits) > 1:

@@ -1,4 +1,4 @@
-"""Folders of `--save_hf`, and other text classifiers of transformers, as networks with one task."""
+"""Text classifiers of transformers, such as those of `--save_hf`, as networks with one task."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.interfaces import Batch
 CONFIG_FILE = "config.json"
 ACCEPTED = "accepted: a folder of --save_hf, or another text classifier of transformers"
 ONE_OR_TWO = (DataFormat.PremiseOnly, DataFormat.PremiseAndOneHypothesis)
-# Of a folder that does not name its own.
+# For folders that do not name their metrics.
 METRICS = {
     "Classification": (Metric.ACC, Metric.F1MAC),
     "MultiLabel": (Metric.F1MIC, Metric.F1MAC, Metric.ACC),
@@ -32,7 +32,7 @@ METRICS = {
 
 
 class HfClassifier(nn.Module):
-    """A classifier of transformers in the place of a network with one task."""
+    """A classifier of transformers that can be used like a network with one task."""
 
     def __init__(self, model: PreTrainedModel, task: Task):
         super().__init__()
@@ -56,7 +56,7 @@ class HfClassifier(nn.Module):
 
 
 class LoadedClassifier(NamedTuple):
-    """A classifier, and which rows and metrics its task has."""
+    """A classifier with the formats and metrics of its task."""
 
     network: HfClassifier
     formats: Sequence[DataFormat]
@@ -67,7 +67,7 @@ def load_classifier(folder: Path) -> LoadedClassifier:
     """The classifier of a folder, in single precision.
 
     Raises:
-        DataError: it holds none that can be used.
+        DataError: there is none that can be used.
     """
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -76,6 +76,7 @@ def load_classifier(folder: Path) -> LoadedClassifier:
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder, config=config, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
             )
+        task_def, formats, metrics = _definition(config)
     except (MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # of damaged files transformers, safetensors and torch raise errors of any kind
@@ -83,23 +84,25 @@ def load_classifier(folder: Path) -> LoadedClassifier:
     missing = sorted(info["missing_keys"])
     if missing:
         raise DataError(f"its weights have no parameter {missing[0]!r}; {ACCEPTED}", folder)
-    task_def, formats, metrics = _definition(config)
     return LoadedClassifier(HfClassifier(model, get_task(task_def)), formats, metrics)
 
 
 def _definition(config: PretrainedConfig) -> tuple[TaskDef, Sequence[DataFormat], Sequence[Metric]]:
-    """The task of a classifier: what `--save_hf` wrote, or what transformers' configuration tells."""
-    by_problem = {problem: kind for kind, problem in PROBLEM_TYPES.items()}
-    default = "Regression" if config.num_labels == 1 else "Classification"
+    """The task of a classifier, as `--save_hf` wrote it, or derived from transformers' configuration."""
+    by_problem: dict[Any, str] = {problem: kind for kind, problem in PROBLEM_TYPES.items()}
+    default = "Regression" if len(config.id2label or ()) == 1 else "Classification"
     kind = by_problem.get(config.problem_type, default)
-    names = [str(config.id2label[index]) for index in range(config.num_labels)]
+    labels: Any = config.id2label
+    names = [str(labels[index]) for index in range(len(labels))]
+    if kind == "Regression" and len(names) != 1:
+        raise DataError(f"is a regression with {len(names)} outputs, accepted: one")
     known = getattr(config, DEFINITION_KEY, None)
     known = known if isinstance(known, dict) else {}
     formats: Sequence[DataFormat] = [own for own in ONE_OR_TWO if own.name == known.get("data_format")] or ONE_OR_TWO
     named = known.get("metric_meta")
     accepted = task_class(TaskType[kind]).metrics_of(len(names), True)
-    metrics = [Metric[name] for name in named if name in Metric.__members__] if isinstance(named, list) else []
-    metrics = [metric for metric in metrics or METRICS[kind] if metric in accepted]
+    own = [Metric[name] for name in named if name in Metric.__members__] if isinstance(named, list) else []
+    metrics = [metric for metric in own if metric in accepted] or METRICS[kind]
     unique = kind != "Regression" and len(set(names)) == len(names)
     task_def = TaskDef(
         Vocabulary.from_labels(names) if unique else None, len(names), formats[0], TaskType[kind], metrics,

@@ -1,4 +1,4 @@
-"""Which model a folder or a file holds."""
+"""Finds and loads the model in a folder or a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from data_utils.errors import DataError, FlagError, nearest
 from data_utils.prepro import TokenizerSpec
-from data_utils.text_files import read_json
+from data_utils.storage.text_files import read_json
 from module.encoder import positions_of
 from mt_dnn.checkpoints.build import network_in
 from mt_dnn.checkpoints.checkpoint import checkpoints_in, load_checkpoint, newest_checkpoint
@@ -19,7 +19,7 @@ from mt_dnn.configuration.config import Config
 from mt_dnn.prediction.hf_classifier import CONFIG_FILE, load_classifier
 from mt_dnn.prediction.text_examples import TextTokenization
 from mt_dnn.prediction.text_model import TaskModel, TextModel, chosen_device, ready
-from mt_dnn.training.run_result import RESULT_FILE
+from mt_dnn.reporting.run_result import RESULT_FILE
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +41,13 @@ def load_model(
     Args:
         path: the folder of a run (its best epoch's checkpoint is taken), a checkpoint of this project or of MT-DNN, or
             a folder of `--save_hf`.
-        task: the one task to load of a model with several; None loads all.
-        tokenizer: name of the tokenizer; None takes the one that the model names.
-        max_seq_len: longer texts are cut to so many tokens, or read in windows; None takes the model's own.
-        cuda: whether to use the GPU; None: where there is one.
+        task: the only task to load; None loads all.
+        tokenizer: name of the tokenizer; None uses the one that the model names.
+        max_seq_len: longer texts are cut to this many tokens, or read in windows; None uses the model's limit.
+        cuda: whether to use the GPU; None uses it if there is one.
 
     Raises:
-        UserError: no model is there, it is damaged, or its tokenizer is not known.
+        UserError: there is no model, it is damaged, or its tokenizer is not found.
     """
     place, device = Path(path), chosen_device(cuda)
     if place.is_file():
@@ -69,17 +69,17 @@ def load_model(
 
 
 def _classifier_folders(folder: Path) -> dict[str, Path]:
-    """The classifiers of transformers in a folder, by task: the folder itself, or one in it for each task."""
+    """The classifiers of transformers in a folder, by task: the folder itself, or its subfolders."""
     if (folder / CONFIG_FILE).is_file():
         return {folder.resolve().name: folder}
     return {path.name: path for path in sorted(folder.iterdir()) if (path / CONFIG_FILE).is_file()}
 
 
 def _best_checkpoint(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint of a run's best epoch and its content; of a run without results the newest.
+    """The checkpoint of a run's best epoch, and its content. If the run has no results yet, the newest checkpoint.
 
     Raises:
-        DataError: it is not there, or damaged.
+        DataError: the checkpoint is missing or damaged.
     """
     results = folder / RESULT_FILE
     if not results.is_file():
@@ -141,10 +141,10 @@ def _named(task: str, names: list[str]) -> str:
 def _tokenization(
     name: str, lower: bool | None, wanted: int | None, trained: int | None, encoder: Any
 ) -> TextTokenization:
-    """The tokenizer of a model, cutting at what is wanted, or at what the model was trained with and has places for.
+    """The tokenizer of a model, with a limit of tokens: what the user wants, else the model's.
 
     Raises:
-        FlagError: there is no such tokenizer, it is another model's, or the encoder has no places for so many tokens.
+        FlagError: there is no such tokenizer, it does not fit the encoder, or the encoder has too few positions.
     """
     positions = positions_of(encoder)
     if wanted is not None and positions is not None and wanted > positions:

@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from data_utils.errors import FlagError, UserError
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from data_utils.metrics import Metric
 from data_utils.tables import Row, Table, write_table
+from data_utils.storage.text_files import with_null
 from mt_dnn.prediction.text_model import Scored, TaskModel, TextModel
 from tasks.values import Answer
 
@@ -26,15 +27,15 @@ OTHERWISE = "model_"  # before the names of new columns, where the table has one
 
 @dataclass(frozen=True)
 class Request:
-    """What a table is to be answered by.
+    """A table, and what to do with it.
 
     Attributes:
-        table: with the texts.
-        text: columns of a row's texts, in the order in which the task takes them.
-        label: column of the right answer; of several labels a text one for each label; empty for none.
-        all_scores: a column with the probability of every class.
-        metrics: those to compute; None for those of the task's definition.
-        batch_size: rows a batch; None for a full batch of tokens.
+        table: the table with the texts.
+        text: columns with the texts, in the order that the task needs.
+        label: column with the right answer; for several labels a text, a column for each label; empty for none.
+        all_scores: add the probability of every class.
+        metrics: None for those of the task's definition.
+        batch_size: rows in a batch; None for a full batch of tokens.
     """
 
     table: Table
@@ -46,11 +47,11 @@ class Request:
 
 
 def answer_table(model: TextModel, request: Request, output: Path, metrics_file: Path) -> None:
-    """Write the table with the answers of every task of a model, and where it has labels their metrics.
+    """Write the table with the answers of every task of a model, and the metrics if it has labels.
 
     Args:
         output: its ending says the format, as in `write_table`.
-        metrics_file: JSON, by name and in percent, of several tasks by task; written only with labels.
+        metrics_file: JSON with the metrics by name, in percent; written only with labels.
 
     Raises:
         UserError: columns that a task does not take, cells that it cannot read, a file that cannot be written.
@@ -74,17 +75,17 @@ def answer_table(model: TextModel, request: Request, output: Path, metrics_file:
     if request.label:
         (values,) = found.values()
         with atomic_write(metrics_file) as file:
-            json.dump(values, file, indent=1)
+            json.dump(with_null(values), file, indent=1)
         for name, value in values.items():
             logger.info("%s: %.2f", name, value)
         logger.info("%s: the metrics", metrics_file)
 
 
 def check_texts(model: TextModel, text: Sequence[str]) -> None:
-    """See that every task takes so many texts a row.
+    """Check that every task takes this number of texts.
 
     Raises:
-        FlagError: one does not; names those that do.
+        FlagError: a task does not; names those that do.
     """
     refused: dict[str, FlagError] = {}
     for name, task in model.tasks.items():
@@ -100,11 +101,11 @@ def check_texts(model: TextModel, text: Sequence[str]) -> None:
 
 
 def answer_columns(answers: Sequence[Answer], all_scores: bool) -> dict[str, list[Any]]:
-    """The columns that answers make: what no answer has gets none.
+    """The answers as columns; there is no column for what no answer has.
 
     Args:
-        all_scores: the probability of every class too, `probability_NAME` each, or where the classes of the rows differ
-            one column `probabilities` with lists.
+        all_scores: add the probability of every class as `probability_NAME`. If rows have different classes, such as
+            candidates, add one column `probabilities` with lists.
     """
     columns = {PREDICTION: [_short(answer.label) for answer in answers]}
     if any(answer.probability is not None for answer in answers):
@@ -119,7 +120,7 @@ def answer_columns(answers: Sequence[Answer], all_scores: bool) -> dict[str, lis
 
 
 def free_names(columns: Mapping[str, list[Any]], taken: Sequence[str]) -> dict[str, list[Any]]:
-    """The columns under names that a table does not have; a line says where those are others."""
+    """The columns with names that the table does not have; the log says if they had to change."""
     found = dict(columns)
     while twice := [name for name in found if name in taken]:
         logger.warning("the table has a column %s; the new columns begin with %s", twice[0], OTHERWISE)
@@ -146,10 +147,10 @@ def _scored(task: TaskModel, request: Request) -> Scored:
 
 
 def _label_columns(task: TaskModel, given: Sequence[str]) -> Sequence[str]:
-    """The columns of labels; those of several labels in the order of the definition.
+    """The columns of labels; several columns in the order of the definition's labels.
 
     Raises:
-        FlagError: several columns of a task with one label, or others than the task's labels.
+        FlagError: several columns for a task with one label, or columns that are not the task's labels.
     """
     if len(given) == 1:
         return given
@@ -164,7 +165,7 @@ def _label_columns(task: TaskModel, given: Sequence[str]) -> Sequence[str]:
 
 
 def _cell(row: Row, column: str) -> Any:
-    """A value of a row: a list or an object as its file has it, all else as the text that stands there."""
+    """A cell: a list or an object as it is in the file, everything else as text."""
     value = row.values.get(column)
     return value if isinstance(value, list | dict) else row.cells[column]
 
@@ -174,7 +175,7 @@ def _label(row: Row, columns: Sequence[str]) -> Any:
 
 
 def _short(value: Any) -> Any:
-    """A value whose numbers, of single precision, have no more digits than they need: 0.1, not 0.10000000149011612.
+    """A value with numbers in as few digits as single precision needs: 0.1 and not 0.10000000149011612.
 
     Raises:
         UserError: a number that is not finite.

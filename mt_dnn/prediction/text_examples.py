@@ -1,4 +1,4 @@
-"""Texts as the examples of a dataset in memory: what `mt_dnn/data/` is to token files."""
+"""Texts as a dataset in memory, like those that `mt_dnn/data/` makes of token files."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from typing import Any
 import numpy as np
 
 from data_utils.prepro import Split, Tokenization
-from data_utils.tokenizer import usable
+from data_utils.tokenizer import tokenizer_errors
 from mt_dnn.data.dataset import Example
 from tasks import Task
 
 CHUNK = 1000  # texts that are tokenized together
-CUT = "cut"  # in a sample: whether the text, or one of its texts, was cut
+CUT = "cut"  # key of a sample: whether its text was cut
 
 
 class TextTokenization(Tokenization):
-    """The tokenization of `prepro_std.py`, whose examples say whether their text was cut."""
+    """The tokenization of `prepro_std.py`; examples also say whether their text was cut."""
 
-    def encode(self, texts: Sequence[str | tuple[str, str]]) -> Iterator[dict[str, Any]]:
-        with usable(self.spec.name):
+    def encode(self, texts: Sequence[str | tuple[str, str]], lines: Sequence[int] = ()) -> Iterator[dict[str, Any]]:
+        with tokenizer_errors(self.spec.name):
             found = self._backend().encode_batch_fast(list(texts))
         for encoded in found:
             yield {**self._example(encoded), CUT: bool(encoded.overflowing)}
 
 
 class TextExamples:
-    """The examples of some texts, with what a task's evaluation reads of a token file (`tasks.interfaces.Examples`).
+    """Examples made of texts, for a task's evaluation (`tasks.interfaces.Examples`).
 
     Args:
         name: for messages and the log.
         task, task_id: of the head.
-        samples: as lines of a token file have them.
+        samples: in the form of a token file's lines.
 
     Attributes:
-        labels: as `SingleTaskDataset.labels`; None where a sample has none.
+        labels: as in `SingleTaskDataset`; None if a sample has no label.
     """
 
     def __init__(self, name: str, task: Task, task_id: int, samples: Sequence[Mapping[str, Any]]):
@@ -49,7 +49,7 @@ class TextExamples:
         self.uids = [str(sample["uid"]) for sample in samples]
         self.labels: Any = None
         if samples and all("label" in sample for sample in samples):
-            found = [np.array(sample["label"], dtype=task.label_type) for sample in samples]
+            found = [np.array(task.read_label(sample), dtype=task.label_type) for sample in samples]
             self.labels = found if task.many_labels else np.array(found)
 
     @property
@@ -77,7 +77,7 @@ class TextExamples:
         return len(self._samples)
 
     def __getitem__(self, index: int) -> Example:
-        """Without its label, which no prediction may see."""
+        """An example without its label, which a prediction must not see."""
         rows, types = self._rows[index], self._types[index]
         return Example(
             uid=self.uids[index],
@@ -94,7 +94,7 @@ class TextExamples:
 def tokenize_rows(
     name: str, task: Task, lines: Sequence[tuple[int, dict[str, Any]]], text: TextTokenization
 ) -> Iterator[dict[str, Any]]:
-    """The samples of lines, one or several a line; `uid` is the line's.
+    """The samples of lines, one or several for each line.
 
     Args:
         name: where the lines come from, for messages.

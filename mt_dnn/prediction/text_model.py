@@ -49,12 +49,12 @@ class TaskNetwork(Protocol):
 
 @dataclass(frozen=True)
 class Scored:
-    """What a task's model says of some rows.
+    """Answers to some rows, and their metrics.
 
     Attributes:
-        answers: one a row, in the rows' order; `NO_ANSWER` to a row without text.
+        answers: one for each row, in order; `NO_ANSWER` for a row without text.
         metrics: of the rows with a label, by name, in percent; empty without labels.
-        notes: what the reader has to know, such as how many texts were cut, a line each.
+        notes: lines for the user, such as how many texts were cut.
     """
 
     answers: list[Answer]
@@ -121,12 +121,12 @@ class TaskModel:
 
         Args:
             rows: the texts of each, all of the same number.
-            labels: the label of each row as a table has it; missing ones are in no metric.
-            metrics: those to compute; by default the definition's.
-            batch_size: rows a batch; by default as many as make a full batch of tokens.
-            where: what the rows come from, for messages.
-            numbers: what messages call each row; by default its number from 1.
-            unit: what they count, `line` or `row`.
+            labels: the label of each row, in the form of a table; rows with a missing label are in no metric.
+            metrics: by default the definition's.
+            batch_size: rows in a batch; by default as many as fill a batch of `EVALUATION_TOKENS` tokens.
+            where: source of the rows, for messages.
+            numbers: of the rows, for messages; by default from 1.
+            unit: what `numbers` count, `line` or `row`.
 
         Raises:
             UserError: a row, a label or a metric that is not accepted.
@@ -143,6 +143,8 @@ class TaskModel:
             samples = list(tokenize_rows(where, self.task, lines, self.text))
         except DataError as error:
             raise UserError(str(error).replace(f"{where}, line ", f"{where}, {unit} ", 1)) from error
+        if labels is not None and not any("label" in sample for sample in samples):
+            raise FlagError("--label: no row has a text and a label; accepted: a column with labels")
         if not samples:
             return Scored(found, {}, self._notes([], found, 0, numbers, unit))
         examples = TextExamples(where, self.task, self.task_id, samples)
@@ -165,16 +167,21 @@ class TaskModel:
             data_format = self.format_of(len(row))
             try:
                 fields = fields_of_row(data_format, row)
-                if fields is None:
+                if fields is None or not self._has_tokens(fields):
                     continue
                 label = None if labels is None else labels[place]
                 given = {} if _is_unlabeled(label) else self.task.label_fields(fields, label)
             except ValueError as error:
                 raise DataError(str(error), where, numbers[place]) from error
             unlabeled += labels is not None and not given
-            unknown = {"label": "", "answers": "", "starts": ""}
-            lines.append((numbers[place], {"uid": str(place), **unknown, **fields, **given}))
+            unknown = {"answers": "", "starts": ""} if "context" in fields else {}
+            lines.append((numbers[place], {"uid": str(place), "label": "", **unknown, **fields, **given}))
         return lines, unlabeled
+
+    def _has_tokens(self, fields: Mapping[str, Any]) -> bool:
+        """Whether the tokenizer leaves something of a context, as it does not of invisible characters alone."""
+        context = fields.get("context", "") if self.task.in_windows else "a"
+        return any(map(str.isalnum, context)) or bool(self.text.pieces([context])[0].offsets)
 
     def _run(self, examples: TextExamples, batch_size: int | None) -> tuple[Values, Values]:
         """Scores and predictions of each example, in order; batches are of similar length."""
@@ -188,9 +195,8 @@ class TaskModel:
                 bar.update(len(indices))
         order = np.concatenate(batches).argsort()
         scores, predictions = (in_order(list(parts), order) for parts in zip(*results, strict=True))
-        for own in scores:
-            if not np.isfinite(own).all():
-                raise NotFiniteError(f"task {self.name}: the model's scores are not finite; its training diverged")
+        if not all(np.isfinite(own).all() for own in ([scores] if isinstance(scores, np.ndarray) else scores)):
+            raise NotFiniteError(f"task {self.name}: the model's scores are not finite; its training diverged")
         return scores, predictions
 
     def _measure(
@@ -203,14 +209,8 @@ class TaskModel:
     ) -> dict[str, float]:
         """Metrics of the examples that have a label."""
         places = [place for place, sample in enumerate(samples) if "label" in sample]
-        if not places:
-            raise FlagError("--label: no row has a label; accepted: a column with labels")
         labeled = TextExamples(where, self.task, self.task_id, [samples[place] for place in places])
-        chosen = [
-            values[places] if isinstance(values, np.ndarray) else [values[place] for place in places]
-            for values in (scores, predictions)
-        ]
-        return self.task.evaluate(labeled, metrics, *chosen).metrics
+        return self.task.evaluate(labeled, metrics, _at(places, scores), _at(places, predictions)).metrics
 
     def _notes(
         self,
@@ -247,20 +247,21 @@ class TextModel:
         """The answers to texts, in their order.
 
         Args:
-            texts: a text each, or of a task with several texts a tuple: a premise and a hypothesis, a question and its
-                context, a premise and a list of candidates. For sequence labels a list of words, or a text that is
-                divided at its blanks.
-            task: name of the task; may be left out where the model has one.
-            batch_size: texts a batch; by default as many as make a full batch of tokens.
+            texts: a list of texts. If the task needs several texts, a list of tuples: a premise and a hypothesis, a
+                question and its context, a premise and a list of candidates. For labels of words, each text may be a
+                list of words.
+            task: name of the task; not needed if the model has only one.
+            batch_size: texts in a batch; by default as many as fill a batch of tokens.
 
         Returns:
-            One `Answer` a text: `label`, `probability`, `probabilities`. To an empty text all three are None.
+            An `Answer` for each text, with `label`, `probability` and `probabilities`. All three are None if the text
+            is empty.
 
         Raises:
             UserError: an unknown task, or a text that the task does not take.
         """
         model = self.task(task)
-        return self._told(model.score(_rows(texts, model.formats), batch_size=batch_size)).answers
+        return self._log_notes(model.score(_rows(texts, model.formats), batch_size=batch_size)).answers
 
     def evaluate(
         self,
@@ -274,8 +275,8 @@ class TextModel:
 
         Args:
             texts, task, batch_size: as in `predict`.
-            labels: the right answer to each text; those that are None or empty are in no metric.
-            metrics: their names, such as `["ACC", "F1MAC"]`; by default those of the task's definition.
+            labels: the right answer to each text; texts whose label is None or empty are in no metric.
+            metrics: names such as `["ACC", "F1MAC"]`; by default those of the task's definition.
 
         Raises:
             UserError: as `predict`; a label or a metric that the task does not have.
@@ -285,7 +286,7 @@ class TextModel:
         if len(rows) != len(given):
             raise UserError(f"found {len(rows)} texts and {len(given)} labels; accepted: a label for each text")
         named = None if metrics is None else named_metrics(metrics)
-        return self._told(model.score(rows, given, named, batch_size)).metrics
+        return self._log_notes(model.score(rows, given, named, batch_size)).metrics
 
     def task(self, name: str | None = None) -> TaskModel:
         """The model of one task.
@@ -303,17 +304,21 @@ class TextModel:
         return self.tasks[name]
 
     @staticmethod
-    def _told(scored: Scored) -> Scored:
+    def _log_notes(scored: Scored) -> Scored:
         for note in scored.notes:
             logger.warning("%s", note)
         return scored
 
 
+def _at(places: Sequence[int], values: Values) -> Values:
+    return values[list(places)] if isinstance(values, np.ndarray) else [values[place] for place in places]
+
+
 def named_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
-    """The metrics of these names.
+    """The metrics with these names.
 
     Raises:
-        FlagError: there is none of one's name.
+        FlagError: a name is unknown.
     """
     given = list(names)
     for name in given:
@@ -324,7 +329,7 @@ def named_metrics(names: Iterable[str]) -> tuple[Metric, ...]:
 
 
 def ready(network: Any, device: torch.device) -> Any:
-    """A network in evaluation mode and single precision, on its device, with its faster linear layers."""
+    """Put a network into evaluation mode and single precision, on a device, with the faster linear layers."""
     assert isinstance(network, nn.Module)
     network.float().to(device).eval()
     choose_linears(network, "auto")
@@ -332,10 +337,10 @@ def ready(network: Any, device: torch.device) -> Any:
 
 
 def chosen_device(cuda: bool | None) -> torch.device:
-    """The device of a model: a GPU where there is one, unless `cuda` is false.
+    """The device of a model: a GPU if there is one, unless `cuda` is false.
 
     Raises:
-        FlagError: a GPU is wanted and there is none.
+        FlagError: `cuda` is true and there is no GPU.
     """
     if cuda and not torch.cuda.is_available():
         raise FlagError("--cuda: found no GPU that torch can use; accepted: --cuda false")
@@ -343,12 +348,12 @@ def chosen_device(cuda: bool | None) -> torch.device:
 
 
 def _rows(texts: Iterable[Any], formats: Sequence[DataFormat]) -> list[Cells]:
-    """What `predict` is given, as the texts of rows."""
+    """The argument of `predict` as rows."""
     if isinstance(texts, str):
         raise UserError(f"found the text {texts[:40]!r}; accepted: a list of texts")
     has_words = DataFormat.Seqence in formats  # a list is the words of one text
     nothing = (None,) * len(TEXT_COLUMNS[formats[0]])
-    found = []
+    found: list[Cells] = []
     for own in texts:
         if is_missing(own):
             found.append(nothing)

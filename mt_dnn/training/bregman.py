@@ -1,4 +1,4 @@
-"""The Bregman proximal point term: the student stays close to an average of its own past."""
+"""The Bregman proximal point term: the model stays close to a running average of its own parameters."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIRST_SHARE = 0.1  # of the updates, with the first β
 def proximal_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """ℓ_s(P, Q) = KL(P‖Q) + KL(Q‖P) of logits (rows, classes), a mean over rows.
 
-    Nothing is detached: the student's gradient is that of both halves (SMART, section 3.2).
+    Nothing is detached: the student gets the gradient of both halves (SMART, section 3.2).
     """
     divergence = KlCriterion()
     return divergence(student, teacher) + divergence(teacher, student)
@@ -32,7 +32,7 @@ class BregmanTerm:
     Args:
         network: θ; the teacher starts as a copy of it.
         mu: μ.
-        betas: β in the first tenth of the updates, and after.
+        betas: β in the first tenth of the updates, and after it.
         total_updates: of the run.
 
     Attributes:
@@ -46,9 +46,9 @@ class BregmanTerm:
         self.start(network)
 
     def start(self, network: nn.Module) -> None:
-        """Begin the average anew, at these parameters."""
+        """Restart the average at these parameters."""
         self._average = AveragedModel(network, multi_avg_fn=self._lerp)
-        # The first call copies instead of averaging; the first update is averaged already.
+        # The first call copies the parameters, so that the first update already is averaged.
         self._average.update_parameters(network)
         self._average.requires_grad_(False)
         self._average.eval()
@@ -61,10 +61,10 @@ class BregmanTerm:
         """The term on one batch.
 
         Args:
-            output: of the student's clean pass.
+            output: the output of the student's clean pass.
             teacher_output: runs a network on the batch.
             mask: (batch, tokens), 1 at real tokens.
-            view: how outputs are viewed as distributions, see `Comparison`.
+            view: how outputs are compared as distributions, see `Comparison`.
         """
         with torch.no_grad():
             target = teacher_output(self.teacher)
@@ -76,7 +76,7 @@ class BregmanTerm:
         return self.mu * torch.stack(terms).sum()
 
     def update(self, network: nn.Module) -> None:
-        """Take the parameters after an update into the average."""
+        """Add the parameters after an update to the average."""
         self._average.update_parameters(network)
 
     def beta(self, update: int) -> float:

@@ -1,4 +1,4 @@
-"""What befalls a run: updates that are not finite, too little memory, processes that die; each told in a line."""
+"""Failures of a run, each reported in one line: updates that are not finite, too little memory, dead processes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ WHAT_HELPS = "Try a smaller --learning_rate, --adv_radius or --adv_alpha"
 
 
 class SkippedUpdates:
-    """Counts updates whose step was skipped, for their loss or gradient was not finite.
+    """Counts updates whose step was skipped because the loss or the gradient was not finite.
 
     Args:
-        most: stop after so many in a row.
-        tasks: names by task id.
+        most: stop after this many in a row.
+        tasks: task names by task id.
         output_dir: of the run, for the message.
     """
 
@@ -31,22 +31,22 @@ class SkippedUpdates:
         self.most, self.tasks, self.output_dir = most, tasks, output_dir
         self.in_a_row = 0
 
-    def none(self) -> None:
-        """An update had its step."""
+    def reset(self) -> None:
+        """Start counting again, after an update with a step."""
         self.in_a_row = 0
 
     def add(self, epoch: int, update: int, batches: Sequence[Batch]) -> None:
-        """Name an update that had none.
+        """Log a skipped update with its task and examples.
 
         Raises:
-            DivergedError: there were too many in a row.
+            DivergedError: it is the last of too many in a row.
         """
         self.in_a_row += 1
         uids = [uid for batch in batches for uid in batch.uids]
         shown = ", ".join(uids[:SHOWN_UIDS]) + (", …" if len(uids) > SHOWN_UIDS else "")
         tasks = ", ".join(dict.fromkeys(self.tasks[batch.task_id] for batch in batches))
         which = f"update {update}, task {tasks}, examples {shown}"
-        logger.info("epoch %d, %s: the loss or its gradient is not finite; skipped", epoch, which)
+        logger.info("epoch %d, %s: the loss or its gradient is not finite; skipped", epoch + 1, which)
         if self.in_a_row >= self.most:
             raise DivergedError(
                 f"{self.in_a_row} updates in a row had a loss or a gradient that is not finite (the last: {which}); "
@@ -56,22 +56,22 @@ class SkippedUpdates:
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Errors from outside, as `UserError`s that say what helps; of several processes one tells."""
+    """Turn errors of torch into `UserError`s that say what helps; of several processes only one reports."""
     try:
         with _as_user_errors():
             yield
     except UserError as error:
-        error.told = not _first_to_tell()
+        error.reported = not _is_first_to_report()
         raise
 
 
-def _first_to_tell() -> bool:
-    """Whether no other process of the run has told an error."""
+def _is_first_to_report() -> bool:
+    """Whether no other process of the run has reported an error."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return True
     try:
         return distributed.distributed_c10d._get_default_store().add("told", 1) == 1
-    except RuntimeError:  # the store went with the process that held it
+    except RuntimeError:  # the store ended with the process that ran it
         return True
 
 
@@ -87,7 +87,7 @@ def _as_user_errors() -> Iterator[None]:
                 f"--max_tokens_per_batch, --grad_checkpointing, --bf16 ({reason})"
             ) from error
         if isinstance(error, distributed.DistError) or "gloo" in reason:
-            # gloo puts its source file before, and guesses after
+            # gloo writes its source file before the cause, and guesses after it
             cause = reason.rpartition("] ")[2].split(". ")[0]
             raise UserError(
                 f"another process of the run ended or cannot be reached, and so this one ends ({cause}); the last "

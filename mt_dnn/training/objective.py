@@ -22,11 +22,15 @@ CLEAN_PASS = -1  # its number in the dropout streams of unlabeled batches
 
 
 class ObjectiveValue(NamedTuple):
-    """The objective of one batch and its parts.
+    """The objective of one batch and its parts, as scalars; a part that the run or the update does not have is None.
 
-    loss: ℓ(f(x), y) + α·R + μ·B, a scalar with gradient; unlabeled_loss: α·R of the unlabeled batch, with gradient;
-    task_loss: ℓ alone, or what stands in its place; regularization: R and what else the search found; bregman: μ·B;
-    unlabeled: R of the unlabeled batch. None where the run, or this update, has none.
+    Attributes:
+        loss: ℓ(f(x), y) + α·R + μ·B, with gradient.
+        task_loss: ℓ, or the loss that replaces it (FreeLB), without gradient.
+        regularization: R and the statistics of the search.
+        bregman: μ·B, without gradient.
+        unlabeled_loss: α·R of the unlabeled batch, with gradient.
+        unlabeled: R of the unlabeled batch, without gradient.
     """
 
     loss: Tensor
@@ -38,10 +42,12 @@ class ObjectiveValue(NamedTuple):
 
 
 class CleanPass(NamedTuple):
-    """f(x) of a batch, and what the perturbed passes take over from it.
+    """f(x) of a batch, and what the perturbed passes reuse from it.
 
-    logits; h, the tensor at the injection point, and dropout_state, the generator's state before the pass, for passes
-    that repeat its masks: None where the run has no regularizer.
+    Attributes:
+        logits: as the task's head gives them.
+        h: the tensor at the injection point, (batch, tokens, hidden); None without a regularizer.
+        dropout_state: the random generator's state before the pass, for passes with the same dropout; None without one.
     """
 
     logits: Any
@@ -52,7 +58,7 @@ class CleanPass(NamedTuple):
 class TrainingObjective(nn.Module):
     """ℓ(f(x), y) + α·R + μ·B in one forward, so that wrappers (DDP, mixed precision) see one forward and one backward.
 
-    With distillation ℓ is the gold labels' loss plus that of a teacher's scores, of batches that have such.
+    With distillation, ℓ also contains the loss against a teacher's scores, for batches that have them.
 
     Args:
         network: the shared encoder and heads.
@@ -60,7 +66,7 @@ class TrainingObjective(nn.Module):
         perturbation: the regularizer; None trains without.
         alpha: α.
         bregman: the proximal term; None trains without.
-        kd_criteria: of each task id, what compares logits with a teacher's; empty: soft labels are not learned.
+        kd_criteria: of each task id, the criterion against a teacher's logits; empty: no distillation.
 
     Attributes:
         delta_cache: δ of the training examples from the epoch before; None starts every search from initial noise.
@@ -100,8 +106,8 @@ class TrainingObjective(nn.Module):
         Args:
             batch: examples of one task, with labels.
             noise_seeds: one seed a row (`mt_dnn.perturbation.noise.example_seeds`).
-            unlabeled, unlabeled_seeds: likewise, examples of the same task without labels.
-            regularized: add R; false in the plain part of a curriculum.
+            unlabeled, unlabeled_seeds: unlabeled examples of the same task, and their seeds.
+            regularized: add R; false in updates that `--adv_start_ratio` or `--adv_every` leave plain.
             measure_gain: let the search measure its ascent gain.
         """
         method = self.perturbation if regularized else None
@@ -126,7 +132,7 @@ class TrainingObjective(nn.Module):
             )
             value = value._replace(loss=value.loss + term, bregman=term.detach())
         if unlabeled is not None and method is not None:
-            # From a stream of its own, so that the labeled passes have the dropout of a run without unlabeled data.
+            # From a separate random stream, so that labeled passes have the dropout of a run without unlabeled data.
             with forked_dropout(unlabeled.input_ids.device, dropout_seed(unlabeled_seeds, CLEAN_PASS)):
                 unlabeled_clean = self._clean(unlabeled)
             extra = self._regularize(method, unlabeled, unlabeled_seeds, unlabeled_clean).loss

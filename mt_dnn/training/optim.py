@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mt_dnn.configuration.flag_groups import TrainingConfig
 
 POLYNOMIAL_END = 1e-7  # the learning rate that the polynomial schedule ends at
-# Numbers of a tensor that a thread goes over at once: parameter, gradient, m, u and |g| of so many stay in the cache.
+# Numbers of a tensor that a thread updates at once: parameter, gradient, m, u and |g| of so many fit into the cache.
 PIECE = 2**17
 
 
@@ -32,8 +32,8 @@ class DecoupledAdamax(torch.optim.Adamax):
     p ← p − lr/(1 − β₁ᵗ)·m/u. A parameter without gradient is left alone. The state of a parameter is `step`, `exp_avg`
     (m) and `exp_inf` (u), as in MT-DNN's checkpoints.
 
-    On the CPU a tensor is gone over piece by piece, all operations on a piece before the next one: memory is read once
-    a step, not once an operation. The numbers are those of torch's Adamax bit for bit.
+    On the CPU a tensor is updated piece by piece, with all operations on a piece before the next piece: memory is read
+    once per step, not once per operation. The numbers equal those of torch's Adamax bit for bit.
     """
 
     @torch.no_grad()
@@ -82,7 +82,7 @@ class DecoupledAdamax(torch.optim.Adamax):
                 if group["weight_decay"] and parameter.grad is not None:
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])
         try:
-            # torch's Adamax would add the decay to the gradient
+            # torch's Adamax would add the decay to the gradient.
             for group in self.param_groups:
                 group["weight_decay"] = 0.0
             super().step()
@@ -92,7 +92,7 @@ class DecoupledAdamax(torch.optim.Adamax):
 
 
 def _goes_in_pieces(group: Mapping[str, Any], states: Mapping[Tensor, Mapping[str, Any]]) -> bool:
-    """Whether all of a group that has a gradient is real, dense and contiguous on the CPU, and the step a plain one."""
+    """Whether all tensors of a group with a gradient are real, dense and contiguous on the CPU, without options."""
     if any(group[option] for option in ("foreach", "maximize", "differentiable", "capturable")):
         return False
     parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -104,7 +104,7 @@ def _goes_in_pieces(group: Mapping[str, Any], states: Mapping[Tensor, Mapping[st
     )
 
 
-# what each optimizer keeps for a parameter; a foreign state is recognized by its keys
+# What each optimizer stores for a parameter; the state of another optimizer is recognized by its keys.
 STATE_KEYS: dict[type[Optimizer], set[str]] = {
     DecoupledAdamax: {"step", "exp_avg", "exp_inf"},
     torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
@@ -137,9 +137,9 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
 def build_optimizer(model: nn.Module, training: TrainingConfig) -> Optimizer:
     """The optimizer that `--optimizer` names, over the trainable parameters of `model`.
 
-    `adamw` and `adam` are both AdamW, fused where torch has it for the parameters' device; `adamax` is
-    `DecoupledAdamax`; `sgd` has `--momentum`; `adadelta` has its paper's decay ρ = 0.95 [Zeiler 2012]. In the last two
-    the weight decay is part of the gradient.
+    `adamw` and `adam` are both AdamW, fused if torch supports it on the parameters' device; `adamax` is
+    `DecoupledAdamax`; `sgd` has `--momentum`; `adadelta` has its paper's decay ρ = 0.95 [Zeiler 2012]. In the last two,
+    weight decay is part of the gradient.
     """
     groups = decay_groups(model, training.weight_decay)
     rate = training.learning_rate
@@ -167,10 +167,11 @@ def _has_fused_adamw(groups: list[dict[str, Any]]) -> bool:
 def build_schedule(
     optimizer: Optimizer, training: TrainingConfig, total_updates: int, updates_done: int = 0
 ) -> LambdaLR:
-    """The learning rate of each update: `--warmup` of all updates up from 0, then as `--scheduler_type` says.
+    """The learning rate of each update: it rises from 0 in the first `--warmup` of all updates, then `--scheduler_type`
+    decides: 0 linear to 0, 1 half a cosine to 0, 2 constant, 3 polynomial of degree 1 to 1e-7.
 
-    0: linear to 0; 1: half a cosine to 0; 2: constant; 3: polynomial of degree 1 to 1e-7. The rate is a function of the
-    number of updates alone, so `updates_done` puts the schedule of a resumed run where it was.
+    The rate depends only on the updates done and on their total. So `updates_done` restores the schedule of a resumed
+    run, and another total lays the same schedule over the new length.
     """
     for group in optimizer.param_groups:
         group["initial_lr"] = training.learning_rate
@@ -189,8 +190,8 @@ def build_schedule(
 def clip_gradients(model: nn.Module, training: TrainingConfig) -> Tensor:
     """Clip the gradients in place and return their total ℓ2 norm, a scalar.
 
-    `--grad_clipping` bounds the norm of each tensor, then `--global_grad_clipping` that of all together; 0 switches
-    either off. The norm returned is the one before the global clipping.
+    `--grad_clipping` bounds the norm of each tensor, then `--global_grad_clipping` that of all tensors together; 0
+    switches either off. The norm returned is the one before the global clipping.
     """
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     if training.grad_clipping > 0:
@@ -200,17 +201,17 @@ def clip_gradients(model: nn.Module, training: TrainingConfig) -> Tensor:
 
 
 def _clip(parameters: Sequence[nn.Parameter], bound: float) -> Tensor:
-    """Scale gradients whose common norm is above `bound` (0: none is) down to it; returns the norm before."""
+    """Scale gradients down if their common norm is above `bound` (0: no bound); return the norm before."""
     norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
-    # torch multiplies by 1 where nothing is to be scaled. To ask first saves that pass; a GPU's host would wait for it.
-    # A norm that is no number is left alone too: the step is skipped, and its zeros stay zeros.
+    # torch would multiply by 1 if nothing has to be scaled. Testing first saves that pass on the CPU; on a GPU the host
+    # would have to wait. With a norm that is not finite the step is skipped, so that zeros must stay zeros.
     if bound > 0 and not (norm.is_cpu and (bound / (norm + 1e-6) >= 1 or not norm.isfinite())):
         clip_grads_with_norm_(parameters, bound, norm)
     return norm
 
 
 def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> bool:
-    """Take over the state of an optimizer of the same kind over the same parameters, MT-DNN's Adamax included.
+    """Load the state of an optimizer of the same kind over the same parameters, MT-DNN's Adamax included.
 
     Moments, step counts and current learning rates come from `state` (what `Optimizer.state_dict` gave); weight decay,
     eps and the other settings stay those of `optimizer`. Returns False, with nothing changed, where the kind of

@@ -1,4 +1,4 @@
-"""Devices and processes, as torchrun or `accelerate launch` set them up, and what of it is refused."""
+"""Devices and processes as torchrun or `accelerate launch` set them up, and launcher settings that are refused."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from data_utils.errors import FlagError, UserError
 if TYPE_CHECKING:
     from mt_dnn.configuration.config import Config
 
-# What `accelerate launch` puts into the environment for engines that cut parameters over processes.
+# Environment variables of `accelerate launch` for engines that shard parameters over processes.
 SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "accelerate's parallelism_config",
 }
-ONE_PROCESS_A_DEVICE = "accepted: a process a device with DistributedDataParallel, by torchrun or accelerate launch"
+ONE_PROCESS_A_DEVICE = "accepted: one process per device with DistributedDataParallel, by torchrun or accelerate launch"
 
 
 def build_accelerator(config: Config) -> Accelerator:
-    """The processes that were started, with mixed precision as the flags say.
+    """The accelerator of the processes that were started, with the mixed precision that the flags choose.
 
     Raises:
-        UserError: a launcher's setting that would be wrong or without effect here; a device that is not there.
+        UserError: a launcher setting that would be wrong or ignored here, or a device that is missing.
     """
     training = config.training
     precision = "fp16" if training.fp16 else "bf16" if training.bf16 else "no"
@@ -39,12 +39,12 @@ def build_accelerator(config: Config) -> Accelerator:
         raise FlagError("--cuda: no GPU is visible to torch; leave the flag out to run on the CPU")
     if training.fp16 and not has_gpu:
         raise FlagError("--fp16: needs a GPU, and none is visible to torch; accepted on the CPU: --bf16, or neither")
-    # Accelerate keeps the first precision of a process; a later run in it may have another.
+    # accelerate keeps the first precision of a process; a later run in it may choose another.
     AcceleratorState._reset_state()
     return Accelerator(
         cpu=not has_gpu,
         mixed_precision=precision,
-        # A step runs one head of several, and the encoder's own pooler never.
+        # A step runs one of several heads, and never the encoder's own pooler.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)],
     )
 
@@ -53,15 +53,15 @@ def _check_launcher(precision: str) -> None:
     for variable, engine in SHARDING.items():
         if parse_flag_from_env(variable):
             raise UserError(
-                f"{engine} ({variable}) cuts parameters over processes, and the search runs the whole encoder several "
-                f"times within one forward; {ONE_PROCESS_A_DEVICE}"
+                f"{engine} ({variable}) shards parameters over processes, but the search runs the whole encoder "
+                f"several times within one forward; {ONE_PROCESS_A_DEVICE}"
             )
-    asked = parse_choice_from_env("ACCELERATE_MIXED_PRECISION", "no")
-    if asked not in ("no", precision):
-        raise UserError(f"accelerate launch asks for mixed precision {asked!r}; accepted: train.py's --fp16 or --bf16")
+    requested = parse_choice_from_env("ACCELERATE_MIXED_PRECISION", "no")
+    if requested not in ("no", precision):
+        raise UserError(f"accelerate launch sets mixed precision {requested!r}; accepted: train.py's --fp16 or --bf16")
     steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
     if steps != "1":
         raise UserError(
-            f"accelerate launch asks for {steps} gradient accumulation steps; accepted: 1 there, and train.py's "
+            f"accelerate launch sets {steps} gradient accumulation steps; accepted: 1 there, and train.py's "
             "--grad_accumulation_step"
         )

@@ -1,4 +1,4 @@
-"""Which epoch is the best: a number an evaluation, from the development sets alone."""
+"""Which epoch is the best: one number per evaluation, from the development sets only."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from data_utils.errors import FlagError, nearest
 from data_utils.metrics import Metric
+from mt_dnn.configuration.flag_groups import TrainingConfig
 from mt_dnn.data.run_data import RunData
 
 DEV = "dev"
@@ -16,7 +17,7 @@ Metrics = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Selection:
-    """The metrics whose mean over the development sets ranks the epochs; higher is better.
+    """The metrics whose mean over development sets ranks the epochs; higher is better.
 
     Attributes:
         parts: (dataset, metric) pairs.
@@ -25,11 +26,23 @@ class Selection:
     parts: tuple[tuple[str, str], ...]
 
     @classmethod
+    def of_run(cls, training: TrainingConfig, data: RunData) -> Selection:
+        """From `--best_metric`; with `--early_stop` it must be able to rank the epochs.
+
+        Raises:
+            FlagError: it cannot rank them, or as in `from_flag`.
+        """
+        selection = cls.from_flag(training.best_metric, data)
+        if training.early_stop and not selection.parts:
+            raise FlagError("--early_stop: no development set with labels ranks the epochs; accepted: 0, or such a set")
+        return selection
+
+    @classmethod
     def from_flag(cls, best_metric: str | None, data: RunData) -> Selection:
         """From `--best_metric`: `ACC` (mean over the sets that have it), `DATASET:ACC`, or None (each first metric).
 
         Raises:
-            FlagError: a dataset that is not evaluated on a development set with labels, or a metric it does not have.
+            FlagError: the dataset has no development set with labels that is evaluated, or has no such metric.
         """
         available = {
             dataset: [metric.name for metric in evaluated.task_def.metric_meta if metric != Metric.CMAT]
@@ -52,7 +65,7 @@ class Selection:
         return cls(parts)
 
     def value(self, metrics: Metrics) -> float | None:
-        """The number of one evaluation, whose metrics stand by `DATASET_dev`; None where nothing ranks epochs."""
+        """The number of one evaluation from its metrics by `DATASET_dev`; None if nothing ranks the epochs."""
         if not self.parts:
             return None
         mean = sum(metrics[f"{dataset}_{DEV}"][metric] for dataset, metric in self.parts) / len(self.parts)

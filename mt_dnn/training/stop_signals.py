@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: asked to stop, a run finishes its update and saves."""
+"""SIGTERM and SIGINT: a run that is to stop finishes its update and saves."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ import torch
 from accelerate import Accelerator
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# torchrun sends on what a terminal or a scheduler has sent to all processes: one wish to stop comes twice.
-SAME_WISH_SECONDS = 5
+# A terminal or a scheduler signals all processes, and torchrun forwards the signal: one request arrives twice.
+SAME_REQUEST_SECONDS = 5
 
 
 class StopSignals:
-    """Within the block the first signal is remembered; one that comes more than 5 seconds later does what it would have
-    done without the block. Where one came, that holds after the block too, for the process is about to end.
+    """Remembers the first signal that arrives within the block.
+
+    A further signal more than 5 seconds later acts as it would without the block. If a signal arrived, the handlers
+    stay after the block, because the process is about to end.
 
     Args:
-        accelerator: all of its processes stop where one was asked to.
+        accelerator: if one of its processes gets a signal, all of them stop.
 
     Attributes:
-        received: the signal's number; None before one came.
+        received: the number of the signal; None before it arrives.
     """
 
     def __init__(self, accelerator: Accelerator):
         self.accelerator = accelerator
         self.received: int | None = None
         self._before: dict[int, object] = {}
-        self._first = 0.0  # when it came, or another process told of its own
+        self._received_at = 0.0
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
@@ -52,28 +54,32 @@ class StopSignals:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self._receive(number)
-        elif time.monotonic() - self._first > SAME_WISH_SECONDS:
+        elif time.monotonic() - self._received_at > SAME_REQUEST_SECONDS:
             self._restore()
             os.kill(os.getpid(), number)
 
     def _receive(self, number: int) -> None:
-        self._first, self.received = time.monotonic(), number
+        self._received_at, self.received = time.monotonic(), number
 
-    def own(self) -> bool:
-        """Whether this process was asked to stop."""
+    def got_signal(self) -> bool:
+        """Whether this process got a signal."""
         return self.received is not None
 
     def requested(self) -> bool:
-        """Whether a process was asked to stop; every process calls it at the same point, and all get one answer."""
+        """Whether any process got a signal. All processes call this at the same point and get the same answer."""
         if self.accelerator.num_processes == 1:
-            return self.own()
-        own = torch.tensor(float(self.own()), device=self.accelerator.device)
+            return self.got_signal()
+        own = torch.tensor(float(self.got_signal()), device=self.accelerator.device)
         return self.agreed(float(self.accelerator.reduce(own, "sum")) > 0)
 
-    def agreed(self, asked: bool) -> bool:
-        """Take over what all processes found together; in those that were not asked themselves it counts as SIGTERM."""
+    def agreed(self, stop_requested: bool) -> bool:
+        """Whether to stop, once the processes have agreed; a process without a signal of its own counts it as SIGTERM.
+
+        Args:
+            stop_requested: whether any process got a signal; with one process its own signal counts.
+        """
         if self.accelerator.num_processes == 1:
-            return self.own()
-        if asked and self.received is None:
+            return self.got_signal()
+        if stop_requested and self.received is None:
             self._receive(signal.SIGTERM)
-        return asked
+        return stop_requested

@@ -1,4 +1,4 @@
-"""The gradient of the word table, of which an update touches few rows."""
+"""The gradient of the word-embedding table, of which an update touches few rows."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class WordGradient:
-    """Collects the table's gradient by rows on the CPU, where the whole table takes longer than half a layer.
+    """Collects the table's gradient by rows, on the CPU: there the whole table takes longer than half a layer.
 
-    A table of zeros is neither filled in each backward nor sent to other processes: backwards leave a sparse gradient,
-    `finish` puts its rows into a table kept at zero, and clipping and optimizer see the gradient that they always saw.
+    No backward fills a whole table, and no whole table goes to other processes. Backward passes leave a sparse
+    gradient; `finish` copies its rows into a table of zeros. Clipping and optimizer see the usual dense gradient.
 
     Args:
-        model: what DistributedDataParallel will wrap; the table is left to this class there.
-        embedding: the word embeddings, whose weight nothing else may use.
+        model: will be wrapped by DistributedDataParallel, which ignores the table.
+        embedding: the word embeddings; nothing else may use their weight.
         accelerator: its processes.
     """
 
@@ -34,9 +34,9 @@ class WordGradient:
 
     @classmethod
     def of(cls, model: nn.Module, embedding: nn.Module, accelerator: Accelerator) -> WordGradient | None:
-        """Collects the gradient of these embeddings where that pays and can be done; None elsewhere.
+        """For embeddings whose gradient can be collected and where that is faster; otherwise None.
 
-        Not with a scaler of gradients: where it skips a step, clipping has spoilt the rows that should stay zero.
+        Not with a gradient scaler: when it skips a step, clipping has changed the rows that should stay zero.
         """
         if accelerator.device.type != "cpu" or accelerator.scaler is not None:
             return None
@@ -47,17 +47,17 @@ class WordGradient:
 
     @cached_property
     def table(self) -> Tensor:
-        """The dense gradient, zero but for the rows of this update; made for the first one, not for predictions."""
+        """The dense gradient, zero except in the rows of this update; created at the first update."""
         return torch.zeros_like(self.weight)
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Make the gradient of an update's backwards dense, and the mean over processes."""
+        """Make the gradient of an update dense, and average it over processes."""
         if self.weight.grad is None:
             return
         gradient = self.weight.grad
         self.rows = gradient._indices()[0]
-        # In the order of a dense backward, as coalesce() would not.
+        # index_add_ sums in the order of a dense backward; coalesce() would not.
         self.table.index_add_(0, self.rows, gradient._values())
         if self.accelerator.num_processes > 1:
             self.rows = self._rows_of_all()
@@ -70,6 +70,6 @@ class WordGradient:
         return self.accelerator.reduce(touched, "sum").nonzero()[:, 0]
 
     def clear(self) -> None:
-        """Forget the gradient, after the step."""
+        """Set the gradient to zero, after the step."""
         self.weight.grad = None
         self.table[self.rows] = 0

@@ -1,10 +1,11 @@
+import math
 import warnings
 
 import numpy as np
 import pytest
 
 from data_utils.errors import UserError
-from data_utils.metrics import BUILT_METRICS, Metric, calc_metrics, entity_f1, mean_entity_f1
+from data_utils.metrics import BUILT_METRICS, Metric, calc_metrics, entity_f1, mean_entity_f1, undefined
 
 # Of class 1: 2 true positives, 1 false positive, 1 false negative; 4 true negatives.
 GOLDS = np.array([1, 1, 1, 0, 0, 0, 0, 0])
@@ -60,17 +61,24 @@ def test_values_are_plain_floats():
     assert all(type(number) is float for number in values.values())
 
 
-@pytest.mark.parametrize("metric", [Metric.F1, Metric.MCC, Metric.AUC, Metric.Pearson, Metric.Spearman])
-def test_where_a_metric_has_no_value_it_is_zero_without_a_warning(metric: Metric):
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [(Metric.F1, 0.0), (Metric.MCC, 0.0), (Metric.AUC, None), (Metric.Pearson, None), (Metric.Spearman, None)],
+)
+def test_constants_give_zero_or_no_value_and_no_warning(metric: Metric, expected: float | None):
+    """As scikit-learn and SciPy have it, with a line in place of their warnings."""
     constant = np.zeros(4, dtype=int)
     scores = np.zeros(4) if metric in (Metric.Pearson, Metric.Spearman) else np.zeros((4, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert value(metric, constant, constant, scores) == 0.0
+        found = calc_metrics([metric], constant, constant, scores)
+    assert found == {metric.name: pytest.approx(math.nan if expected is None else expected, nan_ok=True)}
+    said = undefined(found)
+    assert len(said) == (expected is None) and all(own.startswith(f"{metric.name} is not defined") for own in said)
 
 
 def test_scores_that_are_not_finite_give_no_correlation():
-    assert value(Metric.Pearson, np.array([0.0, 1.0]), np.zeros(2), np.array([np.nan, 1.0])) == 0.0
+    assert math.isnan(value(Metric.Pearson, np.array([0.0, 1.0]), np.zeros(2), np.array([np.nan, 1.0])))
 
 
 @pytest.mark.parametrize(

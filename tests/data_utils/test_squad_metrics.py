@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from data_utils.squad_metrics import best_threshold, exact, f1, f1_or_nothing, normalized, squad_v1, squad_v2
+from data_utils.squad_metrics import best_threshold, exact, f1, f1_squad_v2, normalized, squad_v1, squad_v2
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_f1_counts_a_repeated_word_as_often_as_both_have_it():
 
 def test_where_nothing_is_left_the_two_versions_differ():
     assert exact("The", "an") == 1.0
-    assert (f1("The", "an"), f1_or_nothing("The", "an")) == (0.0, 1.0)
-    assert f1_or_nothing("", "red") == f1_or_nothing("red", "") == 0.0
+    assert (f1("The", "an"), f1_squad_v2("The", "an")) == (0.0, 1.0)
+    assert f1_squad_v2("", "red") == f1_squad_v2("red", "") == 0.0
 
 
 def test_version_1_takes_the_best_of_the_right_answers():

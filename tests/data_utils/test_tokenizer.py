@@ -8,7 +8,7 @@ import pytest
 
 from data_utils.errors import DataError
 from data_utils.prepro import Tokenization, TokenizerSpec
-from data_utils.tokenizer import LARGEST_ID, load_tokenizer, usable
+from data_utils.tokenizer import LARGEST_ID, load_tokenizer, tokenizer_errors
 from tests.encoder_folder import write_encoder
 
 needs_embedded = pytest.mark.skipif(
@@ -83,5 +83,5 @@ def test_a_word_that_nothing_stands_for_is_told_in_a_line(tmp_path: Path, name: 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_what_is_no_error_of_the_library_passes(error: type[BaseException]):
-    with pytest.raises(error), usable("name"):
+    with pytest.raises(error), tokenizer_errors("name"):
         raise error

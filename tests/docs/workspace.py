@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForSequenceClassification, TrainingArgu
 from data_utils.pretrained import EMBEDDED_NAME
 from examples.plain_pytorch import read_sentences
 from mt_dnn.model import UpdateReport
-from mt_dnn.training.telemetry import Telemetry
+from mt_dnn.reporting.telemetry import Telemetry
 from tests.docs.pages import ROOT, Block
 from tests.docs.shell import commands
 from tests.mt_dnn.runs import tiny_config
@@ -106,13 +106,15 @@ def run_python(words: Sequence[str]) -> None:
         sys.argv = before
 
 
-def _table(path: Path, text: str, label: str) -> None:
+def _table(path: Path, text: str, label: str, first: int = 0) -> None:
     path.parent.mkdir(exist_ok=True)
     train, _ = read_sentences(ROOT / "examples" / "sentiment.tsv")
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow([text, label])
-        rows.writerows([sentence["text"], ("negative", "positive")[sentence["label"]]] for sentence in train[:16])
+        rows.writerows(
+            [sentence["text"], ("negative", "positive")[sentence["label"]]] for sentence in train[first : first + 16]
+        )
 
 
 def _model_and_batches(workspace: Workspace) -> None:
@@ -152,8 +154,8 @@ def _readme(workspace: Workspace) -> None:
 def _own_data(workspace: Workspace) -> None:
     for table in ("reviews.csv", "tweets.csv"):
         _table(workspace.folder / table, "text", "label")
-    for split in ("train", "dev"):
-        _table(workspace.folder / "mails" / f"{split}.csv", "body", "folder")
+    for split, first in (("train", 0), ("dev", 16)):
+        _table(workspace.folder / "mails" / f"{split}.csv", "body", "folder", first)
 
 
 def write_metrics(folder: Path) -> None:

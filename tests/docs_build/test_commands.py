@@ -30,7 +30,7 @@ def test_the_flags_of_train_stand_in_their_groups_with_defaults(page: str) -> No
     start = page.index("### `python train.py`")
     section = page[start : page.index("\n## ", start)]
     assert all(f"| `--{name}` |" in section for group in GROUPS.values() for name in flags_of(group))
-    assert "| `--epochs` | passes over the data (default: 5) |" in section
+    assert "| `--epochs` | passes over the training data (default: 5) |" in section
 
 
 def test_commands_are_found_where_they_lie() -> None:

@@ -77,9 +77,28 @@ def test_the_labels_are_known(tmp_path: Path):
 
 def test_a_line_with_too_few_columns_is_named(tmp_path: Path):
     write_lines(tmp_path / "train.txt", [*FILE[:4], "call NN"])
-    with pytest.raises(DataError, match="expected a word and its .* found 'call NN'") as caught:
+    with pytest.raises(DataError, match="expected 4 columns as above, found 'call NN'") as caught:
         run(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / 'train.txt'}, line 5: ")
+
+
+@pytest.mark.parametrize("middle", ["", "NN "])
+def test_files_of_words_and_names_alone(tmp_path: Path, middle: str):
+    write_lines(tmp_path / "train.txt", [f"EU {middle}B-ORG", f"rejects {middle}O", "", f"Ann {middle}B-PER"])
+    assert run(tmp_path) == {"ner_train": [(["B-ORG", "O"], ["EU", "rejects"]), (["B-PER"], ["Ann"])]}
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["EU"], "line 1: expected a word and its tag or tags, found 'EU'"),
+        (["EU O", "a b O"], "line 2: expected 2 col"),
+    ],
+)
+def test_lines_of_other_columns_are_named(tmp_path: Path, lines: list[str], said: str):
+    write_lines(tmp_path / "train.txt", lines)
+    with pytest.raises(DataError, match=said):
+        run(tmp_path)
 
 
 def test_what_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -52,13 +52,21 @@ def test_splits_and_their_files(tmp_path: Path, capsys: pytest.CaptureFixture[st
     table(tmp_path / "in" / "train.jsonl", row, row | {"label": "y", "key": 8}, row | {"other": " "})
     table(tmp_path / "in" / "dev.jsonl", row | {"label": None})
     table(tmp_path / "in" / "test.jsonl", {"text": "a", "other": "b", "key": "z"})
-    paths = OwnTask(str(tmp_path / "in"), pairs).write(tmp_path)
+    task = OwnTask(str(tmp_path / "in"), pairs)
+    paths = task.write(tmp_path)
     assert {split: path.read_text() for split, path in paths.items()} == {
         "train": "7\tx\ta b c\td\n8\ty\ta b c\td\n",
         "dev": "7\t\ta b c\td\n",
         "test": "z\t\ta\tb\n",
     }
-    assert "in_train.tsv: 2 examples; 1 left out, a text being empty" in capsys.readouterr().out
+    assert "in_train.tsv: 2 examples" in capsys.readouterr().out
+    folder = tmp_path / "in"
+    assert task.findings.lines() == [
+        f"texts with tabs or line breaks, which become blanks: 3 (first: {folder / 'train.jsonl'}, line 1)",
+        f"rows left out, a text being empty: 1 (first: {folder / 'train.jsonl'}, line 3)",
+        f"rows of train with the texts of an earlier row: 1 (first: {folder / 'train.jsonl'}, line 2)",
+        f"rows of train with the texts of an earlier row but other labels: 1 (first: {folder / 'train.jsonl'}, line 2)",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -188,10 +196,10 @@ def test_a_label_that_never_holds_is_named(tmp_path: Path, capsys: pytest.Captur
 def test_a_test_set_may_lack_all_labels_but_not_some(tmp_path: Path) -> None:
     folder = tmp_path / "own"
     table(folder / "train.jsonl", *several(*[(0, 1), (1, 0)] * 9))
-    table(folder / "dev.jsonl", *several((1, 1), (None, "")))
+    table(folder / "dev.jsonl", {"text": "b", "rude": None, "loud": ""})
     table(folder / "test.jsonl", {"text": "a"})
     task = OwnTask(str(folder), SEVERAL)
-    assert [label for _, label, _ in task.splits["dev"]] == ["[1, 1]", ""]
+    assert [label for _, label, _ in task.splits["dev"]] == [""]
     assert [label for _, label, _ in task.splits["test"]] == [""]
     table(folder / "test.jsonl", {"text": "a", "loud": 1})
     with pytest.raises(UserError, match=r"test.jsonl, line 1: found no value in column 'rude', accepted: 0 or 1"):
@@ -206,7 +214,7 @@ def test_a_test_set_may_lack_all_labels_but_not_some(tmp_path: Path) -> None:
         ((-1, -1), "line 19: found '-1' in column 'rude', accepted"),
         ((0, "yes"), "line 19: found 'yes' in column 'loud', accepted"),
         ((0, None), "line 19: found no value in column 'loud', accepted"),
-        ((None, None), "line 19: found no value in column 'rude', accepted"),
+        ((None, None), "line 19: found no label in column 'rude'; accepted: a label in every row"),
     ],
 )
 def test_other_values_of_labels_are_told_by_line_and_column(

@@ -10,6 +10,7 @@ import prepro_std
 from data_utils.errors import DataError
 from data_utils.readers import read_score_file
 from experiments.squad import squad_prepro
+from mt_dnn.data.dataset import SingleTaskDataset
 from tasks.definition import TaskDefs
 from tests.encoder_folder import write_encoder
 from tests.experiments.scripts import EXPERIMENTS, calls_of, run_script
@@ -58,13 +59,38 @@ def test_other_names_and_what_cannot_be_used(tmp_path: Path, capsys: pytest.Capt
     (tmp_path / "squad").mkdir()
     wrong = question("2", "good")
     wrong["answers"] = [{"text": "good", "answer_start": 1}]
-    (tmp_path / "squad" / "dev.json").write_text(squad_file("1.1", [question("1", "bad"), wrong, question("3", None)]))
+    (tmp_path / "squad" / "train.json").write_text(
+        squad_file("1.1", [question("1", "bad"), wrong, question("3", None)])
+    )
     squad_prepro.main(["--root_dir", str(tmp_path)])
     printed = capsys.readouterr().out
     assert (
         "1 examples; 1 left out, whose answer is not where it is said to be; 1 left out, without an answer" in printed
     )
-    assert f"skipped, not in {tmp_path}: train-v1.1.json, train-v2.0.json, dev-v2.0.json" in printed
+    assert f"skipped, not in {tmp_path}: dev-v1.1.json, train-v2.0.json, dev-v2.0.json" in printed
+
+
+def test_development_questions_stay_wherever_their_answer_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The official score counts every question of the file."""
+    wrong, gone = question("2", "good"), question("3", "good")
+    wrong["answers"] = [{"text": "good", "answer_start": 20}]
+    gone["answers"] = [{"text": "excellent", "answer_start": 4}, {"text": "bad", "answer_start": 10}]
+    (tmp_path / "dev-v1.1.json").write_text(squad_file("1.1", [question("1", "bad"), wrong, gone]))
+    squad_prepro.main(["--root_dir", str(tmp_path)])
+    root = tmp_path / "canonical_data"
+    fields = [line.split("\t") for line in (root / "squad_dev.tsv").read_text().splitlines()]
+    assert [own[1:3] for own in fields[1:]] == [['["good"]', "[19]"], ['["excellent", "bad"]', "[-1, 10]"]]
+    assert "3 examples; 2 kept though an answer is not where it is said to be" in capsys.readouterr().out
+    encoder = write_encoder(tmp_path / "bert-tiny-uncased")
+    cut = ["--max_seq_len", "32", "--max_query_len", "3", "--doc_stride", "3"]
+    prepro_std.main(["--model", str(encoder), "--root_dir", str(root), "--task_def", str(TASK_DEF), *cut])
+    task_def = TaskDefs(TASK_DEF).get_task_def("squad")
+    dataset = SingleTaskDataset(root / encoder.name / "squad_dev.json", False, 0, task_def)
+    golds = dataset.task.golds(dataset)
+    assert golds == [["bad", "bad"], ["good"], ["excellent", "bad"]]
+    (root / "squad_train.tsv").write_text((root / "squad_dev.tsv").read_text())
+    with pytest.raises(DataError, match="squad_train.tsv, line 3: the answer 'excellent' is not at character -1"):
+        prepro_std.main(["--model", str(encoder), "--root_dir", str(root), "--task_def", str(TASK_DEF), *cut])
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from data_utils.array_file import map_arrays, write_arrays
-from data_utils.checksum import checksum_of, has_right_checksum, sha256
+from data_utils.storage.array_file import map_arrays, write_arrays
+from data_utils.storage.checksum import checksum_of, sha256, verify_checksum
 from module.encoder import load_encoder
 from mt_dnn.checkpoints.build import restore_network
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
@@ -215,7 +215,7 @@ def test_kept_noise(tmp_path: Path, drawn: bytes) -> None:
         checksum_of(path).unlink()
 
     def load() -> DeltaCache:
-        has_right_checksum(path)
+        verify_checksum(path)
         kept.load(path)
         return kept
 

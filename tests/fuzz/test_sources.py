@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 
 from data_utils.errors import DataError
-from data_utils.text_files import MARK, read_lines
+from data_utils.tables import read_table, write_table
+from data_utils.storage.text_files import MARK, read_lines
 from experiments.anli import anli_prepro
 from experiments.canonical import Example, Reading, read_examples, write_canonical
 from experiments.dump_embedding.extractor import read_texts
@@ -263,6 +264,33 @@ def test_tables_of_ones_own(tmp_path: Path, drawn: bytes) -> None:
     if task is not None:
         labels = TaskDefs(root / "task_def.yml").get_task_def("own").label_vocab
         assert task.labels == ([] if labels is None else list(labels.tok2ind))
+
+
+@pytest.fixture(scope="module")
+def binary_tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("tables")
+    table = read_table(_written(folder / "own.jsonl", b"".join(json.dumps(row).encode() + b"\n" for row in ROWS * 9)))
+    names = ("own.parquet", "own.xlsx", "own.csv.gz")
+    for name in names:
+        write_table(folder / name, table)
+    return {name: (folder / name).read_bytes() for name in names}
+
+
+def _written(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@given(DRAWN)
+def test_damaged_tables(tmp_path: Path, binary_tables: dict[str, bytes], drawn: bytes) -> None:
+    draw = random.Random(drawn)
+    name = draw.choice(sorted(binary_tables))
+    changed = bytearray(binary_tables[name])
+    for _ in range(draw.randrange(1, 5)):
+        changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+    path = _written(tmp_path / name, changed[: draw.choice([len(changed), draw.randrange(len(changed))])])
+    found = reading("tables (Parquet, Excel, gzip)", lambda: read_table(path), path)
+    assert found is None or all(isinstance(own, str) for row in found.rows for own in row.cells.values())
 
 
 def study_examples(target: Path, examples: list[hutto.Example]) -> None:

@@ -14,7 +14,7 @@ def test_variational_dropout_drops_the_same_entries_of_all_tokens_of_an_example(
     assert not torch.equal(dropped[0], dropped[1])
 
 
-def test_without_it_tokens_have_masks_of_their_own_and_vectors_always():
+def test_ordinary_dropout_has_a_mask_per_token_and_vectors_always_have_it():
     torch.manual_seed(0)
     dropped = DropoutWrapper(0.5, variational=False).train()(torch.ones(2, 4, 50))
     assert not torch.equal(dropped, dropped[:, :1].expand_as(dropped))

@@ -19,7 +19,7 @@ from tests.encoder_folder import write_encoder
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_dropout_asked_for_is_that_of_every_part_of_every_encoder(family: str) -> None:
+def test_the_requested_dropout_is_that_of_every_part_of_every_encoder(family: str) -> None:
     config = tiny_model(family, dropout=0.3).config
     whole = {name: value for name, value in config.to_dict().items() if "drop" in name}
     encoder = encoder_from_config(config.to_dict(), dropout_p=0.0)
@@ -30,7 +30,7 @@ def test_the_dropout_asked_for_is_that_of_every_part_of_every_encoder(family: st
 
 
 @pytest.mark.parametrize("family", ["bart", "mbart", "pegasus", "marian", "m2m_100"])
-def test_the_dropout_asked_for_leaves_out_no_layer(family: str) -> None:
+def test_the_requested_dropout_skips_no_layer(family: str) -> None:
     """`encoder_layerdrop`, 0 in every published configuration of these, drops layers whole."""
     sides = ("encoder", "decoder")
     config: dict[str, Any] = {"model_type": family, "vocab_size": 40, "d_model": 16, "max_position_embeddings": 24}
@@ -58,7 +58,7 @@ def test_the_dropout_asked_for_leaves_out_no_layer(family: str) -> None:
         ({"model_type": []}, "cannot be loaded"),
     ],
 )
-def test_a_folder_whose_configuration_cannot_be_used_is_told(
+def test_a_folder_with_an_unusable_configuration_is_an_error(
     change: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     folder = write_encoder(tmp_path / "own")
@@ -70,7 +70,7 @@ def test_a_folder_whose_configuration_cannot_be_used_is_told(
 
 
 @pytest.mark.parametrize("kept", [0, 7, 100, -1])
-def test_cut_weights_are_told(kept: int, tmp_path: Path) -> None:
+def test_truncated_weights_are_an_error(kept: int, tmp_path: Path) -> None:
     folder = write_encoder(tmp_path / "own")
     weights = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(weights[:kept])
@@ -90,7 +90,7 @@ def test_layers_that_are_left_out_are_not_reported(tmp_path: Path, caplog: pytes
 
 
 @pytest.mark.parametrize(("family", "expected"), [("bert", 20), ("roberta", 18), ("t5", None)])
-def test_positions_behind_that_of_padding_are_those_that_tokens_can_have(family: str, expected: int | None) -> None:
+def test_tokens_have_the_positions_after_that_of_padding(family: str, expected: int | None) -> None:
     sizes = {"vocab_size": 40, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": 1}
     config = AutoConfig.for_model(family, **sizes, intermediate_size=8, max_position_embeddings=20)
     if family == "t5":

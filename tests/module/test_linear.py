@@ -1,4 +1,4 @@
-"""Linear layers by way of oneDNN: the values and gradients of `nn.Linear`, the parameters left as they are."""
+"""Linear layers computed by oneDNN: values and gradients of `nn.Linear`, unchanged parameters."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_onednn_is_refused_by_a_torch_without_it(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names the kernels of x86-64")
-def test_torchs_own_limit_of_kernels_counts_as_the_processors() -> None:
+def test_torchs_limit_of_kernels_counts_as_the_processors() -> None:
     code = "from module.linear import _onednn_is_preferred; print(_onednn_is_preferred())"
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2"}
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -124,7 +124,7 @@ def test_names_of_attentions_and_cells_are_those_that_the_flags_accept() -> None
     assert AnswerOptions() == AnswerOptions.from_flat(Config().to_flat())
 
 
-def test_a_flag_without_meaning_is_told_in_a_line() -> None:
+def test_an_unusable_flag_is_an_error_of_one_line() -> None:
     for flat, message in (
         ({"answer_att_type": "dot"}, "--answer_att_type: found 'dot', accepted: bilinear, simple"),
         ({"answer_rnn_type": "tanh"}, "--answer_rnn_type: found 'tanh', accepted: gru, lstm, rnn"),
@@ -136,7 +136,7 @@ def test_a_flag_without_meaning_is_told_in_a_line() -> None:
         network(n_class=1)
 
 
-def test_what_stands_outside_the_sentences_changes_nothing() -> None:
+def test_tokens_outside_the_sentences_change_nothing() -> None:
     head = network()
     states, premise, hypothesis = states_and_masks()
     expected = head(states, premise, hypothesis)
@@ -173,7 +173,7 @@ def test_gradients_are_those_of_finite_differences(options: dict[str, Any]) -> N
 def test_turns_left_out_of_the_average() -> None:
     head = network(num_turn=3, mem_drop_p=0.6, dropout_p=0.0).train()
     torch.manual_seed(0)
-    kept = head._kept_turns(torch.zeros(20000, 3))
+    kept = head._turn_mask(torch.zeros(20000, 3))
     assert kept.any(1).all()
     # One turn of three is kept for sure, each other one with probability 0.4.
     assert kept.float().mean() == pytest.approx((1 + 2 * 0.4) / 3, abs=0.01)

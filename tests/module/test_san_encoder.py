@@ -113,6 +113,6 @@ def test_a_run_with_encoder_type_4(tmp_path: Path) -> None:
     assert load_checkpoint(from_checkpoint / "model_0.pt")["config"]["model_type"] == "san"
 
 
-def test_other_encoder_types_are_told_by_the_encoder() -> None:
+def test_other_encoder_types_are_derived_from_the_encoder() -> None:
     assert "the encoder's own configuration" in parse_args(["--encoder_type", "2"]).notices[0]
     assert parse_args(["--encoder_type", "4"]).notices == ()

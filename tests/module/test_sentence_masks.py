@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from module.sentence_masks import kept_tokens, sentence_masks
+from module.sentence_masks import from_mtdnn_mask, sentence_masks
 
 
 def test_token_types_tell_the_sentences():
@@ -40,4 +40,4 @@ def test_a_third_token_type_belongs_to_neither():
 
 def test_masks_of_mt_dnns_call_have_1_at_what_is_left_out():
     left_out = torch.tensor([[0, 1, 0]], dtype=torch.uint8)
-    assert kept_tokens(left_out, 5).int().tolist() == [[1, 0, 1, 0, 0]]
+    assert from_mtdnn_mask(left_out, 5).int().tolist() == [[1, 0, 1, 0, 0]]

@@ -13,7 +13,7 @@ from data_utils.readers import read_token_json
 from mt_dnn.batcher import Collater, SingleTaskDataset, evaluation_batches
 from mt_dnn.data.run_data import RunData
 from mt_dnn.data.sampler import EVALUATION_TOKENS
-from mt_dnn.inference import dealt_out, eval_model
+from mt_dnn.inference import eval_model, split_among_processes
 from mt_dnn.model import MTDNNModel
 from tests.mt_dnn.runs import RUN, tiny_config, tiny_run
 
@@ -50,7 +50,7 @@ def test_by_default_a_batch_is_as_large_as_a_number_of_tokens(corpus) -> None:
     assert padded.sum() < 1.06 * data.lengths.sum()
 
 
-def test_an_example_of_more_tokens_is_a_batch_of_its_own(dataset) -> None:
+def test_an_example_with_too_many_tokens_is_a_batch_alone(dataset) -> None:
     from tests.mt_dnn.conftest import example
 
     data = dataset([example(0, length=EVALUATION_TOKENS + 1), example(1)], is_train=False)
@@ -64,7 +64,7 @@ def test_no_process_has_more_than_a_batch_more_work_than_another(
 ) -> None:
     data: SingleTaskDataset = corpus(2000, is_train=False)
     batches = evaluation_batches(data, batch_size)
-    shares = dealt_out(batches, data.lengths, processes)
+    shares = split_among_processes(batches, data.lengths, processes)
     assert sorted(batch for share in shares for batch in share) == sorted(batches)
     work = [[len(batch) * int(data.lengths[batch].max()) for batch in share] for share in shares]
     totals = [sum(share) for share in work]

@@ -88,7 +88,7 @@ def test_an_update_reports_means_and_the_share_of_skipped_examples(tmp_path: Pat
         ("cola", "adv_loss", "SpanCeCriterion", "MseCriterion, KlCriterion, "),
     ],
 )
-def test_criteria_that_cannot_compare_what_they_are_given_are_told(
+def test_criteria_that_do_not_fit_their_inputs_are_an_error(
     tmp_path: Path, task: str, key: str, found: str, accepted: str
 ) -> None:
     config = tiny_config(tmp_path, "--train_datasets", task, "--test_datasets", task, *SIFT)
@@ -111,7 +111,7 @@ def test_predictions_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     assert model.encode(_batch(data, 0)).shape == (1, data.train[0].lengths[0], 16)
 
 
-def test_the_encoder_is_taken_from_a_checkpoint_and_heads_start_anew(tmp_path: Path) -> None:
+def test_the_encoder_comes_from_a_checkpoint_and_heads_are_new(tmp_path: Path) -> None:
     config = tiny_config(tmp_path, *NO_DROPOUT, "--init_checkpoint", str(RUN / "model_0.pt"))
     network = build_network(config, RunData(config).task_defs)
     saved = parameters(RUN / "model_0.pt")

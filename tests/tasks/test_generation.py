@@ -180,7 +180,7 @@ def test_divergences_are_means_over_target_tokens(data: Path, encoder: Path, bat
     assert counted is not None
     clean, perturbed = torch.randn(2, *counted.shape, 16).unbind(0)
     perturbed[2][~counted[2]] = torch.nan
-    rows = Comparison(clean, batch.attention_mask, lambda p, q: (p - q).mean(), task_type=task.view, counted=counted)
+    rows = Comparison(clean, batch.attention_mask, lambda p, q: (p - q).mean(), task_type=task.view, loss_mask=counted)
     ((found, against),) = rows.pairs(perturbed)
     assert torch.equal(found, perturbed[counted]) and torch.equal(against, clean[counted])
     assert rows.finite(perturbed).all()
@@ -299,7 +299,7 @@ def test_a_mistake_is_told_in_a_line(data: Path, encoder: Path, tmp_path: Path):
         definition = DEFINITION.replace("CLUE_GEN", data_format)
         with pytest.raises(UserError, match=f"data_format {data_format} does not go with SeqenceGenerationMRC"):
             write_task(tmp_path / data_format, definition, {"mrc_dev": ["0\ta\tb\tc"]}, encoder)
-    with pytest.raises(FlagError, match="--update_bert_opt: generation has no head"):
+    with pytest.raises(FlagError, match="--update_bert_opt: found 1, but generation trains no head"):
         model(data, encoder, *PROBE)
     with pytest.raises(FlagError, match="T5Stack has no injection point 'post_ln'; it has: pre_ln"):
         model(data, encoder, *SIFT)

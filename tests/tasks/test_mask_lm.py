@@ -228,7 +228,7 @@ def test_masked_logits_alone_compare_as_all_tokens_do():
     mask = torch.ones(2, 3)
     compared = []
     for view in (lambda logits: logits, lambda logits: logits[counted]):
-        options = {"task_type": MaskLMTask.view, "counted": counted}
+        options = {"task_type": MaskLMTask.view, "loss_mask": counted}
         batch = Comparison(view(clean), mask, lambda p, q: (p - q).square().sum(), **options)
         (pair,) = batch.pairs(view(perturbed))
         compared.append((*pair, batch.finite(view(perturbed)).float()))

@@ -8,12 +8,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from seqeval.metrics import f1_score as seqeval_f1
 
 from data_utils.errors import DataError, UserError
-from data_utils.prepro import Split, parse_list
+from data_utils.metrics import Metric
+from data_utils.prepro import (
+    CUT_ENTITIES,
+    CUT_WORDS,
+    EMPTY_WORDS,
+    Losses,
+    Split,
+    Tokenization,
+    TokenizerSpec,
+    parse_list,
+)
+from data_utils.prepro import WORDS as ALL_WORDS
 from mt_dnn.batcher import Collater, SingleTaskDataset
 from tasks import get_task
 from tasks.definition import TaskDefs
+from tasks.sequence_labeling import CUT_LABEL
+from tests.encoder_folder import write_encoder
 from tests.tasks.learning import PROBE, SIFT, SMART, WORDS, learned, write_small_encoder, write_task
 
 DEFINITION = """
@@ -145,3 +159,61 @@ def test_what_is_no_list_of_texts_is_refused(text: str):
     split = Split(Path("a.tsv"), None, True)  # type: ignore[arg-type]
     with pytest.raises(DataError, match="a.tsv, line 3: premise: found .*accepted: a list of texts"):
         parse_list(split, 3, "premise", text)
+
+
+# words that no token stands for
+
+
+def tokenized(folder: Path, encoder: Path, words: list[str], tags: list[str], longest: int) -> tuple[dict, Losses]:
+    (folder / "tasks.yml").write_text(ENTITIES + NAMES)
+    task = get_task(TaskDefs(folder / "tasks.yml").get_task_def("toy"))
+    text = Tokenization(TokenizerSpec(str(encoder), max_seq_len=longest))
+    line = (3, {"uid": "0", "label": json.dumps(tags), "premise": json.dumps(words)})
+    (example,) = task.tokenize(Split(Path("a.tsv"), task, True), [line], text)
+    return example, text.losses
+
+
+def test_a_word_without_a_token_has_the_unknown_one(tmp_path: Path):
+    encoder = write_encoder(tmp_path / "bert")  # whose tokenizer drops a blank, as others one of no width
+    example, losses = tokenized(tmp_path, encoder, ["good", "\u3000", "bad"], ["O", "B-PER", "I-PER"], 16)
+    unknown = Tokenization(TokenizerSpec(str(encoder))).tokenizer.unk_token_id
+    assert example["label"] == [4, 0, 1, 2, 5] and example["token_id"][2] == unknown and CUT_LABEL not in example
+    assert losses.counts[EMPTY_WORDS] == 1 and losses.first[EMPTY_WORDS] == 3
+
+
+def test_words_and_entities_that_are_cut_are_counted(encoder: Path, tmp_path: Path):
+    words, tags = ["red"] * 6, ["B-PER", "O", "B-PER", "I-PER", "O", "B-PER"]
+    example, losses = tokenized(tmp_path, encoder, words, tags, 5)
+    assert example["label"] == [4, 1, 0, 1, 5] and example[CUT_LABEL] == [2, 0, 1]
+    assert dict(losses.counts) == {ALL_WORDS: 6, CUT_WORDS: 3, CUT_ENTITIES: 2} and losses.first[CUT_WORDS] == 3
+    assert CUT_LABEL not in tokenized(tmp_path, encoder, words, tags, 8)[0]
+
+
+def test_entities_that_were_cut_count_as_missed(encoder: Path, tmp_path: Path):
+    """Against seqeval on the whole sentence, in which nothing is found beyond the cut."""
+    words, tags = ["red"] * 6, ["B-PER", "O", "B-PER", "I-PER", "O", "B-PER"]
+    example, _ = tokenized(tmp_path, encoder, words, tags, 5)
+    path = tmp_path / "toy_dev.json"
+    path.write_text(json.dumps(example) + "\n" + json.dumps({"uid": "1", "label": [4, 1, 5], "token_id": [1, 2, 3]}))
+    task_def = TaskDefs(tmp_path / "tasks.yml").get_task_def("toy")
+    dataset = SingleTaskDataset(path, False, 0, task_def)
+    predictions = [np.array(example["label"]), np.array([4, 1, 5])]
+    scores = [np.eye(6)[own] for own in predictions]
+    found = dataset.task.evaluate(dataset, [Metric.SeqEval, Metric.ACC], scores, predictions).metrics
+    missed = [["B-PER", "O", "B-PER", "O", "O", "O"], ["B-PER"]]
+    assert found["SeqEval"] == pytest.approx(100 * seqeval_f1([tags, ["B-PER"]], missed))
+    assert found["SeqEval"] < 60  # and not 100, which it were without the words that are cut
+    assert found["ACC"] == pytest.approx(100 * 5 / 7)
+    batch = Collater(0)([dataset[0], dataset[1]])
+    assert batch.labels is not None and batch.labels.tolist() == [[4, 1, 0, 1, 5], [4, 1, 5, -1, -1]]
+    with pytest.raises(ValueError, match="accepted: 5 labels"):
+        dataset.task.shapes_of_scores([[0] * 8], [dataset.labels[0]])
+
+
+@pytest.mark.parametrize("cut", [[6], [-1], [True], "O"])
+def test_labels_of_cut_words_that_are_none_are_refused(cut: object, tmp_path: Path):
+    (tmp_path / "tasks.yml").write_text(ENTITIES + NAMES)
+    line = {"uid": "0", "label": [4, 0, 5], "token_id": [1, 2, 3], CUT_LABEL: cut}
+    (tmp_path / "toy_dev.json").write_text(json.dumps(line) + "\n")
+    with pytest.raises(DataError, match="toy_dev.json, line 1: cut_label must be a list of integers from 0 to 5"):
+        SingleTaskDataset(tmp_path / "toy_dev.json", False, 0, TaskDefs(tmp_path / "tasks.yml").get_task_def("toy"))

@@ -1,7 +1,4 @@
-"""Robustness of a trained classifier: noise on its embeddings (`pgd.py`) and changed letters (`characters.py`).
-
-A study's `robustness` says what is measured; it is the same for every model of the study.
-"""
+"""Measures the robustness of a trained classifier with both attacks, as a study's `robustness` says."""
 
 from __future__ import annotations
 
@@ -28,17 +25,17 @@ from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation.injection import LEVELS, UnsupportedLevelError
 from tasks import Task
 
-SEED = 0  # of both attacks: every model meets the same starts and the same edits
-SHOWN = 5  # changed texts that are kept to look at
+SEED = 0  # of both attacks: the same starts and edits for every model
+SHOWN = 5  # changed texts in a result
 
 
-def _rising(radii: tuple[float, ...]) -> tuple[float, ...]:
+def _check_rising(radii: tuple[float, ...]) -> tuple[float, ...]:
     if any(second <= first for first, second in zip((0.0, *radii), radii, strict=False)):
         raise ValueError("not above 0 and rising")
     return radii
 
 
-def _known(levels: tuple[str, ...]) -> tuple[str, ...]:
+def _check_levels(levels: tuple[str, ...]) -> tuple[str, ...]:
     if not set(levels) <= set(LEVELS) or len(set(levels)) < len(levels):
         raise ValueError("no level, or one twice")
     return levels
@@ -53,24 +50,24 @@ class Spec(BaseModel):
 
 
 class PgdSpec(Spec):
-    """The arguments of `pgd`, and how many examples of a test set are attacked."""
+    """The arguments of `pgd`, and how many examples of each test set are attacked."""
 
-    levels: Annotated[tuple[StrictStr, ...], Field(min_length=1), AfterValidator(_known)] = ("pre_ln", "post_ln")
-    radii: Annotated[tuple[Radius, ...], Field(min_length=1), AfterValidator(_rising)]
+    levels: Annotated[tuple[StrictStr, ...], Field(min_length=1), AfterValidator(_check_levels)] = ("pre_ln", "post_ln")
+    radii: Annotated[tuple[Radius, ...], Field(min_length=1), AfterValidator(_check_rising)]
     steps: Count = 5
     restarts: Count = 1
     examples: Count
 
 
 class CharacterSpec(Spec):
-    """How many examples of a test set are attacked, and how often each text may be scored."""
+    """How many examples of each test set are attacked, and how often each text may be scored."""
 
     examples: Count
     queries: Count
 
 
 class RobustnessSpec(Spec):
-    """A study's `robustness`; an attack left out is not made. `tests` are names, for whoever finds their files."""
+    """A study's `robustness`: the attacks to run, and `tests`, names of test sets."""
 
     tests: tuple[StrictStr, ...] = ()
     pgd: PgdSpec | None = None
@@ -89,10 +86,10 @@ ACCEPTED = {
 
 
 def parse_spec(spec: Any) -> RobustnessSpec:
-    """A study's `robustness` with its defaults filled in.
+    """A study's `robustness` with defaults.
 
     Raises:
-        UserError: one line for the first mistake: key, what was found, what is accepted.
+        UserError: the first mistake in one line: key, what was found, what is accepted.
     """
     try:
         return RobustnessSpec.model_validate(spec)
@@ -110,9 +107,9 @@ def parse_spec(spec: Any) -> RobustnessSpec:
 
 
 def evenly_spread(count: int, wanted: int) -> np.ndarray:
-    """Which of `count` examples are taken where so many are wanted: evenly over the file, in its order; at most all.
+    """Indices of `wanted` of `count` examples, evenly spaced and rising; all indices if `wanted` is larger.
 
-    It depends on these two numbers alone, so that all runs of a study test and attack the same examples.
+    They depend only on these two numbers, so that all runs of a study test and attack the same examples.
     """
     return np.arange(min(count, wanted)) * count // min(count, wanted)
 
@@ -120,25 +117,25 @@ def evenly_spread(count: int, wanted: int) -> np.ndarray:
 def measure_robustness(
     checkpoint: Path, tests: Sequence[Path], spec: Mapping[str, Any], encoder: str, task_id: int = 0
 ) -> dict[str, Any]:
-    """What a run's file holds under `robustness`.
+    """Attack a trained model.
 
     Args:
         checkpoint: of `train.py`.
-        tests: token files with labels; for `characters` the texts lie in `../NAME.tsv`, from which they were made.
+        tests: token files with labels; `characters` reads the texts in `../NAME.tsv`, from which they were made.
         spec: a study's `robustness`, see `RobustnessSpec`.
         encoder: whose tokenizer made the token files: hub name, local folder or `embedded-minilm`.
         task_id: the number of the task's head in the checkpoint.
 
     Returns:
-        By attack and test (the file's name without `.json`):
-        `pgd`: by level, `radii`, 0 first, and `correct`, a list of 0 and 1 a radius;
-        `characters`: `clean` and `attacked`, 0 and 1 an example (right before and after), `queries`, how often its
+        `robustness` of a run's file, by attack and test (the file's name without `.json`):
+        `pgd`: by level, `radii`, 0 first, and `correct`, a list of 0 and 1 for each radius;
+        `characters`: `clean` and `attacked`, 0 or 1 for each example (right before and after), `queries`, how often its
         text was scored, and `examples`, the first texts whose class the attack changed, before and after.
 
     Raises:
-        UserError: a mistake in the entry; a task or a file that cannot be used.
+        UserError: a mistake in `spec`, or a task or file that cannot be used.
     """
-    wanted = parse_spec(spec)
+    parsed = parse_spec(spec)
     network, flat = restore_network(str(checkpoint))
     task_def = flat["task_def_list"][task_id]
     if task_def.task_type != TaskType.Classification:
@@ -151,12 +148,12 @@ def measure_robustness(
     model = MTDNNModel(Config.from_flags({}), flat["task_def_list"], network=network)
     collater = Collater(getattr(network.bert.config, "pad_token_id", None) or 0)
     found: dict[str, Any] = {}
-    if wanted.pgd is not None:
-        found["pgd"] = {dataset.name: _measure_pgd(model, dataset, collater, wanted.pgd) for dataset in datasets}
-    if wanted.characters is not None:
+    if parsed.pgd is not None:
+        found["pgd"] = {dataset.name: _measure_pgd(model, dataset, collater, parsed.pgd) for dataset in datasets}
+    if parsed.characters is not None:
         tokenize = Tokenize(encoder, datasets[0].task, task_id)
         found["characters"] = {
-            dataset.name: _measure_characters(model, dataset, collater, tokenize, wanted.characters)
+            dataset.name: _measure_characters(model, dataset, collater, tokenize, parsed.characters)
             for dataset in datasets
         }
     return found
@@ -168,10 +165,10 @@ def _measure_pgd(model: MTDNNModel, dataset: SingleTaskDataset, collater: Collat
     found = {}
     for level in spec.levels:
         try:
-            stands = pgd(model.network, examples, collater, level, spec.radii, **options)
+            robust = pgd(model.network, examples, collater, level, spec.radii, **options)
         except UnsupportedLevelError as error:
             raise UserError(f"robustness: pgd: levels: {error}") from error
-        found[level] = {"radii": [0.0, *spec.radii], "correct": [row.astype(int).tolist() for row in stands]}
+        found[level] = {"radii": [0.0, *spec.radii], "correct": [row.astype(int).tolist() for row in robust]}
     return found
 
 
@@ -199,7 +196,7 @@ def _measure_characters(
 
 
 def _texts(dataset: SingleTaskDataset, tokenize: Tokenize, chosen: np.ndarray) -> list[str]:
-    """The chosen examples' texts, from the canonical TSV that the token file was made from."""
+    """The texts of the chosen examples, read from the canonical TSV."""
     path = dataset.path.parent.parent / f"{dataset.path.stem}.tsv"
     if dataset.task_def.data_type != DataFormat.PremiseOnly:
         found = dataset.task_def.data_type.name
@@ -216,11 +213,11 @@ def _texts(dataset: SingleTaskDataset, tokenize: Tokenize, chosen: np.ndarray) -
 
 
 class Tokenize:
-    """Texts as examples without labels, tokenized as `prepro_std.py` does by default.
+    """Tokenizes texts, as `prepro_std.py` does by default, to examples without labels.
 
     Args:
-        encoder: whose tokenizer it is.
-        task: whose examples they become.
+        encoder: whose tokenizer is used.
+        task: of the examples.
         task_id: the head that will score them.
     """
 

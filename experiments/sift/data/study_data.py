@@ -1,26 +1,26 @@
-"""The study's data by name: public files to canonical TSV and token files.
+"""The study's data, by name: from public files to canonical TSV and token files.
 
     python -m experiments.sift.data.study_data cola rte stsb hate uci sentiment advglue --data_root DIR
 
-A preparation reads DIR (`SOURCES` says what lies there and where it is to be had) and makes datasets of one task. Every
-cut is made in the order of the SHA-256 of the texts (`hutto.in_hash_order`), which depends on no random generator and
-not on a file's order. Texts that differ in case and white space alone count as one.
+A preparation reads public files in DIR (`SOURCES` says where to get them) and writes datasets of one task. Splits are
+cut in the order of the texts' SHA-256 (`hutto.in_hash_order`), which does not depend on a random generator or on a
+file's order. Texts that differ only in case and white space are duplicates.
 
 - `cola`, linguistic acceptability [Warstadt et al. 2019]: `cola_train` and `cola_dev` are the in-domain training set,
   90 : 10; `cola_in_test` and `cola_out_test` are the two public development sets, `cola_all_test` is both together,
-  GLUE's. A sentence of a test set is not trained on.
+  GLUE's. Sentences of a test set are removed from the training set.
 - `rte` and `stsb`, entailment and similarity of two sentences in GLUE's splits: `glue_pairs.py`.
-- `hate`, hateful tweets (label `negative`) and others (`positive`): of duplicates the first is kept, and none where
-  their labels differ; then 70 : 10 : 20. `sentiment_hate` has the file's 7 % of hateful tweets,
-  `sentiment_hatebalanced` of each part all the hateful tweets and the first others, as many. Both train sets have the
-  same size: that of `sentiment_hate` is cut to it, to fit a CPU's budget.
+- `hate`, hateful tweets (label `negative`) and others (`positive`): of duplicates the first is used, or none if their
+  labels differ; then 70 : 10 : 20. `sentiment_hate` has the file's 7 % of hateful tweets; `sentiment_hatebalanced` has
+  all hateful tweets of each split and as many of the others, the first ones. Both training sets have the same size:
+  that of `sentiment_hate` is cut, to fit a CPU's budget.
 - `uci`, sentences of three review sites [Kotzias et al. 2015]: `sentiment_uci10_train` is the first 100 of each site
   (10 %), `sentiment_uci1_train` the first 10 (1 %); `sentiment_uci{amazon,imdb,yelp}_test` are the other 900 of each
   less those in the train set. Names with `flipped` have negative and positive exchanged: hateful is 1 in the tweets'
-  file and positive is 1 in these, so that a study that takes the numbers as they are trains on *unaligned* labels.
+  file and positive is 1 in these, so that a study that uses the numbers unchanged trains on *unaligned* labels.
 - `sentiment`, the four domains of `hutto.py`: its datasets, and for training on another domain than the tweets
-  `sentiment_from{amazon,movies,editorials}`, 70 : 10 : 20, the train set cut to the tweets' at most. Their texts are in
-  `sentiment_{amazon,movies,editorials}_test` too, which is a test for models trained elsewhere.
+  `sentiment_from{amazon,movies,editorials}`, 70 : 10 : 20, with at most as many training examples as the tweets have.
+  Their texts are also in `sentiment_{amazon,movies,editorials}_test`, which only tests models of other domains.
 - `advglue` and `advglue_rte`: `sentiment_advglue_test` and `rte_advglue_test` are SST-2 and RTE in the development set
   of AdvGLUE [Wang et al. 2021].
 """
@@ -37,18 +37,18 @@ from pathlib import Path
 
 import prepro_std
 from data_utils.errors import DataError, FlagError, OneLineParser, nearest, run_command_line
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from data_utils.pretrained import folder_name
 from data_utils.readers import split_columns
-from data_utils.text_files import read_json, read_lines, read_text
+from data_utils.storage.text_files import read_json, read_lines, read_text
 from experiments.sift.data import hutto
 from experiments.sift.data.glue_pairs import FOLDER as GLUE_FOLDER
 from experiments.sift.data.glue_pairs import Pair, pairs
 from experiments.sift.data.hutto import Example, in_hash_order, normal_form, split, without, write_canonical
 
-Datasets = Mapping[str, Sequence[Example | Pair]]  # by file name without its ending
+Datasets = Mapping[str, Sequence[Example | Pair]]  # by file name without suffix
 
-# folder of --data_root -> where its files are to be had
+# folder of --data_root -> where to get its files
 SOURCES = {
     "cola": "in the folder raw of CoLA's public release, https://nyu-mll.github.io/CoLA",
     "twitter_hate": "the training file of Analytics Vidhya's practice problem Twitter Sentiment Analysis, "
@@ -69,10 +69,10 @@ STAMP = ".study_data.json"
 
 
 def source(data_root: Path, folder: str, name: str) -> Path:
-    """A file of the data folder.
+    """The path of a file in the data folder.
 
     Raises:
-        DataError: it is not there; says where it is to be had.
+        DataError: it is missing; the message says where to get it.
     """
     path = data_root / folder / name
     if not path.is_file():
@@ -81,7 +81,7 @@ def source(data_root: Path, folder: str, name: str) -> Path:
 
 
 def cola(data_root: Path) -> Datasets:
-    """CoLA, trained in domain, tested in and out of domain."""
+    """CoLA: in-domain training set, in-domain and out-of-domain test sets."""
     parts = {
         name: _read_cola(source(data_root, "cola", f"{name}.tsv")) for name in ("in_domain_dev", "out_of_domain_dev")
     }
@@ -109,12 +109,12 @@ def _read_cola(path: Path) -> list[Example]:
 
 
 def glue(task: str, data_root: Path) -> Datasets:
-    """A task of GLUE with pairs of sentences, a tenth of its training set held out."""
+    """A task of GLUE with pairs of sentences; a tenth of its training set is the development set."""
     return pairs(task, partial(source, data_root, GLUE_FOLDER))
 
 
 def hate(data_root: Path) -> Datasets:
-    """Hateful tweets among others: as they come, and as many of one kind as of the other."""
+    """Hateful tweets and others: in the file's proportion, and equally many of both."""
     published = _read_hate(source(data_root, "twitter_hate", "train.csv"))
     labels: dict[str, set[str]] = {}
     for example in published:
@@ -135,7 +135,7 @@ def hate(data_root: Path) -> Datasets:
 
 
 def _read_hate(path: Path) -> list[Example]:
-    """Rows `id,label,tweet`; UTF-8 where the whole file is, else Latin-1. White space becomes single spaces."""
+    """The examples of rows `id,label,tweet`; the file is UTF-8 or Latin-1. White space becomes single spaces."""
     text = read_text(path, fallback="latin-1")
     rows = csv.DictReader(io.StringIO(text, newline=""))
     expected = ["id", "label", "tweet"]
@@ -158,7 +158,7 @@ def _rows(rows: csv.DictReader[str], path: Path) -> Iterator[dict[str, str]]:
 
 
 def balance(examples: Sequence[Example]) -> list[Example]:
-    """All examples of the rarer label and as many of the other, the first ones, in their order."""
+    """All examples of the rarer label and equally many of the other, the first ones, in their order."""
     by_label = {label: [example for example in examples if example.label == label] for label in FLIPPED}
     count = min(map(len, by_label.values()))
     kept = {example for part in by_label.values() for example in part[:count]}
@@ -166,7 +166,7 @@ def balance(examples: Sequence[Example]) -> list[Example]:
 
 
 def uci(data_root: Path) -> Datasets:
-    """Reviews of three sites: small shares to train on, the rest to test on; each also with exchanged labels."""
+    """Reviews of three sites: small training sets, the rest as test sets; each also with exchanged labels."""
     sites = {
         site: in_hash_order(_read_uci(source(data_root, "uci_sentiment", name))) for site, name in UCI_SITES.items()
     }
@@ -203,7 +203,7 @@ def flipped(examples: Iterable[Example]) -> list[Example]:
 
 
 def sentiment(data_root: Path) -> Datasets:
-    """The four domains of Hutto & Gilbert, fetched where they are not; nothing is read from `data_root`."""
+    """The four domains of Hutto & Gilbert, downloaded if needed; nothing is read from `data_root`."""
     domains = hutto.read_domains(hutto.download(hutto.DOWNLOADS))
     parts = hutto.datasets(domains)
     most = len(parts[f"{hutto.TRAINED_DOMAIN}_train"])
@@ -227,7 +227,7 @@ def advglue_rte(data_root: Path) -> Datasets:
 
 
 def _read_advglue(data_root: Path, task: str, texts: Sequence[str], labels: dict[str, str]) -> list[tuple[str, ...]]:
-    """Id, label and texts of a task's examples."""
+    """Id, label and texts of each of a task's examples."""
     path = source(data_root, "advglue", "dev.json")
     try:
         return [
@@ -262,10 +262,10 @@ def _label(text: str, names: dict[str, str], path: Path, line: int | None = None
 
 
 def write(names: Iterable[str], data_root: Path, root: Path) -> dict[Path, Sequence[Example | Pair]]:
-    """Run preparations; writes `ROOT/DATASET.tsv` and returns the examples by file.
+    """Run preparations and write `ROOT/DATASET.tsv`; returns the examples by file.
 
     Raises:
-        FlagError: no preparation of that name.
+        FlagError: there is no preparation of that name.
         DataError: a file is missing, malformed or cannot be written.
     """
     written: dict[Path, Sequence[Example | Pair]] = {}
@@ -281,22 +281,22 @@ def write(names: Iterable[str], data_root: Path, root: Path) -> dict[Path, Seque
 
 
 def prepare(names: Iterable[str], data_root: Path, canonical_root: Path, encoder: str, task_def: Path) -> Path:
-    """Run preparations and tokenize what they wrote, unless that was done from the same texts.
+    """Run preparations and tokenize their files, unless token files of the same texts are there.
 
-    Several processes may do so at once: every file appears when it is whole, and all write the same.
+    Several processes may run this at once: files appear when they are complete, and all processes write the same.
 
     Args:
         names: of `PREPARATIONS`.
         data_root: the folder of the public files.
-        canonical_root: the folder of the TSV files, best one that holds nothing else.
+        canonical_root: the folder of the TSV files; all TSV files in it are tokenized.
         encoder: as in `prepro_std.py --model`.
-        task_def: the YAML with the datasets' task.
+        task_def: YAML with the task of the datasets.
 
     Returns:
         the token files' folder.
 
     Raises:
-        UserError: as `write`; or a label that the task does not have.
+        UserError: as `write`; or the task does not have a label.
     """
     folder = canonical_root / folder_name(encoder)
     origins = {}
@@ -304,7 +304,7 @@ def prepare(names: Iterable[str], data_root: Path, canonical_root: Path, encoder
         parts = (encoder.encode(), task_def.read_bytes(), path.read_bytes())
         origins[path.stem] = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()
     stamp = folder / STAMP
-    known = _known(stamp)
+    known = _read_stamp(stamp)
     if any(known.get(name) != origin or not (folder / f"{name}.json").is_file() for name, origin in origins.items()):
         prepro_std.main(["--model", encoder, "--root_dir", str(canonical_root), "--task_def", str(task_def)])
         with atomic_write(stamp) as file:
@@ -312,8 +312,8 @@ def prepare(names: Iterable[str], data_root: Path, canonical_root: Path, encoder
     return folder
 
 
-def _known(stamp: Path) -> dict[str, str]:
-    """What was tokenized by name; nothing where that is not there or damaged."""
+def _read_stamp(stamp: Path) -> dict[str, str]:
+    """Hashes of what each token file was made from, by name; empty if the file is missing or damaged."""
     try:
         found = read_json(stamp)
     except DataError:
@@ -322,7 +322,7 @@ def _known(stamp: Path) -> dict[str, str]:
 
 
 def shared_texts(datasets: Datasets) -> dict[tuple[str, str], int]:
-    """How many texts of a train or dev set are in a test set; pairs that share none are left out."""
+    """How many texts of each training or development set are in each test set, where there are any."""
     tested = {name: part for name, part in datasets.items() if name.endswith("_test")}
     pairs = {
         (name, test): len(part) - len(without(part, tested[test]))
@@ -335,7 +335,7 @@ def shared_texts(datasets: Datasets) -> dict[tuple[str, str], int]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description="The study's data as canonical TSV files.")
-    parser.add_argument("names", nargs="+", metavar="NAME", help=f"some of {', '.join(PREPARATIONS)}")
+    parser.add_argument("names", nargs="+", metavar="NAME", help=f"one or more of {', '.join(PREPARATIONS)}")
     parser.add_argument("--data_root", type=Path, required=True, help="folder of the public files")
     parser.add_argument("--root_dir", type=Path, default=Path("data/study"), help="folder of the TSV files")
     arguments = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""Tables that compare methods: means with marks, differences with intervals, and what they say in a sentence."""
+"""Comparisons of methods: tables of means with marks, tables of differences with intervals, sentences."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ BY_METHOD = Mapping[str, Sample]
 
 @dataclass(frozen=True)
 class Compared:
-    """One method against another somewhere in a table: the difference, and p corrected for all of the table's."""
+    """A comparison of two methods.
+
+    place: row and column of the table; ours, theirs: the methods; found: their difference; corrected: its p-value after
+    Holm's correction over the table.
+    """
 
     place: tuple[str, ...]
     ours: str
@@ -43,13 +47,14 @@ class Compared:
 
 
 def corrected(found: Sequence[tuple[tuple[str, ...], str, str, Difference | None]]) -> list[Compared]:
-    """A family of comparisons (place, ours, theirs, difference), Holm-corrected together; None is left out."""
+    """Comparisons (place, ours, theirs, difference) with p-values corrected together; those without a difference are
+    left out."""
     known = [(place, ours, theirs, one) for place, ours, theirs, one in found if one is not None]
     return [Compared(*one, p) for one, p in zip(known, holm([one[3].p for one in known]), strict=True)]
 
 
 def pairs(methods: Sequence[str], baselines: Sequence[str]) -> list[tuple[str, str]]:
-    """Every method minus every baseline, each pair once; of two baselines the later minus the earlier."""
+    """Pairs (method, baseline), each once; of two baselines the later one is the method."""
     against = [(ours, theirs) for theirs in baselines for ours in methods if theirs in methods and ours != theirs]
     return [
         (ours, theirs)
@@ -59,25 +64,29 @@ def pairs(methods: Sequence[str], baselines: Sequence[str]) -> list[tuple[str, s
 
 
 def baselines(study: Study) -> list[str]:
-    """What every method is compared with: all methods of the comparison named in advance but its last."""
+    """The methods that all others are compared with: those of the planned comparison except its last."""
     return study.definition.comparison.methods[:-1]
 
 
 def study_sample(study: Study, runs: Sequence[Run], stage: str, test: str) -> Sample:
-    """The study's metric on a test set after a stage."""
+    """The study's metric on a test set after a stage, as a sample over seeds and examples."""
     found = [run.evaluation[stage][test] for run in runs]
     predictions = np.array([one.predicted for one in found])
     return sample(Metric[study.definition.metric], [run.seed for run in runs], found[0].golds, predictions)
 
 
 def accuracy_sample(runs: Sequence[Run], right: ArrayLike) -> Sample:
-    """The share of ones, in percent. Args: right (runs, examples), 0 or 1."""
+    """The accuracy, in percent, as a sample over seeds and examples.
+
+    Args:
+        right: whether each example was classified right, 0 or 1, (runs, examples).
+    """
     outcomes = np.array(right)
     return sample(Metric.ACC, [run.seed for run in runs], np.ones(outcomes.shape[1], dtype=int), outcomes)
 
 
 def mean_and_error(values: Sequence[float], digits: int = 1) -> str:
-    """`mean ± standard error` over seeds; of one value, the value."""
+    """`mean ± standard error` of values; a single value alone."""
     array = np.asarray(values, dtype=float)
     if len(array) < 2:
         return f"{array[0]:.{digits}f}"
@@ -90,18 +99,18 @@ def compared_tables(
     columns: Sequence[str],
     cells: Mapping[str, Mapping[str, BY_METHOD]],
     against: Sequence[str],
-    uncompared: Collection[str] = (),
+    means_only: Collection[str] = (),
 ) -> list[Block]:
-    """Two tables: the means of every method, marked where they differ from a baseline, and the differences.
+    """Two tables: means of every method, marked if they differ from a baseline, and the differences.
 
     Args:
-        what: begins both captions.
-        group: what the groups of rows are.
-        cells: by group and column the samples by method.
+        what: start of both captions.
+        group: header of the groups of rows.
+        cells: samples by group, column and method.
         against: the baselines.
-        uncompared: groups whose means are shown alone.
+        means_only: groups without comparisons.
     """
-    places = [(row, column) for row in cells if row not in uncompared for column in columns if column in cells[row]]
+    places = [(row, column) for row in cells if row not in means_only for column in columns if column in cells[row]]
     found = []
     for row, column in places:
         samples = cells[row][column]
@@ -131,7 +140,7 @@ def compared_tables(
 
 
 def difference_table(caption: str, compared: Sequence[Compared], folded: bool = True) -> Table:
-    """Every difference in points with its interval, p and corrected p."""
+    """A table of differences in points with interval, p-value and corrected p-value."""
     rows = [
         [
             f"{one.ours} − {one.theirs}", ", ".join(one.place), signed(one.found.estimate),
@@ -145,7 +154,7 @@ def difference_table(caption: str, compared: Sequence[Compared], folded: bool = 
 
 
 def sentence(one: Compared) -> str:
-    """The comparison in words; the verdict goes by the corrected p."""
+    """The comparison in words; the verdict depends on the corrected p-value."""
     found = one.found
     if not one.significant:
         verdict = "no difference shown"
@@ -169,7 +178,7 @@ def _p(value: float) -> str:
 
 
 def named_comparison(study: Study) -> tuple[list[Block], list[str]]:
-    """The comparison named in advance: tables and sentences, over the seeds that all its methods have."""
+    """The planned comparison, over the seeds that all its methods have: blocks of the report, and its sentences."""
     comparison = study.definition.comparison
     runs = {method: study.of(comparison.setting, method) for method in comparison.methods}
     shared = set.intersection(*({run.seed for run in found} for found in runs.values()))
@@ -204,7 +213,7 @@ def named_comparison(study: Study) -> tuple[list[Block], list[str]]:
     over = f"mean over {len(comparison.tests)} test sets" if mean else comparison.tests[0]
     differences = [
         [*row[:1], *row[2:]] for row in difference_table("", compared).rows
-    ]  # without the place, which is the same for all
+    ]  # without the place, which is the same everywhere
     header = ["comparison", "difference, points", "95 % interval", "p", "p, Holm", "seeds"]
     return [
         table,

@@ -1,4 +1,4 @@
-"""A document of headings, text, tables and figures, as Markdown and as one HTML page that needs no other file."""
+"""A document of headings, text, tables and figures, as Markdown and as one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from experiments.sift.reporting.tables import markdown_table
 
 FIGURES_FOLDER = "figures"
-LONG = 40  # characters of a cell; a column of text with longer ones breaks its lines
+LONG = 40  # characters; a column of text with a longer cell wraps its lines
 
 
 @dataclass(frozen=True)
 class Heading:
-    """level: 1 is the document's title; anchor: what a link to it ends in, unique."""
+    """level: 1 for the document's title; anchor: unique id for links."""
 
     level: int
     text: str
@@ -35,7 +35,7 @@ class Items:
 
 @dataclass(frozen=True)
 class Table:
-    """left: how many columns at the left hold names or text; folded: the HTML page shows it on a click."""
+    """left: how many columns at the left hold text; folded: the HTML page shows the table on a click."""
 
     caption: str
     header: Sequence[str]
@@ -46,7 +46,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Panel:
-    """name: its file's, without ending, unique; alt: what it shows, in words; svg: the drawing."""
+    """name: unique file name without suffix; alt: alternative text; svg: the drawing."""
 
     name: str
     alt: str
@@ -55,7 +55,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels that belong together; side by side where the page is wide."""
+    """Panels, side by side on a wide page."""
 
     caption: str
     panels: Sequence[Panel]
@@ -65,7 +65,7 @@ Block = Heading | Paragraph | Items | Table | Figure
 
 
 def to_markdown(blocks: Sequence[Block]) -> str:
-    """Figures are links to `figures/NAME.svg`."""
+    """The document as Markdown; figures are links to `figures/NAME.svg`."""
     return "\n".join(_markdown(block) for block in blocks)
 
 
@@ -86,7 +86,7 @@ def _markdown(block: Block) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text that Markdown shows as it is; an underscore inside a word means nothing there."""
+    """The text escaped for Markdown; an underscore inside a word needs no escape."""
     text = re.sub(r"([\\`*\[\]|]|<(?=\S))", r"\\\1", " ".join(text.split()))
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)
 
@@ -126,9 +126,9 @@ figure { margin: 1.5rem 0; }
 
 
 def to_html(blocks: Sequence[Block], title: str) -> str:
-    """A whole page: its style and its figures are in it, links lead to its own headings alone.
+    """The document as an HTML page with style and figures inside; links lead only to its headings.
 
-    The first block is followed by the contents: headings of level 2, and of level 3 under them.
+    Contents follow the first block: headings of level 2, and of level 3 under them.
     """
     first, *others = [_html(block) for block in blocks]
     body = "\n".join([first, _navigation(blocks), *others])

@@ -1,4 +1,4 @@
-"""The report's figures: small panels, each an SVG of its own, for a page to set side by side or in a column."""
+"""The report's figures: small panels, an SVG each."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from matplotlib.ticker import MaxNLocator
 
 from experiments.sift.reporting.document import Panel
 
-# Okabe & Ito 2008: told apart by colour-blind readers too.
+# Colours that colour-blind readers can distinguish [Okabe & Ito 2008].
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c00")
 MARKERS = "osD^vPX*"
 SIZE = (4.6, 3.7)  # inches
-# A fixed salt: names inside the SVG, and so the file, are the same each time.
+# The fixed salt makes ids inside the SVG, and so the file, reproducible.
 SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "sift",
     "svg.fonttype": "path",
@@ -30,8 +30,10 @@ SETTINGS: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Series:
-    """A method's line: its name and place among all methods (colour and marker), points x with the mean and standard
-    error of y there."""
+    """A method's line.
+
+    place: number of the method, for colour and marker; x: points; mean, error: of y at each point, the standard error.
+    """
 
     name: str
     place: int
@@ -41,7 +43,7 @@ class Series:
 
     @classmethod
     def over_seeds(cls, name: str, place: int, x: Sequence[float], values: np.ndarray) -> Series:
-        """Args: values (seeds, points)."""
+        """The line of mean and standard error of values (seeds, points)."""
         seeds = len(values)
         error = values.std(axis=0, ddof=1) / np.sqrt(seeds) if seeds > 1 else np.zeros(values.shape[1])
         return cls(name, place, x, values.mean(axis=0).tolist(), error.tolist())
@@ -51,11 +53,11 @@ def panel(
     name: str, title: str, x_label: str, y_label: str, series: Sequence[Series], ticks: Sequence[str] | None = None,
     joined: bool = True,
 ) -> Panel:  # fmt: skip
-    """Lines with error bars, a legend below; the words that say the same are the panel's alt text.
+    """A panel of lines with error bars and a legend below; its alternative text gives the same values in words.
 
     Args:
-        ticks: names of the points x = 0, 1, …; the methods' points are then set a little apart.
-        joined: draw lines between points.
+        ticks: names of the points x = 0, 1, …; methods are then shifted a little against one another.
+        joined: whether lines connect the points.
     """
     with matplotlib.rc_context(SETTINGS):
         drawing = Drawing(figsize=SIZE, layout="constrained")
@@ -83,7 +85,7 @@ def panel(
 
 
 def plain_axes(axes: Axes, title: str, x_label: str, y_label: str = "") -> None:
-    """Two sides and a light grid."""
+    """Set title and labels, a light grid, and no frame at top and right."""
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
     axes.grid(alpha=0.25)
     for side in ("top", "right"):
@@ -94,9 +96,9 @@ def _in_words(title: str, x_label: str, y_label: str, series: Sequence[Series], 
     def at(x: float) -> str:
         return f"{x:g}" if ticks is None else ticks[round(x)]
 
-    told = []
+    parts = []
     for line in series:
         ends = range(len(line.x)) if ticks is not None else dict.fromkeys((0, len(line.x) - 1))
-        told.append(f"{line.name} " + ", ".join(f"{line.mean[end]:.3g} at {at(line.x[end])}" for end in ends))
+        parts.append(f"{line.name} " + ", ".join(f"{line.mean[end]:.3g} at {at(line.x[end])}" for end in ends))
     by = f" by {x_label}" if x_label else ""
-    return f"{title}: {y_label}{by}. {'; '.join(told)}."
+    return f"{title}: {y_label}{by}. {'; '.join(parts)}."

@@ -1,4 +1,4 @@
-"""What a run says of a test set, and every measure recomputed from that."""
+"""Predictions of a run on a test set, and the measures computed from them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ BINS = 15
 
 @dataclass(frozen=True)
 class Predictions:
-    """A classification: golds (examples,), class numbers; probabilities (examples, classes)."""
+    """Predictions of a classification: golds (examples,), class numbers; probabilities (examples, classes)."""
 
     golds: np.ndarray
     probabilities: np.ndarray
 
     @cached_property
     def predicted(self) -> np.ndarray:
-        """The likeliest class of each example, (examples,)."""
+        """The most probable class of each example, (examples,)."""
         return self.probabilities.argmax(axis=1)
 
     @cached_property
@@ -38,7 +38,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class PredictedNumbers:
-    """A regression: golds and predicted, numbers (examples,)."""
+    """Predictions of a regression: golds and predicted, numbers (examples,)."""
 
     golds: np.ndarray
     predicted: np.ndarray
@@ -52,8 +52,8 @@ class PredictedNumbers:
 def calibration_error(golds: np.ndarray, probabilities: np.ndarray) -> float:
     """Expected calibration error [Guo et al. 2017, equation 3], from 0 to 1.
 
-    Bins of equal width, open below and closed above, by the probability of the likeliest class; the gap between
-    accuracy and mean probability of each, weighted by its share of the examples.
+    The gap between accuracy and mean probability in each bin, weighted by the bin's share of examples. Bins of the most
+    probable class's probability have equal width, and are open below and closed above.
 
     Args: golds (examples,), probabilities (examples, classes).
     """
@@ -63,9 +63,9 @@ def calibration_error(golds: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def brier_score(golds: np.ndarray, probabilities: np.ndarray) -> float:
-    """Half the squared distance to the gold distribution, mean over examples [Brier 1950]; from 0 to 1.
+    """Half the squared distance to the gold distribution, the mean over examples [Brier 1950]; from 0 to 1.
 
-    The half makes it (p₁ - y)² for two classes. Args: golds (examples,), probabilities (examples, classes).
+    With the factor 1/2 it is (p₁ - y)² for two classes. Args: golds (examples,), probabilities (examples, classes).
     """
     gold = np.eye(probabilities.shape[1])[golds]
     return float(0.5 * ((probabilities - gold) ** 2).sum(axis=1).mean())

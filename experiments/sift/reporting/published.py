@@ -1,4 +1,4 @@
-"""Numbers of other papers beside a study's own, with where they stand and why they cannot be compared."""
+"""Results of other papers next to a study's, with their source and why the two are not comparable."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from data_utils.errors import DataError, nearest
-from data_utils.yaml_file import compose_yaml, construct_yaml
+from data_utils.storage.yaml_file import compose_yaml, construct_yaml
 from experiments.sift.reporting.comparisons import mean_and_error
 from experiments.sift.reporting.document import Block, Paragraph, Table
 from experiments.sift.reporting.results import STUDY_FILE, Study
@@ -23,7 +23,7 @@ class _Entry(BaseModel):
 
 
 class Counterpart(_Entry):
-    """What a study has in the place of a column: the mean of a measure over test sets after a stage."""
+    """A study's counterpart of a column: the mean of a measure over test sets after a stage."""
 
     tests: list[str]
     measure: Literal["ACC", "F1MAC", "MCC", "Pearson", "Spearman"]
@@ -31,7 +31,7 @@ class Counterpart(_Entry):
 
 
 class PublishedTable(_Entry):
-    """A table of a paper; rows by model, a value a column, None where nothing is reported."""
+    """A table of a paper: rows by model with a value for each column, None where nothing is reported."""
 
     table: str
     unit: str
@@ -56,7 +56,7 @@ class Published(_Entry):
 
 
 def read_published(path: Path = PUBLISHED_FILE) -> dict[str, Published]:
-    """The papers by key.
+    """The papers of `published_results.yml`, by key.
 
     Raises:
         DataError: the file does not have its format.
@@ -70,10 +70,10 @@ def read_published(path: Path = PUBLISHED_FILE) -> dict[str, Published]:
 
 
 def published_blocks(study: Study, published: dict[str, Published]) -> list[Block]:
-    """The tables that a study names, its own rows below the paper's.
+    """The papers' tables that a study names, with the study's rows below.
 
     Raises:
-        DataError: it names a key that is not there.
+        DataError: the study names an unknown key.
     """
     blocks: list[Block] = []
     for key in study.definition.published:

@@ -1,4 +1,4 @@
-"""The results of a study read back: its definition, its runs, and every metric recomputed from what a run stored."""
+"""Reads a study's results: definition, runs, and every metric, recomputed from the stored predictions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
 from data_utils.errors import DataError
-from data_utils.text_files import read_json
+from data_utils.storage.text_files import read_json
 from experiments.sift.reporting.predictions import PredictedNumbers, Predictions
 from experiments.sift.running.run_files import read_run_file, run_files
 from experiments.sift.running.runs import settings_of
@@ -29,12 +29,12 @@ Flags = Annotated[list[Annotated[int, Field(ge=0, le=1)]], Field(min_length=1)]
 
 
 class _Schema(BaseModel):
-    """What the report needs of a file; keys for other readers may stand beside."""
+    """The keys of a file that the report needs; others are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-Probability = Annotated[float, Field(ge=0, le=1 + 1e-6, allow_inf_nan=False)]  # in single precision
+Probability = Annotated[float, Field(ge=0, le=1 + 1e-6, allow_inf_nan=False)]  # sums of single precision may exceed 1
 
 
 class _Stored(_Schema):
@@ -46,22 +46,22 @@ class _Stored(_Schema):
     metrics: dict[str, FiniteFloat]
 
 
-class Worst(_Schema):
-    """PGD: the radii, and for each of them 0 or 1 an example, whether it was still right."""
+class PgdResult(_Schema):
+    """Result of PGD: radii, and for each radius whether each example was classified right, 0 or 1."""
 
     radii: list[float] = Field(min_length=1)
     correct: list[Flags]
 
     @model_validator(mode="after")
-    def _rows_fit(self) -> Worst:
+    def _rows_fit(self) -> PgdResult:
         if len(self.correct) != len(self.radii) or len({len(row) for row in self.correct}) != 1:
-            raise ValueError("accepted: a row of correct a radius, all equally long")
+            raise ValueError("accepted: correct with a row for each radius, all of equal length")
         return self
 
 
-class Attacked(_Schema):
-    """The character attack: 0 or 1 an example, whether it was right before and after; queries to the model; texts
-    before and after it, where it won."""
+class CharacterResult(_Schema):
+    """Result of the character attack: whether each example was right before and after it, 0 or 1; queries; some texts
+    that it changed, before and after."""
 
     clean: Flags
     attacked: Flags
@@ -69,15 +69,15 @@ class Attacked(_Schema):
     examples: list[tuple[str, str]] = []
 
     @model_validator(mode="after")
-    def _columns_fit(self) -> Attacked:
+    def _columns_fit(self) -> CharacterResult:
         if not len(self.clean) == len(self.attacked) == len(self.queries):
             raise ValueError("accepted: clean, attacked and queries of equal length")
         return self
 
 
 class Robustness(_Schema):
-    pgd: dict[str, dict[str, Worst]] = {}
-    characters: dict[str, Attacked] = {}
+    pgd: dict[str, dict[str, PgdResult]] = {}
+    characters: dict[str, CharacterResult] = {}
 
 
 class Epoch(_Schema):
@@ -107,9 +107,9 @@ class _RunFile(_Schema):
 
 @dataclass(frozen=True)
 class Run:
-    """A run's file: evaluation by stage and test, the rest as the file has it.
+    """The content of a run's file: predictions by stage and test as `evaluation`, the other keys unchanged.
 
-    diverged: why there are no numbers, of a run whose training met values that are not finite.
+    diverged: for a run whose training diverged, the message; such a run has no numbers.
     """
 
     path: Path
@@ -125,7 +125,7 @@ class Run:
     diverged: str | None
 
     def dev_scores(self, metric: str, train: str) -> list[float]:
-        """The metric by epoch on the development set of `train`, or on the only set that was evaluated in training."""
+        """A metric by epoch, on the development set of `train` or on the only set that was evaluated in training."""
         scores = []
         for epoch in self.history:
             names = [name for name in (f"{train}_dev", train, *epoch.metrics) if name in epoch.metrics]
@@ -136,12 +136,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's definition, its runs and its tuning runs in the order of the definition, then by seed.
+    """A study: definition, runs and tuning runs, in the definition's order and then by seed.
 
-    name: of its folder, for a study of another encoder has the same name in its definition.
-    tuned: by method the flags that tuning chose.
-    diverged: those of its runs that have no numbers.
-    unlisted: how many runs were left out, for the definition has no such setting, method or seed.
+    name: of its folder; the definition's name is the same for all encoders.
+    tuned: the flags that tuning chose, by method.
+    diverged: runs without numbers.
+    unlisted: how many runs were left out because the definition has no such setting, method or seed.
     """
 
     name: str
@@ -156,32 +156,33 @@ class Study:
         return [run for run in self.runs if (run.setting, run.method) == (setting, method)]
 
     def methods(self, setting: str) -> list[str]:
-        """The methods with a run, in the order of the definition."""
+        """The methods with a run in a setting, in the definition's order."""
         return [method for method in self.definition.methods if self.of(setting, method)]
 
     def missing(self) -> list[str]:
-        """What the plan has and the folder has not, a line each."""
+        """The runs and attacks that the definition has and the folder lacks, a line each."""
         lines = []
         for setting in self.definition.settings:
             for method in self.definition.methods:
                 runs, seeds = self.of(setting, method), self.definition.seeds_of(method, setting)
-                lost = [run.seed for run in self.diverged if (run.setting, run.method) == (setting, method)]
-                if lost:
-                    lines.append(f"{self.name}, {setting}: {method}: diverged: seeds {', '.join(map(str, lost))}")
-                if len(runs) + len(lost) < len(seeds):
+                diverged = [run.seed for run in self.diverged if (run.setting, run.method) == (setting, method)]
+                if diverged:
+                    lines.append(f"{self.name}, {setting}: {method}: diverged: seeds {', '.join(map(str, diverged))}")
+                if len(runs) + len(diverged) < len(seeds):
                     lines.append(f"{self.name}, {setting}: {method}: {len(runs)} of {len(seeds)} seeds")
-                whole = [run.seed for run in runs if not (run.robustness.pgd or run.robustness.characters)]
-                whole = [seed for seed in whole if self.definition.is_attacked(setting, seed)]
-                if whole:
-                    lines.append(f"{self.name}, {setting}: {method}: not attacked: seeds {', '.join(map(str, whole))}")
+                unattacked = [run.seed for run in runs if not (run.robustness.pgd or run.robustness.characters)]
+                unattacked = [seed for seed in unattacked if self.definition.is_attacked(setting, seed)]
+                if unattacked:
+                    shown = ", ".join(map(str, unattacked))
+                    lines.append(f"{self.name}, {setting}: {method}: not attacked: seeds {shown}")
         return lines
 
 
 def read_studies(results: Path) -> list[Study]:
-    """All studies of a folder of results, by name.
+    """All studies in a folder of results, sorted by name.
 
     Raises:
-        DataError: there is none, or a file cannot be used; one line names it.
+        DataError: there is none, or a file cannot be used.
     """
     folders = sorted(path.parent for path in results.glob(f"*/{STUDY_FILE}"))
     if not folders:
@@ -190,11 +191,11 @@ def read_studies(results: Path) -> list[Study]:
 
 
 def read_study(folder: Path) -> Study:
-    """A study's folder: `study.yml`, `runs/` and, where it was tuned, `tuned.json` and `tuning/`; runs may be gzipped.
+    """Read a study's folder: `study.yml`, `runs/`, and `tuned.json` and `tuning/` if it was tuned.
 
     Raises:
-        DataError: a file is damaged or of another format, its metrics are not those of its predictions, or it does not
-            fit the others.
+        DataError: a file is damaged or has another format, its metrics differ from those of its predictions, or files
+            contradict one another.
     """
     definition = read_definition(folder / STUDY_FILE)
     found = [_read_run(path) for path in run_files(folder / "runs")]
@@ -202,8 +203,8 @@ def read_study(folder: Path) -> Study:
     methods, settings = list(definition.methods), list(definition.settings)
 
     def listed(runs: Sequence[Run]) -> list[Run]:
-        kept = [run for run in runs if run.method in methods and run.setting in settings]
-        return sorted(kept, key=lambda run: (settings.index(run.setting), methods.index(run.method), run.seed))
+        known = [run for run in runs if run.method in methods and run.setting in settings]
+        return sorted(known, key=lambda run: (settings.index(run.setting), methods.index(run.method), run.seed))
 
     runs = [run for run in listed(found) if run.seed in definition.seeds_of(run.method, run.setting)]
     tuned = _read_tuned(folder / TUNED_FILE)
@@ -225,13 +226,18 @@ def _read_tuned(path: Path) -> dict[str, dict[str, Any]]:
         raise DataError(f"does not say what tuning chose: {_first_mistake(error)}", path) from error
 
 
-def given_flags(*parts: Mapping[str, Any], beside: Collection[str] = ()) -> dict[str, Any]:
-    """Flags of a definition, the later parts winning, and those named `beside`, as a run's `config` has them."""
+def given_flags(*parts: Mapping[str, Any], also: Collection[str] = ()) -> dict[str, Any]:
+    """Flags with their values as in a run's `config`.
+
+    Args:
+        parts: flags of a definition; later parts override earlier ones.
+        also: names of further flags, which have their defaults.
+    """
     flags: dict[str, Any] = {}
     for part in parts:
         flags |= part
     config = settings_of(parse_args(command_line(flags)))
-    return {name: value for name, value in config.items() if name in flags or name in beside}
+    return {name: value for name, value in config.items() if name in flags or name in also}
 
 
 def _read_run(path: Path) -> Run:
@@ -262,7 +268,7 @@ def _predictions(stored: _Stored, where: str, path: Path) -> Predictions:
     if not whole or not 0 <= golds.min() <= golds.max() < max(widths):
         raise DataError(
             f"{where}: found {len(golds)} golds up to {golds.max()} and {len(stored.probabilities)} rows of "
-            f"probabilities with {sorted(widths)} classes; accepted: a row an example, a number a class",
+            f"probabilities with {sorted(widths)} classes; accepted: a row for each example, a number for each class",
             path,
         )
     return Predictions(golds, np.array(stored.probabilities))
@@ -272,21 +278,21 @@ def _predicted_numbers(stored: _Stored, where: str, path: Path) -> PredictedNumb
     if len(stored.scores) != len(stored.golds) or stored.probabilities:
         raise DataError(
             f"{where}: found {len(stored.golds)} golds, {len(stored.scores)} scores and {len(stored.probabilities)} "
-            "rows of probabilities; accepted: a score an example, and no probabilities",
+            "rows of probabilities; accepted: a score for each example, and no probabilities",
             path,
         )
     return PredictedNumbers(np.array(stored.golds, dtype=float), np.array(stored.scores))
 
 
 def _check_runs(definition: Definition, runs: Sequence[Run]) -> None:
-    """One run a setting, method and seed; all that the definition tests is there; all runs saw the same examples."""
+    """Check that there is one run for each setting, method and seed, with all tests, on the same examples."""
     seen: dict[tuple[str, str, int], Path] = {}
     golds: dict[str, tuple[np.ndarray, Path]] = {}
     for run in runs:
         place = (run.setting, run.method, run.seed)
         if place in seen:
             names = f"{run.setting}, {run.method}, seed {run.seed}"
-            raise DataError(f"found a second run of {names}, beside {seen[place].name}; remove the older one", run.path)
+            raise DataError(f"found a second run of {names} (and {seen[place].name}); remove the older one", run.path)
         seen[place] = run.path
         setting = definition.settings[run.setting]
         for stage in setting.all_stages:
@@ -300,7 +306,7 @@ def _check_runs(definition: Definition, runs: Sequence[Run]) -> None:
 
 
 def _check_flags(definition: Definition, tuned: Mapping[str, Mapping[str, Any]], runs: Sequence[Run]) -> None:
-    """Every run was made with the flags that the definition, and tuning, give its method."""
+    """Check that every run has the flags that definition and tuning give its method."""
     for method in definition.methods:
         expected = given_flags(definition.flags, definition.methods[method], tuned.get(method, {}))
         for run in (run for run in runs if run.method == method):
@@ -314,7 +320,7 @@ def _check_flags(definition: Definition, tuned: Mapping[str, Mapping[str, Any]],
 
 
 def _check_attacks(runs: Sequence[Run]) -> None:
-    """All runs were attacked alike: the same radii, as many examples."""
+    """Check that all runs were attacked with the same radii, on the same number of examples."""
     seen: dict[tuple[str, ...], tuple[object, Path]] = {}
     for run in runs:
         attacks: dict[tuple[str, ...], object] = {

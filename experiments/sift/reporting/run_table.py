@@ -1,4 +1,4 @@
-"""Every measure of every run as one table, a row each, for statistics and figures of one's own."""
+"""All measures of all runs as one CSV table, for your own statistics and figures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Measured = tuple[str, str, int, str, float]  # stage, test, examples, measure, v
 
 
 def run_table(studies: Sequence[Study]) -> str:
-    """CSV with the columns `COLUMNS`.
+    """The table as CSV with the columns `COLUMNS`, a row for each measure of each run.
 
     measure: ACC, F1MAC, MCC, ECE and, under attack, accuracy (`PGD LEVEL RADIUS`; `characters clean` and `characters
     attacked`, before and after the attack on letters), all in percent; Brier, from 0 to 1.
@@ -40,7 +40,7 @@ def _tested(run: Run) -> Iterator[Measured]:
 
 
 def _attacked(run: Run) -> Iterator[Measured]:
-    """Attacks meet the model of the setting itself, before any further training."""
+    """The measures under attack; attacked is the model of the first stage."""
     for test, levels in run.robustness.pgd.items():
         for level, found in levels.items():
             for radius, right in zip(found.radii, found.correct, strict=True):

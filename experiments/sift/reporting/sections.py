@@ -1,4 +1,4 @@
-"""The parts of a study's report: what was run, methods by test, calibration, seeds, robustness, learning."""
+"""The sections of a study's report: runs, methods by test, calibration, seeds, robustness, learning curves."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _seeds(runs: Sequence[Run]) -> str:
 
 
 def tuning(study: Study) -> list[Block]:
-    """Every point of the grid with its score on the development set, and which one the runs have."""
+    """Every trial with its score on the development set, and which one was chosen."""
     definition = study.definition
     if definition.tuning is None or not study.tuning:
         return [Paragraph("Nothing was tuned: the flags are those of the study's definition.")]
@@ -96,26 +96,26 @@ def tuning(study: Study) -> list[Block]:
             varied = {name for point in grid for name in point}
             for point in grid:
                 parts = (definition.flags, definition.methods[method], point, definition.tuning.flags)
-                flags = given_flags(*parts, beside=varied)
+                flags = given_flags(*parts, also=varied)
                 tried = [run for run in runs if flags.items() <= run.config.items()]
                 scores = [score[-1] for run in tried if (score := run.dev_scores(definition.metric, details.train))]
-                lost = sum(run.diverged is not None for run in tried)
-                if scores or lost:
+                diverged = sum(run.diverged is not None for run in tried)
+                if scores or diverged:
                     found = [mean_and_error(scores)] if scores else []
-                    found += [f"{lost} diverged"] if lost else []
+                    found += [f"{diverged} diverged"] if diverged else []
                     used = "yes" if study.tuned.get(method) == point else ""
                     rows.append([setting, method, flags_text(point), ", ".join(found), used])
     spec = definition.tuning
-    own = f", {flags_text(spec.flags)}" if spec.flags else ""
+    other_flags = f", {flags_text(spec.flags)}" if spec.flags else ""
     caption = (
         f"{name_of(definition.metric)} on the development set, percent, after the last epoch; seeds: {spec.seeds}, "
-        f"share of the training set: {spec.train_fraction:g}{own}. Chosen: what the study's runs were made with"
+        f"share of the training set: {spec.train_fraction:g}{other_flags}. Chosen: what the study's runs were made with"
     )
     return [Table(caption, ["setting", "method", "flags", "development", "chosen"], rows, left=3)]
 
 
 def methods_by_test(study: Study, setting: str) -> list[Block]:
-    """The study's metric of every method on every test after every stage, with what differs from the baselines."""
+    """The study's metric of every method on every test after every stage, compared with the baselines."""
     details, definition = study.definition.settings[setting], study.definition
     cells = {
         stage: {
@@ -136,7 +136,7 @@ def _rows(study: Study, setting: str) -> Iterable[tuple[str, str, list[Run]]]:
 
 
 def other_measures(study: Study, setting: str) -> Table:
-    """Accuracy, macro-F1 and Matthews correlation, or a regression's correlations, but for what the comparisons use."""
+    """The measures besides the study's metric: accuracy, macro-F1, Matthews correlation; of numbers, correlations."""
     known = CORRELATED if Metric[study.definition.metric] in CORRELATED else CLASSIFIED
     measures = [metric.name for metric in known if metric.name != study.definition.metric]
     caption = f"Other measures, {setting}, percent: mean ± standard error over seeds"
@@ -144,7 +144,7 @@ def other_measures(study: Study, setting: str) -> Table:
 
 
 def calibration(study: Study, setting: str) -> list[Block]:
-    """ECE and Brier score on every test, in and out of domain; nothing of a regression."""
+    """ECE and Brier score on every test; empty for a regression."""
     if Metric[study.definition.metric] in CORRELATED:
         return []
     caption = (
@@ -181,7 +181,7 @@ def _measure_table(
 
 
 def seed_sensitivity(study: Study, setting: str) -> Table:
-    """How far seeds lie apart."""
+    """Standard deviation and range of the study's metric over seeds."""
     details, metric = study.definition.settings[setting], study.definition.metric
     tests = details.all_tests
     rows = []
@@ -200,7 +200,7 @@ def seed_sensitivity(study: Study, setting: str) -> Table:
 
 
 def sources_and_targets(study: Study) -> list[Block]:
-    """Settings that train on different data side by side: a row a source and method, a column a target."""
+    """The metric by training data and test set: a row for each setting and method, a column for each test."""
     definition, comparison = study.definition, study.definition.comparison
     if len({setting.train for setting in definition.settings.values()}) < 2:
         return []
@@ -226,7 +226,7 @@ def _place(study: Study, method: str) -> int:
 
 
 def target_figure(study: Study) -> Figure:
-    """The metric by test set, a panel a setting, at the comparison's stage where the setting has it."""
+    """The metric by test set, a panel for each setting, after the comparison's stage if the setting has it."""
     metric, panels = study.definition.metric, []
     for name, setting in study.definition.settings.items():
         stage = study.definition.comparison.stage
@@ -246,12 +246,12 @@ def target_figure(study: Study) -> Figure:
 
 
 def _values(runs: Sequence[Run], places: Sequence[tuple[str, str]], metric: str) -> np.ndarray:
-    """(runs, places) of stage and test."""
+    """A metric of each run at each place (stage, test), (runs, places)."""
     return np.array([[run.evaluation[stage][test].measures[metric] for stage, test in places] for run in runs])
 
 
 def share_figure(study: Study) -> list[Figure]:
-    """The metric by stage, that is by share of the target's data, a panel a test of the comparison's setting."""
+    """The metric by stage, that is, by share of the target's data; a panel for each test of the comparison."""
     comparison, metric = study.definition.comparison, study.definition.metric
     setting = study.definition.settings[comparison.setting]
     if not setting.stages or not study.methods(comparison.setting):
@@ -275,7 +275,7 @@ def share_figure(study: Study) -> list[Figure]:
 
 
 def pgd(study: Study, setting: str) -> list[Block]:
-    """Worst-case accuracy by radius: per attacked test a table with a column a level, and a panel a level."""
+    """Accuracy under PGD by radius: for each attacked test a table and a panel for each level."""
     blocks: list[Block] = []
     attacked = {
         method: [run for run in study.of(setting, method) if run.robustness.pgd] for method in study.methods(setting)
@@ -304,29 +304,29 @@ def pgd(study: Study, setting: str) -> list[Block]:
             panels.append(panel(name, f"{test}, noise at {level}", "radius", "accuracy, %", series))
         what = f"Worst-case accuracy under PGD by radius (a share of the vectors' length), {setting}, {test}"
         caption = f"{what}{_strength(study, 'pgd', 'steps', 'restarts', 'examples')}"
-        blocks += compared_tables(caption, "radius", list(levels), cells, baselines(study), uncompared=["0"])
+        blocks += compared_tables(caption, "radius", list(levels), cells, baselines(study), means_only=["0"])
         blocks.append(Figure(f"{what}; bars: standard error over seeds", panels))
     return blocks
 
 
 def _strength(study: Study, attack: str, *names: str) -> str:
-    """How hard an attack searched, for a stronger one may find more."""
+    """The strength of an attack, as a part of a caption."""
     spec = getattr(parse_spec(study.definition.robustness.measured), attack)
     return f", as far as it finds it ({', '.join(f'{name} {getattr(spec, name)}' for name in names)})" if spec else ""
 
 
 def characters(study: Study, setting: str) -> list[Block]:
-    """Accuracy before and after the character attack, and a text that it turned for each compared method."""
+    """Accuracy before and after the character attack, and a text that it changed for each compared method."""
     cells: dict[str, dict[str, dict[str, Sample]]] = {}
     examples, queries = [], []
     for method in study.methods(setting):
         runs = [run for run in study.of(setting, method) if run.robustness.characters]
         for test in dict.fromkeys(test for run in runs for test in run.robustness.characters):
-            own = [run for run in runs if test in run.robustness.characters]
-            found = [run.robustness.characters[test] for run in own]
+            attacked = [run for run in runs if test in run.robustness.characters]
+            found = [run.robustness.characters[test] for run in attacked]
             by_column = cells.setdefault(test, {"clean": {}, "attacked": {}})
-            by_column["clean"][method] = accuracy_sample(own, [one.clean for one in found])
-            by_column["attacked"][method] = accuracy_sample(own, [one.attacked for one in found])
+            by_column["clean"][method] = accuracy_sample(attacked, [one.clean for one in found])
+            by_column["attacked"][method] = accuracy_sample(attacked, [one.attacked for one in found])
             queries.append([test, method, mean_and_error([float(np.mean(one.queries)) for one in found])])
             if found[0].examples and method in study.definition.comparison.methods:
                 examples.append([test, method, *found[0].examples[0]])
@@ -338,13 +338,13 @@ def characters(study: Study, setting: str) -> list[Block]:
     blocks.append(Table(f"Queries of a text by the character attack, {setting}: mean ± standard error over seeds",
                         ["test set", "method", "queries"], queries, left=2, folded=True))  # fmt: skip
     if examples:
-        caption = f"The first text that the character attack turned, first seed, {setting}"
+        caption = f"The first text whose prediction the character attack changed, first seed, {setting}"
         blocks.append(Table(caption, ["test set", "method", "before", "after"], examples, left=4, folded=True))
     return blocks
 
 
 def learning_curves(study: Study) -> list[Figure]:
-    """Development metric by epoch and training loss by update, of the comparison's setting."""
+    """Development metric by epoch and training loss by update, for the comparison's setting."""
     definition, setting = study.definition, study.definition.comparison.setting
     by_epoch, by_update = [], []
     for method in study.methods(setting):

@@ -1,26 +1,27 @@
-"""Is one method better than another? Paired over seeds and examples, for readers of tables with many comparisons.
+"""Is one method better than another? Comparisons paired over seeds and examples, corrected for their number.
 
-Both the seeds of a run and the examples of a test set are samples, and crossed: every seed meets every example. With
-d_s the difference of two methods' measures at seed s, the mean over S seeds has the variance
+Seeds and test examples are crossed samples: every seed is tested on every example. With d_s the difference of two
+methods' measures at seed s, the mean over S seeds has the variance
 
     var(d) / S  +  c
 
-var(d): the variance of the d_s, divisor S - 1, which holds what differs from seed to seed; c: the covariance between
-seeds that a new draw of examples gives, since all seeds meet the same ones [Obuchowski & Rockette 1995, Communications
-in Statistics 24, for readers and cases]. c is found by bootstrap: examples are resampled, the same ones for both
-methods and all seeds, the measure is computed anew, and the covariances of the d_s are averaged over pairs of seeds.
-For the seeds no draws are needed: the bootstrap's variance of a mean is known, var(d) (S - 1) / S², and is too small by
-(S - 1) / S, which is mended here.
+var(d): the variance of the d_s, divisor S - 1, which has what differs between seeds; c: the covariance between seeds
+over draws of the examples, since all seeds have the same ones [Obuchowski & Rockette 1995, Communications in Statistics
+24, for readers and cases]. c is estimated by bootstrap: examples are resampled, the same ones for both methods and all
+seeds, the measure is recomputed, and the covariances of the d_s are averaged over pairs of seeds. Seeds need no
+resampling: the bootstrap's variance of a mean is known, var(d) (S - 1) / S², and too small by the factor (S - 1) / S,
+which is corrected here.
 
 The 95 % interval is ± sqrt(t² var(d) / S + z² c), with the quantiles t of Student's distribution with S - 1 degrees of
-freedom and z of the normal distribution; it covers at least its nominal rate [Banerjee 1960, Sankhyā 22]. It is never
-narrower than ± z sqrt(e), e being the bootstrap's variance of the mean over these very seeds: few seeds may agree by
-chance, the more so where a measure has few values, and var(d) is then too small. p is the level at which the interval
-ends at zero. tests/experiments/sift/reporting/test_statistics.py checks all this by simulation.
+freedom and z of the normal distribution; its coverage is at least nominal [Banerjee 1960, Sankhyā 22]. It is never
+narrower than ± z sqrt(e), e being the bootstrap's variance of the mean over these seeds: few seeds may agree by chance,
+mostly if a measure has few values, and var(d) is then too small. p is the level at which the interval ends at zero.
+tests/experiments/sift/reporting/test_statistics.py checks all this by simulation.
 
 (The percentiles of a bootstrap over seeds and examples at once, in the same simulations, reject a true null hypothesis
-in 0 to 11 % of cases at 10 seeds and 0.5 to 23 % at 3: too often where seeds differ much, for few seeds have too small
-a variance and no normal quantiles; too seldom elsewhere, for noise of one seed and example counts threefold.)
+in 0 to 11 % of cases with 10 seeds and 0.5 to 23 % with 3: too often if seeds differ much, because few seeds have too
+small a variance and no normal quantiles; too rarely otherwise, because noise of one seed and example counts three
+times.)
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Sample:
     resampled: np.ndarray
 
     def at(self, seeds: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Values (seeds,) and resampled values (resamples, seeds) of some of the seeds."""
+        """Values (seeds,) and resampled values (resamples, seeds) for some of the seeds."""
         columns = [self.seeds.index(seed) for seed in seeds]
         return self.values[columns], self.resampled[:, columns]
 
@@ -60,7 +61,7 @@ class Sample:
 class Difference(NamedTuple):
     """One method minus another in points: the mean over seeds, its 95 % interval, the two-sided p-value.
 
-    seeds: how many both have.
+    seeds: how many seeds both methods have.
     """
 
     estimate: float
@@ -76,9 +77,9 @@ def sample(
     """ACC, MCC or Pearson of every seed, on the examples and on bootstrap resamples of them.
 
     Args:
-        golds: (examples,), class numbers; numbers where the metric is Pearson.
-        predictions: (seeds, examples), likewise.
-        resamples: how many. They depend on the number of examples alone, so that methods are paired.
+        golds: (examples,), class numbers; for Pearson, numbers.
+        predictions: (seeds, examples), of the same kind.
+        resamples: how many. They depend only on the number of examples, so that methods are paired.
     """
     if metric == Metric.Pearson:
         values = 100 * _pearson(_counts(len(golds), resamples).astype(np.float64), golds, predictions)
@@ -94,7 +95,7 @@ def sample(
 
 @lru_cache(maxsize=4)
 def _counts(examples: int, resamples: int) -> np.ndarray:
-    """How often each example counts, (1 + resamples, examples): once in the first row, as drawn in the others."""
+    """How often each example counts, (1 + resamples, examples): once in the first row, as resampled in the others."""
     generator = np.random.default_rng(examples)
     counts = np.ones((1 + resamples, examples), dtype=np.float32)
     for row in counts[1:]:
@@ -103,7 +104,7 @@ def _counts(examples: int, resamples: int) -> np.ndarray:
 
 
 def _pearson(counts: np.ndarray, golds: np.ndarray, predictions: np.ndarray) -> np.ndarray:
-    """Pearson's correlation (0 where it has no value), (draws, seeds).
+    """Pearson's correlation (0 where undefined), (draws, seeds).
 
     Args: counts (draws, examples), how often each counts; golds (examples,); predictions (seeds, examples).
     """
@@ -118,7 +119,7 @@ def _pearson(counts: np.ndarray, golds: np.ndarray, predictions: np.ndarray) -> 
 
 
 def _of_confusion(metric: Metric, confusion: np.ndarray) -> np.ndarray:
-    """ACC or MCC (0 where it has no value) of confusion counts (..., gold, predicted).
+    """ACC or MCC (0 where undefined) of confusion counts (..., gold, predicted).
 
     MCC of several classes: Gorodkin 2004, equation 8.
     """
@@ -132,9 +133,10 @@ def _of_confusion(metric: Metric, confusion: np.ndarray) -> np.ndarray:
 
 
 def compare(ours: Sequence[Sample], theirs: Sequence[Sample]) -> Difference | None:
-    """The mean difference over test sets; None with less than two seeds that both have in all of them.
+    """The mean difference over test sets; None with fewer than two seeds that both have in all of them.
 
-    Args: one sample a test set, in the same order; the test sets share no examples.
+    Args:
+        ours, theirs: a sample for each test set, in the same order; the test sets share no examples.
     """
     seeds = sorted(set.intersection(*(set(found.seeds) for found in (*ours, *theirs))))
     if len(seeds) < 2:
@@ -156,7 +158,7 @@ def _mean_covariance(resampled: np.ndarray) -> float:
 
 
 def _difference(differences: np.ndarray, common: float, alone: float) -> Difference:
-    """Args: the d_s, c and e."""
+    """The difference from the d_s, c (`common`) and e (`alone`)."""
     count, estimate = len(differences), float(differences.mean())
     between = float(differences.var(ddof=1)) / count
 
@@ -179,6 +181,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values, kind="stable")
     weights = len(p_values) - np.arange(len(p_values))
     adjusted = np.minimum(np.maximum.accumulate(np.asarray(p_values, dtype=float)[order] * weights), 1.0)
-    found = np.empty(len(p_values))
-    found[order] = adjusted
-    return found.tolist()
+    corrected = np.empty(len(p_values))
+    corrected[order] = adjusted
+    return corrected.tolist()

@@ -1,4 +1,4 @@
-"""Numbers as text: mean and spread over seeds, Markdown tables."""
+"""Means with their spread, and Markdown tables, as text."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from statistics import mean, stdev
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """`mean ± standard deviation` of a sample (divisor N - 1); of one value, the value."""
+    """`mean ± standard deviation` of values (divisor N - 1); a single value alone."""
     if len(values) == 1:
         return f"{values[0]:.{digits}f}"
     return f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table with padded columns, the first `left` of them aligned left, the others right."""
+    """A Markdown table with padded columns; the first `left` columns are left-aligned, the others right-aligned."""
     widths = [max(2, *map(len, column)) for column in zip(header, *rows, strict=True)]
     rule = ["-" * width if column < left else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
     return "\n".join(_line(row, widths, left) for row in (header, rule, *rows)) + "\n"

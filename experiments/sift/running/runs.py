@@ -1,4 +1,4 @@
-"""One run of the sentiment study: its flags, what is measured, and a file of finished runs that are not run again."""
+"""A run of the demo, the sweep or the bench: its flags, its measures, and the file of finished runs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ import prepro_std
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
 from data_utils.readers import read_score_file, read_token_json
-from data_utils.text_files import read_json_lines, read_lines, write_lines
+from data_utils.storage.text_files import read_json_lines, read_lines, write_lines
 from experiments.sift.data import hutto
 from mt_dnn.configuration.config import Config, parse_args
-from mt_dnn.training.telemetry import METRICS_FILE, PLACES
+from mt_dnn.reporting.telemetry import METRICS_FILE, PLACES
 from mt_dnn.training.trainer import train
 
 TASK = "sentiment"
@@ -30,7 +30,7 @@ TASK_DEF = Path(__file__).parents[1] / "sentiment_task_def.yml"
 CANONICAL_DATA = Path("data/canonical_data")
 
 FIRST_SEED = 2018
-# The same for every method and seed; a batch's order depends on the seed alone.
+# The same for every method; the order of batches depends on the seed only.
 SHARED_FLAGS: Mapping[str, object] = {
     "optimizer": "adamw",
     "batch_size": 32,
@@ -45,7 +45,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Method:
-    """A way to fine-tune: its name in tables and the flags that set it apart."""
+    """A way to fine-tune: its name in tables, and the flags of `train.py` that select it."""
 
     name: str
     flags: Mapping[str, object] = field(default_factory=dict)
@@ -54,22 +54,28 @@ class Method:
 PLAIN = Method("plain")
 SMART = Method("SMART", {"adv_train": "true", "adv_norm_level": "pre_ln"})
 SIFT = Method("SiFT", {"adv_train": "true", "adv_norm_level": "post_ln"})
-# SiFT at less cost.
+# Cheaper variants of SiFT.
 SIFT_FREE = Method("SiFT-free", {**SIFT.flags, "adv_free": "true"})
 SIFT_EVERY_2 = Method("SiFT-every-2", {**SIFT.flags, "adv_every": 2})
 METHODS = {method.name.lower(): method for method in (PLAIN, SMART, SIFT, SIFT_FREE, SIFT_EVERY_2)}
 
 
 def prepare_data(encoder: str = EMBEDDED_NAME, root: Path = CANONICAL_DATA) -> Path:
-    """Fetch the four domains, write them as canonical TSV and as token files; returns the token files' folder."""
+    """Download the four domains if needed, write canonical TSV and token files; returns the folder of token files."""
     hutto.prepare(root)
     prepro_std.main(["--model", encoder, "--root_dir", str(root), "--task_def", str(TASK_DEF)])
     return root / folder_name(encoder)
 
 
 def development_data(source: Path, folder: Path, dataset: str, train_fraction: float = 1.0) -> Path:
-    """Copy a dataset's development set and the first part of its training set, whose order is random, to `folder`,
-    so that who reads it sees no test set."""
+    """Copy a dataset's development set and the first part of its training set to `folder`, which gets no test set.
+
+    Args:
+        train_fraction: share of the training set, whose order is random.
+
+    Returns:
+        `folder`.
+    """
     for split, share in (("train", train_fraction), ("dev", 1.0)):
         name = f"{dataset}_{split}.json"
         lines = [line for _, line in read_lines(source / name)]
@@ -80,7 +86,7 @@ def development_data(source: Path, folder: Path, dataset: str, train_fraction: f
 def configure(
     method: Method, seed: int, *, encoder: str, data_dir: Path, epochs: int, output_dir: str = "checkpoint"
 ) -> Config:
-    """The configuration of a run, by the flags that a user would give to `train.py`."""
+    """The configuration of a run, parsed from flags of `train.py`."""
     flags = {
         "init_checkpoint": encoder,
         "task_def": TASK_DEF,
@@ -103,10 +109,10 @@ def settings_of(config: Config) -> dict[str, Any]:
 
 
 def run_key(config: Config, evaluated: Iterable[Path]) -> str:
-    """A hash of all that decides a run's numbers: flags, task definition, training data, evaluated data.
+    """A hash of everything that determines a run's numbers except the code: flags, task definition, data files.
 
-    The code is not in it: after a change of the method, begin with an empty output folder. A flag at its default does
-    not count, so that a new flag does not make other runs of old ones; those of the noise do, for methods choose them.
+    After a change of the code, start with an empty output folder. A flag at its default is left out, so that keys stay
+    the same when a flag is added; `adv_` flags are never left out, because their defaults depend on the method.
     """
     defaults = Config().to_flat()
     settings = {
@@ -124,14 +130,14 @@ class RunStore:
     """Finished runs in a file of JSON lines.
 
     Args:
-        path: made with the first run; every line holds a run's `key` beside its numbers.
+        path: JSON lines, a run each with its `key`; the first run creates the file.
     """
 
     def __init__(self, path: Path):
         self.path = path
 
     def read(self) -> dict[str, Record]:
-        """The finished runs by key; a line that an interruption cut, or that is damaged, is no run."""
+        """The finished runs by key; incomplete and damaged lines are ignored."""
         if not self.path.exists():
             return {}
         records = []
@@ -147,7 +153,11 @@ class RunStore:
         }
 
     def add(self, record: Record) -> None:
-        """Append a run in a single write, so that several processes may fill one file."""
+        """Append a run in a single write, so that several processes may fill one file.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
         line = json.dumps(record) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +172,7 @@ class RunStore:
 def run(
     method: Method, seed: int, store: RunStore, *, encoder: str, data_dir: Path, epochs: int, evaluated: Sequence[Path]
 ) -> Record:
-    """The numbers of a run: from `store` where it is finished, else trained, evaluated and added to it.
+    """A run's record: from `store` if the run is there; otherwise it is trained, evaluated and added.
 
     Args:
         evaluated: token files with labels, evaluated after the last epoch.
@@ -174,9 +184,9 @@ def run(
     """
     options = {"encoder": encoder, "data_dir": data_dir, "epochs": epochs}
     key = run_key(configure(method, seed, **options), evaluated)  # type: ignore[arg-type]
-    finished = store.read().get(key)
-    if finished is not None:
-        return finished
+    stored = store.read().get(key)
+    if stored is not None:
+        return stored
     with _scratch_folder(store.path.parent) as folder:
         config = configure(method, seed, **options, output_dir=folder)  # type: ignore[arg-type]
         result = train(config)
@@ -196,7 +206,7 @@ def run(
 
 
 def _scratch_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
-    """A folder for a run's checkpoints, gone with the run: with the optimizer's state they are large."""
+    """A temporary folder for a run's checkpoints, which are large with the optimizer's state."""
     try:
         parent.mkdir(parents=True, exist_ok=True)
         return tempfile.TemporaryDirectory(prefix="run-", dir=parent)
@@ -205,7 +215,7 @@ def _scratch_folder(parent: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 class Scored(NamedTuple):
-    """A token file under a checkpoint: golds (examples,), probabilities (examples, classes), metrics in percent."""
+    """A token file's golds (examples,), a model's probabilities (examples, classes), and metrics in percent."""
 
     golds: np.ndarray
     probabilities: np.ndarray
@@ -213,10 +223,10 @@ class Scored(NamedTuple):
 
 
 def score(checkpoint: Path, path: Path, task_def: Path = TASK_DEF, task: str = TASK) -> Scored:
-    """A token file with labels under the checkpoint of an epoch, by the score file beside it where there is one."""
+    """Score a token file with labels by an epoch's checkpoint, or read the score file next to it if there is one."""
     epoch = checkpoint.stem.removeprefix("model_")
     score_file = checkpoint.parent / f"{path.stem}_scores_epoch_{epoch}.json"
-    if not score_file.is_file():  # a dataset's own sets are scored by the trainer
+    if not score_file.is_file():  # the trainer writes those of its own data sets
         names = {"task_def": task_def, "task": task, "prep_input": path, "score": score_file, "checkpoint": checkpoint}
         words = [word for name, value in names.items() for word in (f"--{name}", str(value))]
         predict.main([*words, "--with_label", "--batch_size_eval", str(SHARED_FLAGS["batch_size_eval"])])
@@ -226,14 +236,19 @@ def score(checkpoint: Path, path: Path, task_def: Path = TASK_DEF, task: str = T
 
 
 def evaluate(output_dir: Path, epoch: int, path: Path) -> dict[str, float]:
-    """A token file under the checkpoint of an epoch: accuracy and macro-F1 in percent, mean cross-entropy, examples."""
-    found = score(output_dir / f"model_{epoch}.pt", path)
-    return {**found.metrics, "loss": cross_entropy(found.probabilities, found.golds), "examples": len(found.golds)}
+    """Score a token file: `ACC`, `F1MAC` in percent, `loss`, the mean cross-entropy, `examples`, their number."""
+    scored = score(output_dir / f"model_{epoch}.pt", path)
+    loss = cross_entropy(scored.probabilities, scored.golds)
+    return {**scored.metrics, "loss": loss, "examples": len(scored.golds)}
 
 
 def search_figures(path: Path) -> dict[str, float | None]:
-    """Over the logged updates of a run's `metrics.jsonl`: the mean rises of R by the search and by chance (None where
-    nothing was searched), and the largest share of examples skipped."""
+    """What a run's `metrics.jsonl` says of its searches, over logged updates.
+
+    Returns:
+        `ascent_rise` and `chance_rise`, the mean rises of R by the search and by random noise (None without a search),
+        and `skipped`, the largest share of skipped examples.
+    """
     lines = [line for _, line in read_json_lines(path)]
     updates = [line for line in lines if "ascent_rise" in line]
     rises = {
@@ -244,6 +259,6 @@ def search_figures(path: Path) -> dict[str, float | None]:
 
 
 def cross_entropy(probabilities: np.ndarray, golds: np.ndarray) -> float:
-    """Mean of -log P(gold), for probabilities (examples, classes) and class numbers (examples,)."""
-    of_gold = probabilities[np.arange(len(golds)), golds]
-    return float(-np.log(np.maximum(of_gold, np.finfo(np.float32).tiny)).mean())
+    """The mean of -log P(gold); probabilities (examples, classes), golds (examples,), class numbers."""
+    gold_probabilities = probabilities[np.arange(len(golds)), golds]
+    return float(-np.log(np.maximum(gold_probabilities, np.finfo(np.float32).tiny)).mean())

@@ -1,4 +1,4 @@
-"""A study: what is trained on what, by which methods, with how many seeds; read from a YAML of `studies/`."""
+"""A study's definition: data, settings, methods and seeds, read from a YAML file in `studies/`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
-from data_utils.yaml_file import compose_yaml, construct_yaml
+from data_utils.storage.yaml_file import compose_yaml, construct_yaml
 from experiments.sift.attacks.robustness import parse_spec
 
 Flags = dict[str, Any]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]  # a part of a file's name
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+-][A-Za-z0-9_.+-]*$")]  # is used in file names
 Count = Annotated[int, Field(ge=1)]
-TRAINED = "trained"  # the stage of every run before those that train on
+TRAINED = "trained"  # the first stage of every run; further stages continue from its model
 
 
 class _Part(BaseModel):
@@ -24,7 +24,7 @@ class _Part(BaseModel):
 
 
 class Stage(_Part):
-    """Further training of a setting's model: a dataset, the files to test on after it, flags that differ."""
+    """Further training of a setting's model: a dataset, test files, flags that differ from the study's."""
 
     train: Name
     tests: list[Name] = Field(min_length=1)
@@ -32,10 +32,10 @@ class Stage(_Part):
 
 
 class Setting(_Part):
-    """What is trained on and tested on.
+    """What a model is trained and tested on.
 
-    train: a dataset with `_train` and `_dev` files; tests: stems of token files; stages: further training, each from
-    the model of `train`; seeds: how many, where not as many as the study says.
+    train: a dataset with `_train` and `_dev` files; tests: names of token files without `.json`; stages: further
+    training, each from the model of `train`; seeds: at most so many, None: as many as the study has.
     """
 
     train: Name
@@ -56,12 +56,12 @@ class Setting(_Part):
         return list(dict.fromkeys(test for stage in self.all_stages for test in self.tests_of(stage)))
 
     def is_in_domain(self, test: str) -> bool:
-        """Whether a test set is of the domain trained on, by its name."""
+        """Whether a test set, judged by its name, has the domain of the training set."""
         return test in (f"{self.train}_test", f"{self.train}_in_test")
 
 
 class Comparison(_Part):
-    """The comparison named in advance: the mean of the study's metric over these tests, with `seeds.compared` seeds."""
+    """The planned comparison of methods, by the mean of the study's metric over these tests."""
 
     methods: list[Name] = Field(min_length=2)
     setting: Name
@@ -70,7 +70,7 @@ class Comparison(_Part):
 
 
 class Seeds(_Part):
-    """compared: of the methods compared; others: of the other methods; first: the first seed, the rest follow it."""
+    """Numbers of seeds: for the methods compared and the others; first: the first seed, the rest count up from it."""
 
     compared: Count
     others: Count
@@ -78,10 +78,10 @@ class Seeds(_Part):
 
 
 class Tuning(_Part):
-    """Trials on the development set of the comparison's setting, as many for each method.
+    """Trials on the development set of the comparison's setting, equally many for each method.
 
-    grid: a method's trials, each a set of flags; train_fraction: share of the training set; flags: those that differ
-    from the study's.
+    grid: the trials of each method, each a set of flags; train_fraction: share of the training set; flags: those that
+    differ from the study's.
     """
 
     grid: dict[Name, list[Flags]]
@@ -103,9 +103,9 @@ class Tuning(_Part):
 
 
 class Robustness(_Part):
-    """What is done to the models of the comparison's setting, of the first `seeds` seeds.
+    """Attacks on the models of the comparison's setting, for the first `seeds` seeds.
 
-    measured: as `measure_robustness` takes it, `tests` among it.
+    measured: the attacks and their `tests`, see `RobustnessSpec`.
     """
 
     seeds: Annotated[int, Field(ge=0)] = 0
@@ -122,8 +122,8 @@ class Robustness(_Part):
 
 
 class Recipe(_Part):
-    """Another encoder: flags that differ from the study's, and published flags of methods, which take the place of
-    the study's. Nothing is tuned; other methods have train.py's defaults."""
+    """Settings for another encoder: flags that differ from the study's, and published flags of methods, which replace
+    the study's. Nothing is tuned."""
 
     flags: Flags = {}
     methods: dict[Name, Flags] = {}
@@ -132,8 +132,8 @@ class Recipe(_Part):
 class Study(_Part):
     """A study as the YAML gives it; `experiments/sift/studies/` has examples.
 
-    data: preparations of `study_data.py`; metric: what tuning and comparison look at; test_examples: of every test set
-    at most so many, evenly over the file, where time is short; published: keys of `published_results.yml`.
+    data: preparations of `study_data.py`; metric: of tuning and comparison; test_examples: at most so many examples of
+    each test set, spread evenly over the file; published: keys of `published_results.yml`.
     """
 
     study: Name
@@ -156,22 +156,22 @@ class Study(_Part):
 
     @model_validator(mode="after")
     def _names_fit(self) -> Study:
-        _known("comparison, setting", [self.comparison.setting], self.settings)
+        _check_names("comparison, setting", [self.comparison.setting], self.settings)
         setting = self.settings[self.comparison.setting]
-        _known("comparison, stage", [self.comparison.stage], setting.all_stages)
-        _known("comparison, tests", self.comparison.tests, setting.tests_of(self.comparison.stage))
-        _known("comparison, methods", self.comparison.methods, self.methods)
+        _check_names("comparison, stage", [self.comparison.stage], setting.all_stages)
+        _check_names("comparison, tests", self.comparison.tests, setting.tests_of(self.comparison.stage))
+        _check_names("comparison, methods", self.comparison.methods, self.methods)
         if self.robustness.seeds:
-            _known("robustness, tests", self.robustness.measured.get("tests", []), setting.tests)
+            _check_names("robustness, tests", self.robustness.measured.get("tests", []), setting.tests)
         if self.tuning is not None:
-            _known("tuning, grid", self.tuning.grid, self.methods)
+            _check_names("tuning, grid", self.tuning.grid, self.methods)
             untuned = [method for method in self.methods if method not in self.tuning.grid]
             if untuned:
                 raise ValueError(
                     f"tuning, grid: {', '.join(untuned)} missing; accepted: as many trials for each method"
                 )
         for recipe in self.recipes.values():
-            _known("recipes, methods", recipe.methods, self.methods)
+            _check_names("recipes, methods", recipe.methods, self.methods)
         further = [stage.train for setting in self.settings.values() for stage in setting.stages.values()]
         for name in [*further, *(setting.train for setting in self.settings.values())]:
             if name.endswith("_test"):
@@ -179,7 +179,7 @@ class Study(_Part):
         return self
 
     def with_encoder(self, encoder: str) -> Study:
-        """The study with another encoder, by its recipe where it has one; its recipes are then done with."""
+        """The study with another encoder, with the recipe for it if there is one; the copy has no recipes."""
         recipe = self.recipes.get(encoder)
         if recipe is None:
             return self.model_copy(update={"encoder": encoder})
@@ -193,7 +193,11 @@ class Study(_Part):
         return self.model_copy(update=changes)
 
     def with_methods(self, names: list[str]) -> Study:
-        """The study with some of its methods, all of the comparison's among them."""
+        """The study with some of its methods.
+
+        Raises:
+            FlagError: a method that the study does not have, or one of the comparison is missing.
+        """
         for name in names:
             if name not in self.methods:
                 raise FlagError(
@@ -210,7 +214,7 @@ class Study(_Part):
         return self.model_copy(update=changes)
 
     def _tuning_of(self, methods: Iterable[str]) -> Tuning | None:
-        """The trials of some methods; None where they have none."""
+        """The tuning of some methods; None if they have no trials."""
         if self.tuning is None:
             return None
         grid = {method: self.tuning.grid[method] for method in methods if method in self.tuning.grid}
@@ -219,11 +223,11 @@ class Study(_Part):
     def seeds_of(self, method: str, setting: str) -> range:
         """The seeds of a method in a setting."""
         count = self.seeds.compared if method in self.comparison.methods else self.seeds.others
-        own = self.settings[setting].seeds
-        return range(self.seeds.first, self.seeds.first + (count if own is None else min(count, own)))
+        most = self.settings[setting].seeds
+        return range(self.seeds.first, self.seeds.first + (count if most is None else min(count, most)))
 
     def is_attacked(self, setting: str, seed: int) -> bool:
-        """Whether the runs of a seed are attacked in a setting."""
+        """Whether the runs with this setting and seed are attacked."""
         return setting == self.comparison.setting and seed < self.seeds.first + self.robustness.seeds
 
     @property
@@ -233,18 +237,19 @@ class Study(_Part):
 
     @property
     def folder(self) -> str:
-        """The name of its folder of results."""
+        """The name of the study's folder of results."""
         return self.study if self.encoder == EMBEDDED_NAME else f"{self.study}-{folder_name(self.encoder)}"
 
 
-def _known(what: str, names: Any, accepted: Any) -> None:
+def _check_names(what: str, names: Any, accepted: Any) -> None:
+    """Raises ValueError for the first name that is not accepted."""
     for name in names:
         if name not in accepted:
             raise ValueError(f"{what}: found {name!r}, accepted: {', '.join(accepted)}{nearest(name, accepted)}")
 
 
 def command_line(flags: Mapping[str, Any]) -> list[str]:
-    """Flags as words of a command line of `train.py`."""
+    """Flags as the words of a command line of `train.py`."""
     return [
         word
         for name, value in flags.items()
@@ -253,10 +258,10 @@ def command_line(flags: Mapping[str, Any]) -> list[str]:
 
 
 def read_study(path: Path | str) -> Study:
-    """The study of a YAML.
+    """Read a study from its YAML file.
 
     Raises:
-        DataError: unreadable, no YAML, or not a study; the message names the first mistake and its place.
+        DataError: the file cannot be read, is no YAML, or is no study; the message names the first mistake.
     """
     node = compose_yaml(path)
     content = None if node is None else construct_yaml(node, path)
@@ -265,16 +270,16 @@ def read_study(path: Path | str) -> Study:
     try:
         return Study.model_validate(dict(content))
     except ValidationError as error:
-        raise DataError(_told(error), path) from error
+        raise DataError(_first_mistake(error), path) from error
 
 
-def _told(error: ValidationError) -> str:
-    """The first mistake in a line: its place, what was found, what is accepted."""
+def _first_mistake(error: ValidationError) -> str:
+    """The first mistake in one line: its place, what was found, what is accepted."""
     mistake = error.errors(include_url=False)[0]
     kind, place = mistake["type"], ", ".join(map(str, mistake["loc"]))
     if kind == "value_error":
-        said = str(mistake["ctx"]["error"])
-        return f"{place}: {said}" if place else said
+        reason = str(mistake["ctx"]["error"])
+        return f"{place}: {reason}" if place else reason
     if kind == "missing":
         return f"{place}: missing"
     if kind == "literal_error":

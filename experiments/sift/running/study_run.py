@@ -1,8 +1,8 @@
-"""One run of a study: trained, trained on, tested, attacked; a JSON file when all is done.
+"""One run of a study: training, further stages, tests and attacks; writes one JSON file at the end.
 
     python -m experiments.sift.running.study_run SPEC.json
 
-`matrix.py` writes the spec and starts the process. A run that was killed goes on from its last checkpoint.
+`experiments.sift.matrix` writes SPEC.json and starts this. A killed run continues from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -25,30 +25,30 @@ import torch
 import transformers
 
 from data_utils.errors import DataError, DivergedError, NotFiniteError, OneLineParser, run_command_line
-from data_utils.files import atomic_write
-from data_utils.text_files import read_json, read_json_lines
+from data_utils.storage.files import atomic_write
+from data_utils.storage.text_files import read_json, read_json_lines
 from experiments.sift.attacks.robustness import measure_robustness
 from experiments.sift.running.runs import Record, run_key, score, settings_of
 from experiments.sift.running.study import TRAINED, command_line
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from mt_dnn.configuration.config import Config, parse_args
-from mt_dnn.training.telemetry import METRICS_FILE
+from mt_dnn.reporting.telemetry import METRICS_FILE
 from mt_dnn.training.trainer import train
 
-DIGITS = 5  # of a probability in a result
+DIGITS = 5  # decimals of a probability in a result
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """All that a run needs.
+    """Everything that defines a run.
 
-    study, setting, method: names; seed; encoder; task_def, task: as in a study.
-    train_dir: token files of training and development, without tests; train: the dataset in it.
-    test_dir: token files of `tests` (stems) and of the stages' tests.
-    stages: name to `train`, `tests` and `flags`.
-    flags: all flags of `train.py` beside those that follow from the rest.
-    robustness: as `measure_robustness` takes it; empty for none.
-    result: the file to write; work: a folder for checkpoints, gone at the end.
+    study, setting, method: names; seed, encoder, task_def, task: as in a study.
+    train_dir: folder of the training and development sets, without test sets; train: the dataset in it.
+    test_dir: folder of the token files of `tests` (names without `.json`) and of the stages' tests.
+    stages: name → `train`, `tests` and `flags`.
+    flags: of `train.py`, except those that the other fields determine.
+    robustness: the attacks, see `measure_robustness`; empty for none.
+    result: path of the file to write; work: folder for checkpoints, removed at the end.
     """
 
     study: str
@@ -79,11 +79,11 @@ class RunSpec:
         resume: bool = False,
         model_ckpt: Path | None = None,
     ) -> Config:
-        """The configuration of a stage, by the flags that a user would give to `train.py`.
+        """The configuration of a stage, parsed from flags of `train.py`.
 
         Args:
             stage: `TRAINED`, or one of `stages`.
-            resume: go on from `model_ckpt`, or else from the newest checkpoint of `output_dir`.
+            resume: continue from `model_ckpt`, or without it from the newest checkpoint in `output_dir`.
         """
         further = None if stage == TRAINED else self.stages[stage]
         flags = {
@@ -106,7 +106,7 @@ class RunSpec:
         return parse_args(command_line(flags))
 
     def key(self) -> str:
-        """A hash of all that decides the result but for the code: flags, data, names of stages and tests, attacks."""
+        """A hash of everything that determines the result except the code: flags, data, stages, tests, attacks."""
         parts = [
             (stage, *self.tests_of(stage), run_key(self.config(stage), map(self.path, self.tests_of(stage))))
             for stage in (TRAINED, *self.stages)
@@ -121,7 +121,7 @@ class RunSpec:
 
 
 def finished(spec: RunSpec) -> Record | None:
-    """The result of this very run, or None where it is missing or of other settings or data."""
+    """The run's stored result; None if there is none, or one with other settings or data."""
     try:
         record = json.loads(Path(spec.result).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -130,20 +130,20 @@ def finished(spec: RunSpec) -> Record | None:
 
 
 def execute(spec: RunSpec) -> Record:
-    """Train, test, write the result. A second process with the same work folder waits, and finds the result.
+    """Train, test and write the result; returns it. A second process with the same work folder waits for the first.
 
-    A run that diverged has that as its result (`diverged`, the message), for another start would end likewise.
+    A run that diverged has a result too, with the message as `diverged`: another start would diverge again.
 
     Raises:
-        UserError: what else `train` raises; a file that cannot be written.
+        UserError: any other error of `train`, or a file that cannot be written.
     """
     work = Path(spec.work)
-    with _alone(work):
+    with _lock(work):
         done = finished(spec)
         if done is not None:
             return done
         key, start = spec.key(), time.perf_counter()
-        _forget_other_runs(work, key)
+        _remove_other_run(work, key)
         try:
             found = _measure(spec, work)
         except (DivergedError, NotFiniteError) as error:
@@ -167,26 +167,26 @@ def execute(spec: RunSpec) -> Record:
 
 
 def _measure(spec: RunSpec, work: Path) -> dict[str, Any]:
-    """What a run's file holds beside its names: the course of each stage, what its tests and attacks found.
+    """Train, test and attack; returns the result without the names: each stage's training, tests, attacks.
 
     Raises:
-        DivergedError, NotFiniteError: training did not get through, or to a model that gives no numbers.
+        DivergedError, NotFiniteError: training diverged, or the model's scores are not finite.
     """
     checkpoint = _train(spec, TRAINED, work / "trained", None)
-    course = _course(spec, TRAINED, work / "trained")
+    course = _training_record(spec, TRAINED, work / "trained")
     evaluation = {TRAINED: _test(spec, TRAINED, checkpoint)}
     robustness = _attack(spec, checkpoint)
     stages = {}
     for number, stage in enumerate(spec.stages):
         further = _train(spec, stage, work / f"stage_{number}", checkpoint)
-        stages[stage] = _course(spec, stage, work / f"stage_{number}")
+        stages[stage] = _training_record(spec, stage, work / f"stage_{number}")
         evaluation[stage] = _test(spec, stage, further)
     return {**course, "stages": stages, "evaluation": evaluation, "robustness": robustness}
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[None]:
-    """Hold the lock of a work folder; a process that dies lets go of it."""
+def _lock(work: Path) -> Iterator[None]:
+    """Lock a work folder against other processes within the block; the lock ends with the process."""
     path = work.with_name(f"{work.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -198,8 +198,8 @@ def _alone(work: Path) -> Iterator[None]:
         yield
 
 
-def _forget_other_runs(work: Path, key: str) -> None:
-    """Leave in the work folder what this run began, and nothing that a run of other settings did."""
+def _remove_other_run(work: Path, key: str) -> None:
+    """Empty the work folder unless its files are from a run with this key."""
     mark = work / "key"
     if not mark.is_file() or mark.read_text(encoding="utf-8") != key:
         shutil.rmtree(work, ignore_errors=True)
@@ -208,13 +208,12 @@ def _forget_other_runs(work: Path, key: str) -> None:
 
 
 def _train(spec: RunSpec, stage: str, folder: Path, start: Path | None) -> Path:
-    """Train a stage, from where it was left; returns its last checkpoint.
+    """Train a stage, from its newest checkpoint if it has one; returns its last checkpoint.
 
     Args:
-        start: the checkpoint whose parameters, heads included, the stage begins with; None for the encoder's own.
+        start: a checkpoint whose parameters, heads included, are the initial ones; None for the encoder's.
     """
-    begun = any(folder.glob("model_*.pt"))
-    if begun:
+    if any(folder.glob("model_*.pt")):
         config = spec.config(stage, str(folder), resume=True)
     elif start is None:
         config = spec.config(stage, str(folder))
@@ -227,8 +226,8 @@ def _train(spec: RunSpec, stage: str, folder: Path, start: Path | None) -> Path:
     return folder / f"model_{config.training.epochs - 1}.pt"
 
 
-def _course(spec: RunSpec, stage: str, folder: Path) -> dict[str, Any]:
-    """A stage's flags, its metrics by epoch, and its figures by update."""
+def _training_record(spec: RunSpec, stage: str, folder: Path) -> dict[str, Any]:
+    """A stage's flags, its metrics by epoch, and its values by update."""
     lines = [line for _, line in read_json_lines(folder / METRICS_FILE)]
     return {
         "config": settings_of(spec.config(stage)),
@@ -238,7 +237,7 @@ def _course(spec: RunSpec, stage: str, folder: Path) -> dict[str, Any]:
 
 
 def _test(spec: RunSpec, stage: str, checkpoint: Path) -> dict[str, Any]:
-    """Golds, probabilities or scores, and metrics of a stage's tests."""
+    """Golds, probabilities (or scores) and metrics of a stage's tests."""
     found = {}
     for test in spec.tests_of(stage):
         scored = score(checkpoint, spec.path(test), Path(spec.task_def), spec.task)
@@ -247,19 +246,19 @@ def _test(spec: RunSpec, stage: str, checkpoint: Path) -> dict[str, Any]:
 
 
 def _outputs(scores: np.ndarray) -> dict[str, Any]:
-    """A model's outputs: probabilities (examples, classes) with few digits, or a regression's numbers (examples, 1)."""
+    """A model's outputs as a result has them: rounded probabilities, or the numbers of a regression, (examples, 1)."""
     if scores.shape[1] == 1:
-        return {"scores": [float(f"{score:.9g}") for score in scores[:, 0]]}  # single precision, whole
+        return {"scores": [float(f"{score:.9g}") for score in scores[:, 0]]}  # all digits of single precision
     return {"probabilities": rounded(scores).tolist()}
 
 
 def rounded(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities (examples, classes) with few digits, but where these would make a tie of the two largest."""
-    found = probabilities.astype(np.float64).round(DIGITS)
-    largest = np.sort(found, axis=1)[:, -2:]
+    """Probabilities (examples, classes) rounded to `DIGITS`, except in rows where that makes the two largest equal."""
+    shortened = probabilities.astype(np.float64).round(DIGITS)
+    largest = np.sort(shortened, axis=1)[:, -2:]
     tied = largest[:, 0] == largest[:, 1]
-    found[tied] = probabilities[tied]
-    return found
+    shortened[tied] = probabilities[tied]
+    return shortened
 
 
 def _attack(spec: RunSpec, checkpoint: Path) -> dict[str, Any]:
@@ -270,7 +269,7 @@ def _attack(spec: RunSpec, checkpoint: Path) -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """What a result may depend on beside its settings."""
+    """Versions and hardware, on which a result may depend in addition to its settings."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -285,7 +284,7 @@ def environment() -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description="One run of a study.")
-    parser.add_argument("spec", type=Path, metavar="SPEC.json", help="as matrix.py writes it")
+    parser.add_argument("spec", type=Path, metavar="SPEC.json", help="written by experiments.sift.matrix")
     path = parser.parse_args(argv).spec
     try:
         spec = RunSpec(**read_json(path))

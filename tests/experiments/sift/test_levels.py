@@ -1,4 +1,4 @@
-"""How alike both levels are, where it is known: J = γ·P/s, P taking out the mean and h's own direction."""
+"""The comparison of both levels where it is known: J = γ·P/s, P taking out the mean and h's own direction."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ import torch
 from transformers import BertConfig, BertModel
 
 from data_utils.errors import DataError, FlagError
-from experiments.sift.levels import Alike, alike, main, measure
+from experiments.sift.levels import StepComparison, compare_steps, main, measure
 
 HIDDEN = 64
 
 
-def compare(weight: torch.Tensor, share: float = 0.01) -> tuple[BertModel, Alike]:
+def compare(weight: torch.Tensor, share: float = 0.01) -> tuple[BertModel, StepComparison]:
     torch.manual_seed(0)
     tiny = BertConfig(
         vocab_size=50, hidden_size=HIDDEN, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8,
@@ -24,7 +24,7 @@ def compare(weight: torch.Tensor, share: float = 0.01) -> tuple[BertModel, Alike
     mask = torch.ones_like(ids)
     mask[:, 9:] = 0
     inputs = {"input_ids": ids, "attention_mask": mask}
-    return encoder, alike(encoder, inputs, share, torch.Generator().manual_seed(1))
+    return encoder, compare_steps(encoder, inputs, share, torch.Generator().manual_seed(1))
 
 
 def test_without_weights_of_its_own_the_layer_norm_takes_two_directions_out() -> None:
@@ -44,7 +44,7 @@ def test_weights_that_differ_turn_the_step() -> None:
     assert found.cosine.median() == pytest.approx(float(expected), abs=0.03)
 
 
-def test_the_step_arrives_divided_by_the_deviation_of_h() -> None:
+def test_the_shift_is_the_step_divided_by_the_deviation_of_h() -> None:
     encoder, found = compare(torch.full((HIDDEN,), 0.5))
     embeddings = encoder.embeddings
     torch.manual_seed(0)
@@ -52,7 +52,7 @@ def test_the_step_arrives_divided_by_the_deviation_of_h() -> None:
     assert found.raw.mean() == pytest.approx(float(word_length), rel=0.05)
     torch.testing.assert_close(found.normalized, torch.full_like(found.normalized, 0.5 * HIDDEN**0.5))
     # word, position and type are as long as each other here: h at the LayerNorm is √3 times as long as the word
-    assert (found.arrived / found.normalized).mean() == pytest.approx(0.01 / 3**0.5, rel=0.1)
+    assert (found.shift / found.normalized).mean() == pytest.approx(0.01 / 3**0.5, rel=0.1)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,7 +60,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     texts.write_text("positive\tA fine day.\nAnother text\n")
     main(["--texts", str(texts)])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].endswith("gradients of 2 texts") and "a step of 3.0% of h at pre_ln arrives" in lines[2]
+    assert lines[0].endswith("gradients of 2 texts") and "a step of 3.0% of h at pre_ln is" in lines[2]
     assert float(lines[3].split("median ")[1].split(",")[0]) > 0.95
 
 

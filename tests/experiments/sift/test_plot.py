@@ -101,7 +101,7 @@ def test_a_damaged_line_is_told_and_the_others_are_drawn(
     folder = write_run(tmp_path / "run", update(1, loss=0.5), line, update(3, loss=0.4), line)
     assert drawn(folder)["task loss"]["run"] == ([1, 3], [0.5, 0.4])
     (said,) = capsys.readouterr().err.splitlines()
-    assert re.match(rf"left out: {re.escape(str(folder))}/metrics.jsonl, {told}", said)
+    assert re.match(rf"skipped: {re.escape(str(folder))}/metrics.jsonl, {told}", said)
     assert said.endswith(", and 1 more lines")
 
 

@@ -110,6 +110,7 @@ def test_what_a_command_line_leaves_out_has_a_value() -> None:
     network = SANBertNetwork({"task_def_list": [task_def]}, tiny_encoder("bert", dtype=torch.float32))
     found = to_mtdnn(Config(), network, cuda=False)
     assert mtdnn_reader.wrong_flags(found) == {}
+    assert found["log_per_updates"] == 500  # MT-DNN divides by it
     assert (found["init_checkpoint"], found["data_dir"]) == ("bert-base-uncased", Config().data_dir)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ import numpy as np
 import pytest
 import torch
 
-from mt_dnn.checkpoints.checkpoint import deltas_of, load_checkpoint
+from data_utils.errors import DataError
+from mt_dnn.checkpoints.checkpoint import deltas_of, load_checkpoint, save_checkpoint
+from mt_dnn.configuration.config import parse_args
 from mt_dnn.training.trainer import Trainer
-from tests.mt_dnn.runs import RUN, SIFT, tiny_config
+from tests.mt_dnn.runs import RUN, SIFT, assert_same, parameters, tiny_config, tiny_run
 
 FLAGS = (*SIFT, "--adv_free", "--bregman_mu", "1", "--epochs", "3")
 
@@ -87,9 +91,10 @@ def test_kept_noise_and_the_place_in_the_data_are_those_of_the_run(
     stopped: tuple[Trainer, Path], resumed: Trainer
 ) -> None:
     trainer, checkpoint = stopped
-    assert trainer.checkpoints.kept is not None and resumed.checkpoints.kept is not None
-    assert np.array_equal(trainer.checkpoints.kept._content, resumed.checkpoints.kept._content)
-    assert trainer.checkpoints.kept._seen.any() and np.abs(trainer.checkpoints.kept._values).max() > 0
+    before, after = trainer.checkpoints.state.delta_cache, resumed.checkpoints.state.delta_cache
+    assert before is not None and after is not None
+    assert np.array_equal(before._content, after._content)
+    assert before._seen.any() and np.abs(before._values).max() > 0
     assert deltas_of(checkpoint).is_file()
     epoch, batches = resumed.position  # type: ignore[attr-defined]
     assert (epoch, batches) == (1, 13 - len(trainer.sampler))
@@ -112,3 +117,56 @@ def test_the_loss_scaler_goes_along(stopped: tuple[Trainer, Path], resumed: Trai
         patch.setattr(resumed.model.accelerator, "scaler", after)
         resumed.model.load(str(tmp_path / "model_9.pt"))
     assert after.scale == 1024.0
+
+
+def test_a_finished_run_trains_on_with_the_schedule_over_the_new_length(tmp_path: Path) -> None:
+    tiny_run(tmp_path / "run", "--epochs", "2")
+    first = json.loads((tmp_path / "run" / "results.json").read_text())
+    result = tiny_run(tmp_path / "run", "--epochs", "4", "--resume")
+    log = (tmp_path / "run" / "log.txt").read_text().rpartition("resumed from")[2]
+    # 36 updates, 4 of them warmup; after 18 the linear schedule stands at (36 - 18) / (36 - 4).
+    assert "--epochs 4 instead of 2: the learning-rate schedule now spans all 36 updates, of which 18 are done" in log
+    assert "and goes on at 0.000563;" in log
+    assert [entry["epoch"] for entry in result.history] == [0, 1, 2, 3] and result.history[:2] == first["history"]
+    updates = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rates = {line["update"]: line["lr"] for line in updates if line["kind"] == "update"}
+    assert rates[19] == pytest.approx(1e-3 * (36 - 19) / 32) and rates[36] == 0
+    assert result.seconds > first["seconds"] > 0
+    longer = tiny_run(tmp_path / "longer", "--epochs", "4")
+    assert [entry["epoch"] for entry in longer.history] == [0, 1, 2, 3]
+    model = load_checkpoint(tmp_path / "run" / "model_3.pt")["progress"]
+    assert model["updates"] == 36
+
+
+def test_another_number_of_epochs_is_taken_where_it_is_given_and_leaves_what_is_trained(tmp_path: Path) -> None:
+    tiny_run(tmp_path, "--epochs", "2")
+    with pytest.raises(DataError, match="has trained in 2 epochs, found --epochs 1, accepted: at least 2"):
+        tiny_run(tmp_path, "--epochs", "1", "--resume")
+    text = (tmp_path / "config.yml").read_text()
+    for epochs, more in ((5, ()), (2, ("--epochs", "3"))):
+        (tmp_path / "more.yml").write_text(text.replace("epochs: 2", f"epochs: {epochs}"))
+        config = parse_args(["--config", str(tmp_path / "more.yml"), "--resume", *more])
+        assert Trainer(config).checkpoints.resume() == (2, 0)  # of a file, 5 is a number that was given
+    (tmp_path / "more.yml").write_text(text.replace("epochs: 2", ""))
+    with pytest.raises(
+        DataError, match="with --epochs 2, and here it is left out, which means 5; accepted: --epochs 2"
+    ):
+        Trainer(parse_args(["--config", str(tmp_path / "more.yml"), "--resume"])).checkpoints.resume()
+
+
+def test_a_finished_run_says_how_to_train_on(tmp_path: Path) -> None:
+    tiny_run(tmp_path, "--epochs", "1")
+    before = parameters(tmp_path / "model_0.pt")
+    tiny_run(tmp_path, "--epochs", "1", "--resume")
+    log = (tmp_path / "log.txt").read_text()
+    assert "all 1 epochs are trained; --resume --epochs N with a larger N trains on" in log
+    assert_same(before, parameters(tmp_path / "model_0.pt"))
+
+
+def test_the_minutes_of_a_resumed_run_are_those_of_the_whole_run(tmp_path: Path) -> None:
+    tiny_run(tmp_path, "--epochs", "1")
+    content = load_checkpoint(tmp_path / "model_0.pt")
+    content["progress"]["seconds"] = 600.0
+    save_checkpoint(tmp_path / "model_0.pt", content)
+    assert 600 < tiny_run(tmp_path, "--epochs", "2", "--resume").seconds < 660
+    assert re.search(r"best epoch: \d of 2 \(.*\); 1\d\.\d minutes", (tmp_path / "log.txt").read_text())

@@ -138,7 +138,7 @@ def test_a_projection_without_ball_leaves_the_measured_radius_out():
 def test_sizes_measured_for_other_noise_are_pointed_out():
     given = ["--adv_train", "--adv_scale", "absolute", "--adv_radius", "0.1", "--adv_step_size", "0.1"]
     assert parse_args(given).notices == (
-        "--adv_scale: the defaults of --adv_noise_var are for other noise; give them too",
+        "--adv_scale: the defaults of --adv_noise_var are for other noise; set them, too",
     )
     assert parse_args([*given, "--adv_noise_var", "0.01"]).notices == ()
 

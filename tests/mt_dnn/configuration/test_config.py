@@ -11,7 +11,8 @@ import pytest
 from data_utils.errors import FlagError, run_command_line
 from mt_dnn.configuration.adversarial_config import AdversarialConfig
 from mt_dnn.configuration.config import GROUPS, Config, parse_args
-from mt_dnn.configuration.flags import flags_of, plain_text
+from mt_dnn.configuration.flags import flag, flags_of, plain_text
+from mt_dnn.configuration.help_groups import help_groups
 
 # flag of MT-DNN: (text on its command line, value here, MT-DNN's default); None as text: a switch given alone
 DATA_FLAGS = {
@@ -72,7 +73,7 @@ MODEL_FLAGS = {
 }
 TRAINING_FLAGS = {
     "cuda": ("false", False, ...),
-    "log_per_updates": ("10", 10, 500),
+    "log_per_updates": ("500", 500, 0),  # MT-DNN's 500 is accepted; left out: about 50 reports a run
     "save_per_updates": ("20", 20, 10000),
     "save_per_updates_on": (None, True, False),
     "epochs": ("2", 2, 5),
@@ -235,6 +236,27 @@ def test_help_shows_every_flag(capsys):
     printed = capsys.readouterr().out
     assert stopped.value.code == 0
     assert all(f"--{name} " in printed for group in GROUPS.values() for name in flags_of(group))
+
+
+def test_help_begins_with_what_people_need_and_ends_with_what_has_no_use(capsys):
+    with pytest.raises(SystemExit):
+        parse_args(["--help"])
+    printed = capsys.readouterr().out
+    order = re.findall(r"^  --(\w+)", printed, re.M)
+    first = "task_def data_dir train_datasets test_datasets init_checkpoint output_dir epochs batch_size learning_rate"
+    assert order[:15] == [*first.split(), "adv_train", "adv_norm_level", "adv_opt", "save_hf", "resume", "config"]
+    unused = {name for group in GROUPS.values() for name, spec in flags_of(group).items() if spec.notice}
+    assert len(unused) > 10 and set(order[-len(unused) :]) == unused
+    assert sorted(order) == sorted({"config", *(name for group in GROUPS.values() for name in flags_of(group))})
+
+
+def test_a_flag_without_a_subject_in_the_help_is_named():
+    @dataclasses.dataclass
+    class More:
+        colour: str = flag("red", "colour of the noise")
+
+    with pytest.raises(KeyError, match="no subject in help_groups.py for colour"):
+        help_groups([*GROUPS.values(), More])
 
 
 @pytest.mark.parametrize("method", ["random", "at", "vat", "smart", "alum", "freelb", "r3f"])

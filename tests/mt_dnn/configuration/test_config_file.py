@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -154,10 +155,29 @@ def test_a_run_ends_with_what_it_found_and_where(tmp_path: Path, capsys: pytest.
     lines = [line[20:] for line in capsys.readouterr().out.splitlines()]
     (start,) = (number for number, line in enumerate(lines) if line.startswith("best epoch: "))
     best = result.best_epoch
-    assert lines[start].startswith(f"best epoch: {best} of 0 to 2 (")
+    assert lines[start].startswith(f"best epoch: {best + 1} of 3 (")
     for line, (dataset, metrics) in zip(lines[start + 1 :], result.metrics.items(), strict=False):
         assert line == f"  {dataset}: " + ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-    assert lines[-1].startswith(f"in {tmp_path / 'run'}: model_{best}.pt (")
-    for name in (f"model_{best}.pt", "config.yml", "results.json", "metrics.jsonl"):
-        assert name in lines[-1] and (tmp_path / "run" / name).is_file()
+    model, others, *use = lines[start + 1 + len(result.metrics) :]
+    assert model == f"model: {tmp_path / 'run'}/model_{best}.pt, the checkpoint after epoch {best + 1}"
+    assert (tmp_path / "run" / f"model_{best}.pt").is_file()
+    assert others.startswith(f"in {tmp_path / 'run'}: ")
+    for name in ("config.yml", "results.json", "metrics.jsonl"):
+        assert name in others and (tmp_path / "run" / name).is_file()
+    assert f"*_scores_epoch_{best}.json (predictions of epoch {best + 1})" in others
     assert list((tmp_path / "run").glob(f"*_scores_epoch_{best}.json"))
+    texts = {"cola": "TEXT", "mnli": "PREMISE,HYPOTHESIS", "stsb": "PREMISE,HYPOTHESIS"}
+    assert use == [
+        f"to use it: python predict.py --model {tmp_path / 'run'} --task {task} --from new.csv --text {text} "
+        "--output answers.csv"
+        for task, text in texts.items()
+    ]
+
+
+def test_epochs_count_from_1_in_every_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_run(tmp_path, "--epochs", "2")
+    told = capsys.readouterr().out
+    assert set(re.findall(r"[Ee]poch (\d+)", told)) == {"1", "2"} and "epoch 0" not in told
+    assert re.search(r"epoch 2 of 2, update 18 of 18, task \w+: loss ", told)
+    assert "epoch 2 of 2, cola_dev: ACC " in told
+    assert f"{tmp_path}/model_0.pt after epoch 1, model_1.pt after epoch 2" in told

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_utils.array_file import write_arrays
+from data_utils.storage.array_file import write_arrays
 from data_utils.errors import DataError
 from mt_dnn.batcher import SingleTaskDataset
 from mt_dnn.data import token_arrays

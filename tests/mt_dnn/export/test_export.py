@@ -248,7 +248,7 @@ def test_a_run_writes_its_best_epoch_and_trains_as_without_the_flag(tmp_path: Pa
     assert torch.equal(exported["classifier.weight"], best["scoring_list.0.1.weight"])
     assert torch.equal(exported["bert.pooler.dense.bias"], best["scoring_list.0.0.dense.bias"])
     assert not torch.equal(exported["classifier.weight"], last["scoring_list.0.1.weight"])
-    assert "hf holds the model of epoch 0\n" in (tmp_path / "run" / "log.txt").read_text()
+    assert "hf holds the model of epoch 1\n" in (tmp_path / "run" / "log.txt").read_text()
 
     # another run's checkpoint of that epoch, in the folder that the resumed run writes to, is not its own
     tiny_run(tmp_path / "elsewhere", *flags, "--seed", "7")
@@ -256,7 +256,7 @@ def test_a_run_writes_its_best_epoch_and_trains_as_without_the_flag(tmp_path: Pa
     resume = ("--resume", "--model_ckpt", checkpoint, "--save_hf", str(tmp_path / "hf2"), "--tokenizer", tokenizer)
     assert tiny_run(tmp_path / "elsewhere", *flags, *resume).best_epoch == 0
     told = (tmp_path / "elsewhere" / "log.txt").read_text()
-    assert "model of the last epoch, for" in told and "model_0.pt (the best" not in told.rpartition("resumed from")[2]
+    assert "model of the last epoch, for" in told and "model: " not in told.rpartition("resumed from")[2]
     exported = AutoModelForSequenceClassification.from_pretrained(tmp_path / "hf2").state_dict()
     assert torch.equal(exported["classifier.weight"], last["scoring_list.0.1.weight"])
 
@@ -287,9 +287,9 @@ def test_a_checkpoint_is_exported_as_its_run_did_and_one_task_into_the_folder_it
         (("--task_def", "TANH"), "tiny' has no vocabulary; .*; --tokenizer names another"),
         (("--tokenizer", "no/such/folder"), "--save_hf: tokenizer 'no/such/folder': no such folder"),
         (("--task_def", str(RUN / "task_def.yml")), "task cola has no activation .* accepted: actf: tanh"),
-        (("--save_hf", "FULL"), "FULL holds something; accepted: a new or an empty folder"),
-        (("--save_hf", "FULL/file"), "file holds something; accepted: a new or an empty folder"),
-        (("--save_hf", "out"), "out holds --output_dir; accepted: a folder of its own"),
+        (("--save_hf", "FULL"), "FULL is not empty; accepted: a new or an empty folder"),
+        (("--save_hf", "FULL/file"), "file is not empty; accepted: a new or an empty folder"),
+        (("--save_hf", "out"), "out contains --output_dir; accepted: a separate folder"),
         (("--save_hf", "/dev/null/hf"), "/dev/null: cannot be written to"),
     ],
 )
@@ -305,6 +305,21 @@ def test_what_would_fail_at_the_end_is_refused_before_training(
         Trainer(tiny_config(Path("out"), *given, *(tasks if flag == "TANH" else flag for flag in flags)))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*.pt")) and not Path("hf").exists()
+
+
+def test_the_same_run_again_replaces_its_own_model(
+    tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ("--task_def", _tanh_tasks(tmp_path), "--save_hf", "hf", "--tokenizer", tokenizer, "--epochs", "1")
+    tiny_run(Path("out"), *flags, "--seed", "1")
+    weights = Path("hf/mnli/model.safetensors")
+    before = weights.read_bytes()
+    tiny_run(Path("out"), *flags, "--seed", "2")
+    assert weights.read_bytes() != before
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(("hf", ".hf"))} == {"hf"}
+    with pytest.raises(FlagError, match="hf is not empty; accepted: a new or an empty folder, or the one of an"):
+        tiny_run(Path("another"), *flags)
 
 
 def test_a_tokenizer_of_a_larger_vocabulary_is_refused(tmp_path: Path, tokenizer: str) -> None:

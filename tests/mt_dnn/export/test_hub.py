@@ -110,7 +110,11 @@ LOGINS: list[tuple[dict[str, Any], str, str]] = [
     ({"fails": {"whoami": ConnectionError("offline")}}, "me/x", r"does not confirm the login \(offline\); log in with"),
     ({"login": {"name": "me"}}, "you/x", "the login may not write to you, accepted: me$"),
     ({"login": {"name": "me", "orgs": [{"name": "lab"}]}}, "you/x", "accepted: me, lab$"),
-    ({"login": {"name": "me", "auth": {"accessToken": {"role": "read"}}}}, "me/x", "may read alone; give one that"),
+    (
+        {"login": {"name": "me", "auth": {"accessToken": {"role": "read"}}}},
+        "me/x",
+        "can only read; log in with one that",
+    ),
 ]
 
 

@@ -22,7 +22,7 @@ from tests.search import Trace, regularize, seeds_of
 
 
 @pytest.mark.parametrize("norm_level", [0, 1])
-def test_chance_has_the_entries_of_delta_in_another_place_and_sign(
+def test_shuffled_has_the_entries_of_delta_in_other_places_with_random_signs(
     monkeypatch: pytest.MonkeyPatch, norm_level: int
 ) -> None:
     import mt_dnn.perturbation.search
@@ -51,7 +51,7 @@ def test_chance_has_the_entries_of_delta_in_another_place_and_sign(
 
 
 @pytest.mark.parametrize("norm_level", [0, 1])
-def test_chance_of_an_example_depends_on_neither_padding_nor_batch(norm_level: int) -> None:
+def test_shuffled_depends_on_neither_padding_nor_batch(norm_level: int) -> None:
     def shuffled(mask: Tensor, delta: Tensor, seeds: list[int]) -> Tensor:
         found = Search(SmartPerturbation(**SIZES, norm_level=norm_level), lambda: None, None, mask, seeds)  # type: ignore[arg-type]
         found.delta, found.padding = delta, (mask == 0).unsqueeze(-1)

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mt_dnn.perturbation.ball import ascent_direction, embedding_size, project, scope_norm
+from mt_dnn.perturbation import SmartPerturbation
+from mt_dnn.perturbation.ball import Ball, ascent_direction, embedding_size, project, scope_norm
+from mt_dnn.perturbation.noise import InitialNoise
 
 NORMS = ("inf", "l2", "l1")
 SCOPES = ("token", "sentence")
@@ -69,7 +71,7 @@ def test_direction_of_l1_is_the_sign(scope: str) -> None:
 
 
 @pytest.mark.parametrize("norm_p", ["inf", "l2"])
-def test_the_constant_stands_beside_the_norm(norm_p: str) -> None:
+def test_the_constant_is_added_to_the_norm(norm_p: str) -> None:
     gradient = 1e-6 * random(2, 3, 4)
     expected = gradient / (norms(gradient, norm_p, "token").view(2, 3, 1) + 1e-6)
     torch.testing.assert_close(ascent_direction(gradient, norm_p, "token", 1e-6), expected)
@@ -183,3 +185,36 @@ def test_size_of_a_row_of_zeros_is_zero(norm_p: str) -> None:
     for size in embedding_size(h, torch.ones(1, 2), norm_p, "token"):
         assert size[0, 0].item() == 0.0
         assert size[0, 1].item() > 0.0
+
+
+# the ball of a method
+
+
+def test_a_methods_ball_and_noise_follow_its_attributes_and_are_checked() -> None:
+    method = SmartPerturbation(
+        norm_p="l2", norm_level=1, radius=0.2, scale="relative", noise_var=0.3, noise="uniform", noise_clamp=True
+    )
+    assert method.ball == Ball("l2", "sentence", 0.2, "project", "relative", 1e-6)
+    assert method.initial_noise == InitialNoise("uniform", 0.3, True)
+    method.radius = 0.4
+    assert method.ball.radius == 0.4
+    method.radius = -1.0
+    with pytest.raises(ValueError, match="needs a radius above 0, found -1.0"):
+        _ = method.ball
+
+
+@pytest.mark.parametrize("norm_p", ["inf", "l2"])
+def test_a_step_of_each_projection_on_known_numbers(norm_p: str) -> None:
+    delta, gradient = torch.tensor([[[0.3, 0.4]]]), torch.tensor([[[3.0, 4.0]]])
+    one = torch.ones(())
+    length = 4.0 if norm_p == "inf" else 5.0
+    moved, step = Ball(norm_p, projection="none").ascend(delta, gradient, 0.5, one)
+    expected = 0.5 * gradient / (length + 1e-6)
+    torch.testing.assert_close((moved, step), (delta + expected, expected))
+    moved, step = Ball(norm_p, radius=0.1, projection="project").ascend(delta, gradient, 0.5, one)
+    ball = torch.tensor([[[0.1, 0.1]]]) if norm_p == "inf" else torch.tensor([[[0.06, 0.08]]])
+    torch.testing.assert_close((moved, step), (ball, ball - delta))
+    moved, step = Ball(norm_p, projection="normalize", epsilon=1e-6).ascend(delta, gradient, 0.5, one)
+    raw = delta + 0.5 * gradient
+    norm = raw.max() if norm_p == "inf" else raw.norm()
+    torch.testing.assert_close((moved, step), (raw / (norm + 1e-6), 0.5 * gradient / (norm + 1e-6)))

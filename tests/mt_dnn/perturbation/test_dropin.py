@@ -1,4 +1,4 @@
-"""MT-DNN's calls, and the folder of the methods standing alone with torch (MTDNN_COMPAT section 5)."""
+"""MT-DNN's calls, and the folder of the methods alone, with torch only."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ def test_the_folder_imports_torch_and_itself_alone() -> None:
 
 
 @pytest.mark.parametrize("place", ["mt_dnn.perturbation", "research.noise_methods"])
-def test_the_folder_alone_is_the_whole_drop_in(place: str, tmp_path: Path) -> None:
+def test_the_folder_alone_is_the_drop_in(place: str, tmp_path: Path) -> None:
     """In an MT-DNN checkout, whose files stay as they are, and under another name in another repository."""
     for name, text in MTDNN_FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -106,7 +106,7 @@ def test_noise_enters_a_model_with_a_head_once_a_forward(family: str, head: str)
         ("deberta_v2", "deberta", 16),
     ],
 )
-def test_noise_has_the_size_of_what_stands_at_the_injection_point(family: str, level: str, size: int) -> None:
+def test_noise_has_the_size_of_h_at_the_injection_point(family: str, level: str, size: int) -> None:
     """ALBERT and ELECTRA project after the LayerNorm, a DeBERTa-v2 of another embedding size before it."""
     model = Classifier(tiny_encoder(family, embedding_size=12))
     assert model.bert.config.hidden_size == 16
@@ -135,7 +135,7 @@ def test_an_encoder_decoder_is_refused_in_a_line_and_its_encoder_is_not(model: A
     assert available_levels(whole.get_encoder()) == ("pre_ln",)
 
 
-def test_a_decoder_that_embeds_on_its_own_is_a_second_stack() -> None:
+def test_a_decoder_with_a_separate_embedding_is_a_second_stack() -> None:
     config = transformers.BartConfig(
         vocab_size=40, d_model=16, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2,
         decoder_attention_heads=2, encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=24,
@@ -150,7 +150,7 @@ def test_a_model_without_word_embeddings_is_refused() -> None:
 
 
 @pytest.mark.parametrize("family", DECODERS)
-def test_noise_token_by_token_with_a_cache_is_noise_of_the_whole_sequence(family: str) -> None:
+def test_noise_token_by_token_with_a_cache_is_noise_of_the_full_sequence(family: str) -> None:
     decoder = tiny_encoder(family)
     ids = token_batch(decoder, lengths=(6, 6), width=6).input_ids
     delta = noise_like(torch.empty(2, 6, 16, dtype=torch.float64))
@@ -250,7 +250,7 @@ def test_an_adapted_layer_norm_is_found_with_its_adapter(family: str, level: str
         assert (model(*batch) - clean).abs().max() > 1e-3
 
 
-def test_a_layer_beside_the_table_is_no_layer_norm_for_holding_some() -> None:
+def test_a_layer_next_to_the_table_that_contains_layer_norms_is_not_one() -> None:
     class OneLayer(nn.Module):
         def __init__(self) -> None:
             super().__init__()

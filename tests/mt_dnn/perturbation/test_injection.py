@@ -1,4 +1,4 @@
-"""Where noise enters, and that nothing else of the encoder changes: METHODS section 2, level by level."""
+"""Where noise enters, level by level, and that nothing else of the encoder changes (docs/methods.md)."""
 
 from __future__ import annotations
 

@@ -194,4 +194,5 @@ def test_the_regularizer_begins_with_the_first_update_of_its_share(percent: int,
     """0.07 · 100, 0.28 · 25 and 0.14 · 50 are a little more than 7 in floating point."""
     alum = AlumPerturbation(**SIZES, start_ratio=percent / 100)
     active = [alum.is_active(update, updates) for update in range(updates)]
+    assert active == [alum.begun(update, updates) for update in range(updates)]  # the old name
     assert active == [100 * update >= percent * updates for update in range(updates)]

@@ -1,4 +1,4 @@
-"""SMART, SiFT and the release's variant: what tells them apart, which divergence they take, what they refuse."""
+"""SMART, SiFT and the release's variant: how they differ, which divergence they use, what they refuse."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_sift_is_smart_at_a_normalized_point() -> None:
     assert own == {"default_level"}
 
 
-def test_the_release_ascends_on_its_own_criterion_and_turns_the_final_arguments_round() -> None:
+def test_the_release_climbs_another_criterion_and_exchanges_the_final_arguments() -> None:
     """Ascent: summed NsKl, target detached, whatever the task's divergence; squared error for one column."""
     release = MtdnnReleasePerturbation()
     generator = torch.Generator().manual_seed(0)
@@ -76,7 +76,7 @@ def test_the_ascent_is_summed_and_the_regularizer_a_mean() -> None:
 
 
 @pytest.mark.parametrize("task_id", [0, 1, 2])
-def test_the_divergence_is_the_tasks_own(task_id: int) -> None:
+def test_the_divergence_is_the_tasks(task_id: int) -> None:
     model = tiny_classifier()
     batch = token_batch(model.bert)
     used: list[int] = []

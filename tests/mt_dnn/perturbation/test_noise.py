@@ -1,4 +1,4 @@
-"""Noise by example, and dropout from a stream of its own."""
+"""Noise seeded per example, and dropout from a separate stream."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_noise_does_not_depend_on_the_side_of_the_padding() -> None:
 
 
 @pytest.mark.parametrize("seeded", [True, False])
-def test_noise_is_zero_at_padding_and_has_the_asked_type(seeded: bool) -> None:
+def test_noise_is_zero_at_padding_and_has_the_requested_type(seeded: bool) -> None:
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
     seeds = example_seeds(0, 0, ["x", "y"]) if seeded else None
     for dtype in (torch.float32, torch.float64):
@@ -203,7 +203,7 @@ def test_a_fork_ends_with_an_exception_too() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_every_pass_and_every_batch_has_dropout_of_its_own() -> None:
+def test_every_pass_and_every_batch_has_different_dropout() -> None:
     seeds = example_seeds(0, 0, ["a", "b"])
     other = example_seeds(0, 1, ["a", "b"])
     drawn = {dropout_seed(s, i) for s in (seeds, other) for i in range(4)}

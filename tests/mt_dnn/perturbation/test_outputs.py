@@ -1,4 +1,4 @@
-"""How the outputs of each task type are compared (METHODS section 4, "by task type")."""
+"""How the outputs of each task type are compared (docs/methods.md)."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_sequence_labeling_is_the_mean_over_real_tokens() -> None:
 
 
 @pytest.mark.parametrize("task_type", [TaskType.MaskLM, TaskType.SeqenceGeneration])
-def test_masked_lm_and_generation_are_the_mean_over_the_tokens_that_count(task_type: TaskType) -> None:
+def test_masked_lm_and_generation_are_the_mean_over_the_loss_mask(task_type: TaskType) -> None:
     perturbed, clean = two(2, 4, 3)
     counted = torch.tensor([[False, True, False, True], [True, False, False, False]])
     mean, _ = compare(perturbed, clean, task_type, loss_mask=counted)
@@ -158,7 +158,7 @@ def test_a_loss_of_gold_labels_is_climbed_as_a_sum_over_what_its_mean_is_over(
     torch.testing.assert_close(method.final_loss(given, batch), loss)
 
 
-def test_groups_of_unequal_size_are_distributions_of_their_own() -> None:
+def test_groups_of_unequal_size_are_separate_distributions() -> None:
     """The absent candidates of a smaller group have no probability and no part in R."""
     perturbed, clean = two(5, 1)
     loss, ascent = compare(perturbed, clean, TaskType.Ranking, pairwise=(3, 2))

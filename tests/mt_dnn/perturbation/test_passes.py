@@ -1,4 +1,4 @@
-"""What a search leaves behind: nothing. Its cost: K + 1 forwards; what R's gradient reaches; which dropout it sees."""
+"""A search has no side effects, runs K + 1 forwards; which parameters R's gradient reaches; which dropout it has."""
 
 from __future__ import annotations
 

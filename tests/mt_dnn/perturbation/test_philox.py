@@ -1,4 +1,4 @@
-"""Random numbers by counter."""
+"""The counter-based random number generator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How logits are read, and which models are seen through: R beside computations by hand, and what is refused."""
+"""The view of logits for each kind of model and wrapper: R against computations by hand, and what is refused."""
 
 from __future__ import annotations
 
@@ -275,7 +275,7 @@ def encoder_decoder(family: str) -> Any:
     return model.train()
 
 
-def test_noise_of_the_models_own_is_the_same_in_all_passes() -> None:
+def test_noise_that_the_model_draws_is_the_same_in_all_passes() -> None:
     """NEFTune: with δ = 0 the perturbed pass is the clean one; without the block the two would draw noise apart."""
     model, batch = tiny_model("generation"), collate(examples("generation"))
     words = model.get_input_embeddings()
@@ -292,7 +292,7 @@ def test_noise_of_the_models_own_is_the_same_in_all_passes() -> None:
             regularizer(model, batch, model(**batch))
 
 
-def test_words_that_a_hook_changes_at_random_are_told() -> None:
+def test_words_that_a_hook_changes_at_random_are_an_error() -> None:
     model, batch = tiny_model("classification"), collate(examples("classification"))
     model.get_input_embeddings().register_forward_hook(lambda _, __, h: h + 0.1 * torch.randn_like(h))
     with pytest.raises(ValueError, match="BertForSequenceClassification embeds a batch differently in each pass"):
@@ -303,7 +303,7 @@ def test_words_that_a_hook_changes_at_random_are_told() -> None:
     assert regularizer(model, batch, output) > 0
 
 
-def test_batches_that_do_not_say_their_tokens_are_told() -> None:
+def test_batches_that_do_not_say_their_tokens_are_an_error() -> None:
     model, batch = tiny_model("classification"), collate(examples("classification"))
     output = model(**batch)
     vectors = model.get_input_embeddings()(batch["input_ids"]).detach()
@@ -342,7 +342,7 @@ def test_reentrant_checkpointing_is_refused_before_a_step() -> None:
     assert ModelRegularizer(search(), model)(model, batch, model(**batch)) > 0
 
 
-def test_outputs_that_are_more_than_logits_are_told() -> None:
+def test_outputs_that_are_more_than_logits_are_an_error() -> None:
     model, batch = tiny_model("classification"), collate(examples("classification"))
     logits = model(**batch).logits
     assert ModelRegularizer(search(), model)(model, batch, {"logits": logits}) > 0

@@ -1,4 +1,4 @@
-"""A method bound to a model, in a plain loop: what it is given, what it sees, what it refuses."""
+"""A method bound to a model, in a plain loop: its arguments, its noise and dropout, what it refuses."""
 
 from __future__ import annotations
 
@@ -320,7 +320,7 @@ def test_two_texts_by_one_encoder_are_refused(kind: type[Any]) -> None:
     assert hook_count(model) == 0
 
 
-def test_an_encoder_that_the_backward_computes_anew_is_refused() -> None:
+def test_an_encoder_that_the_backward_recomputes_is_refused() -> None:
     """Anew it would be computed without the noise, and give another gradient."""
     model, batch = Siamese(whole=True), {name: x for name, x in classification()[1].items() if name != "labels"}
     with pytest.raises(ValueError, match="the backward pass recomputes the embeddings of BertModel, without the noise"):
@@ -339,7 +339,7 @@ def test_a_search_needs_gradients() -> None:
             assert bound(model)(model, batch, model(**batch)) > 0
 
 
-def test_tokens_that_are_not_the_batch_s_are_told() -> None:
+def test_tokens_that_are_not_the_batchs_are_an_error() -> None:
     model, batch = tiny_model("tokens"), collate(examples("tokens"))
     longer = F.pad(model(**batch).logits, (0, 0, 3, 0))
     with pytest.raises(ValueError, match="found logits of 3 x 10 tokens; accepted: of the batch's 3 x 7, of these in"):

@@ -1,4 +1,4 @@
-"""The inner search, step by step: initial noise, ascent, projection, the final pass (METHODS section 3)."""
+"""The inner search, step by step: initial noise, ascent, projection, the final pass (docs/methods.md, "The search")."""
 
 from __future__ import annotations
 

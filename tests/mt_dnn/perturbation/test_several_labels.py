@@ -1,4 +1,4 @@
-"""Several labels a text: losses and divergences of independent Bernoullis (METHODS section 8), against plain Python."""
+"""Several labels a text: losses and divergences of independent Bernoullis, against plain Python."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, pipeline
+from transformers import AutoConfig, AutoModel, pipeline
 
 from data_utils.errors import UserError
 from mt_dnn.checkpoints.checkpoint import load_checkpoint
@@ -62,6 +62,15 @@ def test_a_folder_of_save_hf_gives_the_answers_of_the_checkpoint_and_of_the_pipe
                 assert answer.label == own.label
                 assert answer.probabilities == pytest.approx(own.probabilities, abs=1e-5)
                 assert answer.probabilities == pytest.approx(scores, abs=1e-5)
+
+
+def test_the_folder_of_several_tasks_says_which_folders_transformers_opens(folders: Path) -> None:
+    with pytest.raises((OSError, ValueError)):
+        pipeline("text-classification", str(folders / "all"), device="cpu")
+    card = (folders / "all" / "README.md").read_text()
+    told = "Each task has a folder here: `one`, `several`, `number`. transformers opens one of these, not this folder."
+    assert told in card
+    assert "Each task has a folder here" not in (folders / "only-one" / "README.md").read_text()
 
 
 def test_a_pair_of_a_folder_of_save_hf_is_the_pipelines(tmp_path: Path, folders: Path) -> None:
@@ -177,8 +186,39 @@ def test_a_damaged_folder_of_save_hf_is_one_line(folders: Path, tmp_path: Path) 
     weights.write_bytes(weights.read_bytes()[:100])
     with pytest.raises(UserError, match="holds no classifier that can be loaded"):
         load_model(folder, cuda=False)
-    config = AutoConfig.from_pretrained(folders / "only-one")
-    assert AutoModelForSequenceClassification.from_config(config).config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"id2label": {"1": "a", "2": "b", "7": "c"}},
+        {"id2label": {}},
+        {"id2label": None},
+        {"model_type": "nonsense"},
+        {"num_hidden_layers": 10**9},
+        {"problem_type": "many"},
+        {"problem_type": "regression"},
+    ],
+)
+def test_a_configuration_that_makes_no_classifier_is_one_line(
+    changes: dict[str, Any], folders: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(folders / "only-one", tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    try:
+        assert load_model(folder, cuda=False).predict(["red"])[0].label is not None
+    except UserError as error:
+        assert "\n" not in str(error) and str(folder) in str(error)
+
+
+def test_a_task_in_a_configuration_is_data(folders: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(folders / "only-one", tmp_path / "other")
+    config = json.loads((folder / "config.json").read_text())
+    for known in ([], {"data_format": 7, "metric_meta": "ACC"}, {"metric_meta": ["Pearson", "nonsense", 3]}):
+        (folder / "config.json").write_text(json.dumps({**config, "mt_dnn_task": known}))
+        model = load_model(folder, cuda=False)
+        assert model.predict(["red"]) and set(model.evaluate(["red"], ["a"])) == {"ACC", "F1MAC"}
 
 
 def test_the_model_answers_as_it_was_loaded(model: TextModel) -> None:

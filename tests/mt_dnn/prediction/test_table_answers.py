@@ -123,13 +123,19 @@ def test_a_pair_of_a_latin_1_table(run: Any, model: TextModel) -> None:
     assert Path("out.csv").read_bytes().decode("latin-1").startswith(expected)
 
 
-def test_several_label_columns_go_by_their_names(run: Any) -> None:
-    Path("in.csv").write_text("review,z,x,y\nred,0,1,0\nblue,1,0,0\n")
+def test_several_label_columns_go_by_their_names(run: Any, model: TextModel) -> None:
+    texts, labels = texts_of(30), np.random.default_rng(1).integers(0, 2, (30, 3)).tolist()
+    rows = [f"{text},{z},{x},{y}\n" for text, (x, y, z) in zip(texts, labels, strict=True)]
+    Path("in.csv").write_text("review,z,x,y\n" + "".join(rows))
     run("--task several --text review --label z,x,y --output first.csv")
-    Path("in.csv").write_text('review,own\nred,"[""x""]"\nblue,"[""z""]"\n')
-    run("--task several --text review --label own --output second.csv")
-    first, second = (json.loads(Path(f"{name}_metrics.json").read_text()) for name in ("first", "second"))
-    assert first == second
+    expected = model.evaluate(texts, labels, "several")
+    assert expected != model.evaluate(texts, [[z, x, y] for x, y, z in labels], "several")
+    assert json.loads(Path("first_metrics.json").read_text()) == pytest.approx(expected)
+    names = [json.dumps([name for name, own in zip("xyz", row, strict=True) if own]) for row in labels]
+    lines = [json.dumps({"review": text, "own": own}) + "\n" for text, own in zip(texts, names, strict=True)]
+    Path("in.jsonl").write_text("".join(lines))
+    run("--task several --text review --label own --output second.csv", "in.jsonl")
+    assert json.loads(Path("second_metrics.json").read_text()) == pytest.approx(expected)
     Path("in.csv").write_text("review,z,x,w\nred,0,1,0\n")
     with pytest.raises(UserError, match="--label: found z, x, w, accepted: the task's labels x, y, z, or one column"):
         run("--task several --text review --label z,x,w --output third.csv")
@@ -160,6 +166,14 @@ def test_the_users_columns_are_never_overwritten(run: Any, caplog: pytest.LogCap
     (row,) = read_table("out.csv").rows
     assert list(row.cells)[3:] == ["model_model_prediction", "model_model_probability"]
     assert (row.cells["prediction"], row.cells["model_probability"]) == ("mine", "too")
+
+
+def test_a_table_without_rows_stays_one(run: Any) -> None:
+    Path("in.csv").write_text("review,stars\n")
+    run("--task one --text review --output out.csv")
+    assert Path("out.csv").read_text() == "review,stars,prediction\n"
+    with pytest.raises(UserError, match="--label: no row has a text and a label"):
+        run("--task one --text review --label stars --output out.csv")
 
 
 def test_new_names_are_told(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from tokenizers.normalizers import BertNormalizer
 
 import predict
 from data_utils.errors import DataError, FlagError, UserError
@@ -28,11 +30,17 @@ def texts_of(count: int, longest: int = 20, seed: int = 0) -> list[str]:
 
 def logits_of(model: TextModel, task: str, *texts: str) -> torch.Tensor:
     """Of one text or pair, by the network alone: no batch, no padding."""
+    return raw_logits(model, task, *texts)[0]
+
+
+def raw_logits(model: TextModel, task: str, *texts: str) -> Any:
+    """The same as the network gives them; of spans start and end, (tokens,) each."""
     head = model.tasks[task]
     network: Any = head.network
     tokens = head.text.tokenizer(*texts, return_tensors="pt", truncation=True, max_length=64)
     with torch.inference_mode():
-        return network(tokens["input_ids"], None, tokens["attention_mask"], task_id=head.task_id)[0]
+        logits = network(tokens["input_ids"], None, tokens["attention_mask"], task_id=head.task_id)
+    return [own[0] for own in logits] if isinstance(logits, tuple) else logits
 
 
 def test_a_class_has_its_name_and_the_networks_probability(model: TextModel) -> None:
@@ -130,6 +138,22 @@ def test_an_answer_is_a_part_of_the_text(model: TextModel, task: str) -> None:
         assert task == "spans" or 0 < answer.probability <= 1
 
 
+@pytest.mark.parametrize(("threshold", "is_none"), [(1000.0, False), (-1000.0, True)])
+def test_the_probability_of_an_answer_is_that_among_all_spans_and_none(
+    every_type: Path, threshold: float, is_none: bool
+) -> None:
+    model = load_model(every_type / "model_0.pt", task="perhaps", cuda=False)
+    model.tasks["perhaps"].task.opt = {"null_score_diff_threshold": threshold}
+    (answer,) = model.predict([("red", "one two four")], "perhaps")
+    start, end = (own.tolist() for own in raw_logits(model, "perhaps", "red", "one two four"))
+    words = {3: "one", 4: "two", 5: "four"}  # after [CLS] red [SEP]
+    spans = {(first, last): start[first] + end[last] for first in words for last in words if first <= last}
+    best, none = max(spans, key=spans.__getitem__), start[0] + end[0]
+    total = sum(map(math.exp, [*spans.values(), none]))
+    assert answer.label == ("" if is_none else " ".join(words[place] for place in range(best[0], best[1] + 1)))
+    assert answer.probability == pytest.approx(math.exp(none if is_none else spans[best]) / total, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("task", "texts"),
     [
@@ -169,6 +193,13 @@ def test_an_empty_text_gets_no_answer_and_moves_no_other(
     assert f"{len(nothing)} of {len(given)} rows have no text and get no answer: row 2" in caplog.text
     assert model.predict(nothing, task) == [NOTHING] * len(nothing)
     assert model.predict([], task) == []
+
+
+def test_a_context_that_the_tokenizer_leaves_nothing_of_gets_no_answer(every_type: Path) -> None:
+    model = load_model(every_type / "model_0.pt", task="span", cuda=False)
+    model.tasks["span"].text.tokenizer.backend_tokenizer.normalizer = BertNormalizer()
+    first, second = model.predict([("red", "\u200b"), ("red", "blue")])
+    assert (first, second.label) == (NOTHING, "blue")
 
 
 def test_a_long_text_is_cut_and_counted(model: TextModel, caplog: pytest.LogCaptureFixture) -> None:
@@ -308,8 +339,8 @@ def test_a_mistake_is_one_line(model: TextModel, task: str | None, texts: Any, m
         ("rank", ("red", ["one"]), "two", "found 'two', accepted: one of the row's candidates"),
         ("span", ("red", "one"), "two", "found the answer 'two', which is not in the row's context"),
         ("cloze", ("red", "@placeholder", ["one"]), "two", "found 'two', accepted: one of the row's choices"),
-        ("gaps", "[MASK]", "red", "MaskLM has no label column"),
-        ("one", "red", None, "--label: no row has a label"),
+        ("gaps", "[MASK]", "red", "MaskLM takes no label column"),
+        ("one", "red", None, "--label: no row has a text and a label"),
     ],
 )
 def test_a_label_that_is_none_is_one_line(model: TextModel, task: str, text: Any, label: Any, message: str) -> None:

@@ -82,7 +82,7 @@ def test_it_tells_how_many_updates_of_each_kind_the_run_has_and_leaves_nothing(
     # Memory is that of the costlier kind of update, with the largest batch.
     assert rehearsed[0][0] == any(regularized for regularized, _ in updates)
     assert "--grad_accumulation_step" in method or rehearsed[0][1] == max(tokens for _, tokens in updates[:9])
-    assert f"no file of it is left in {where}" in plan and "\nmemory: " in plan
+    assert f"it left no file in {where}" in plan and "\nmemory: " in plan
 
 
 def test_the_time_is_that_of_the_updates_and_evaluations_to_come(
@@ -108,7 +108,7 @@ def test_of_a_resumed_run_it_tells_what_is_left(tmp_path: Path, told: Callable[[
     assert sorted((path.name, path.stat().st_mtime_ns) for path in tmp_path.iterdir()) == before
     tiny_run(tmp_path, *SIFT, "--epochs", "3", "--resume")
     dry_run(tiny_config(tmp_path, *SIFT, "--epochs", "3", "--resume"))
-    assert f"nothing is left to train, {tmp_path / 'model_2.pt'} is of the last epoch" in told()
+    assert f"nothing is left to train, {tmp_path / 'model_2.pt'} is from the last epoch" in told()
 
 
 def test_the_room_that_checkpoints_take(
@@ -154,9 +154,9 @@ def test_the_folders_of_a_model_for_transformers_are_not_left_either(
     before = sorted(tmp_path.iterdir())
     for place in (folder, str(tmp_path / folder)):
         dry_run(tiny_config(tmp_path / "out", *flags, "--save_hf", place))
-        assert "dry run: all that it needs is there" in told()
+        assert "dry run: all that the run needs is there" in told()
         assert sorted(tmp_path.iterdir()) == before
-    with pytest.raises(FlagError, match="--save_hf: .* holds --output_dir"):
+    with pytest.raises(FlagError, match="--save_hf: .* contains --output_dir"):
         dry_run(tiny_config(tmp_path / "out", *flags, "--save_hf", "out"))
     assert sorted(tmp_path.iterdir()) == before
 

@@ -15,7 +15,11 @@ from tests.mt_dnn.runs import tiny_config
 @pytest.mark.parametrize(
     ("variable", "value", "message"),
     [
-        ("ACCELERATE_USE_FSDP", "true", r"FSDP \(ACCELERATE_USE_FSDP\).*accepted: a process a device with Distributed"),
+        (
+            "ACCELERATE_USE_FSDP",
+            "true",
+            r"FSDP \(ACCELERATE_USE_FSDP\).*accepted: one process per device with D",
+        ),
         ("ACCELERATE_USE_DEEPSPEED", "true", r"DeepSpeed \(ACCELERATE_USE_DEEPSPEED\).*torchrun or accelerate launch"),
         ("ACCELERATE_USE_MEGATRON_LM", "true", "Megatron-LM"),
         ("ACCELERATE_USE_PARALLELISM_CONFIG", "true", "parallelism_config"),

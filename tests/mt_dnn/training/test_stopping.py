@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import torch
 
-from data_utils.checksum import checksum_of
+from data_utils.storage.checksum import checksum_of
 from data_utils.errors import DataError, FlagError, Stopped, UserError
-from data_utils.files import LOCK, folder_lock
+from data_utils.storage.files import LOCK, folder_lock
 from mt_dnn.batcher import Batch
 from mt_dnn.checkpoints.checkpoint import newest_checkpoint
 from mt_dnn.data import token_arrays
@@ -252,7 +252,7 @@ def test_an_update_that_is_not_finite_moves_nothing_and_is_named(value: float, c
     trainer.run()
     assert {update for update, did in moved.items() if not did} == {3, 5} and len(moved) > 6
     log = (tmp_path / "log.txt").read_text()
-    assert len(re.findall(r"epoch 0, update [35], task (?:cola|mnli|stsb), examples \d[\d, …]*: the loss", log)) == 2
+    assert len(re.findall(r"epoch 1, update [35], task (?:cola|mnli|stsb), examples \d[\d, …]*: the loss", log)) == 2
     assert trainer.model.skipped_steps == 2
     assert all(bool(tensor.isfinite().all()) for tensor in parameters(tmp_path / "model_0.pt").values())
     losses = [json.loads(line).get("loss", 0.0) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

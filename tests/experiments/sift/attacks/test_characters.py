@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from experiments.sift.attacks.characters import NEIGHBOURS, WORD, Attacked, attack_texts, edits
+from experiments.sift.attacks.characters import NEIGHBOURS, WORD, AttackResult, attack_texts, edits
 
 
 class BagOfWords:
@@ -30,7 +30,7 @@ class BagOfWords:
         return np.stack([1 - positive, positive], 1)
 
 
-def attack(text: str, gold: int, scorer: BagOfWords, queries: int = 100, **options: float) -> Attacked:
+def attack(text: str, gold: int, scorer: BagOfWords, queries: int = 100, **options: float) -> AttackResult:
     (found,) = attack_texts([text], [gold], scorer, queries=queries, **options)  # type: ignore[arg-type]
     return found
 
@@ -87,13 +87,13 @@ def test_the_budget_is_kept(queries: int):
 
 def test_a_text_that_is_misclassified_is_scored_once():
     scorer = BagOfWords({"wonderful": 2.0})
-    assert attack("a wonderful day", 0, scorer) == Attacked("a wonderful day", False, False, 1)
+    assert attack("a wonderful day", 0, scorer) == AttackResult("a wonderful day", False, False, 1)
     assert scorer.asked == ["a wonderful day"]
 
 
 @pytest.mark.parametrize("text", ["", "😀 👍🏽 … 42!", "a an the", "   \t ", "٣٤ ___ ##", "e\u0301 o\u0302"])
 def test_a_text_without_a_word_to_change_stays_as_it_is(text: str):
-    assert attack(text, 1, BagOfWords({}, bias=1.0)) == Attacked(text, True, True, 1)
+    assert attack(text, 1, BagOfWords({}, bias=1.0)) == AttackResult(text, True, True, 1)
 
 
 def test_all_but_letters_of_words_survives():

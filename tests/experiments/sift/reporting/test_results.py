@@ -197,7 +197,7 @@ def out_test(file: dict[str, Any]) -> dict[str, Any]:
         (lambda file: out_test(file)["metrics"].update(ACC=float("nan")), "finite"),
         (lambda file: file["evaluation"]["trained"].pop("cola_in_test"), "no stage 'trained', test 'cola_in_test'"),
         (lambda file: file.pop("seed"), "seed: field required"),
-        (lambda file: file.update(robustness={"pgd": {"t": {"pre_ln": {"radii": [0.0], "correct": []}}}}), "a radius"),
+        (lambda file: file.update(robustness={"pgd": {"t": {"pre_ln": {"radii": [0.0], "correct": []}}}}), "radius,"),
         (lambda file: file.update(robustness={"characters": {"t": {"clean": [2], "attacked": [0], "queries": [1]}}}),
          "less than or equal to 1"),
     ],
@@ -246,7 +246,7 @@ def test_runs_must_have_seen_the_same_examples(folder: Path):
 def test_two_runs_of_one_seed_are_refused(folder: Path):
     study = definition("cola")
     write_run(folder / "runs", run(study, "cola", "plain", FIRST, 30, 0.0) | {"key": "zz"})
-    with pytest.raises(DataError, match="second run of cola, plain, seed 2018, beside .*; remove the older one"):
+    with pytest.raises(DataError, match="second run of cola, plain, seed 2018 .and .*; remove the older one"):
         read_study(folder)
 
 

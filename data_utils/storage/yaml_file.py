@@ -1,4 +1,4 @@
-"""YAML files as data: within limits, and with the safe loader's plain types alone."""
+"""YAML files, read within limits and as plain types only (the safe loader's)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import yaml
 
 from data_utils.errors import DataError
-from data_utils.text_files import read_text
+from data_utils.storage.text_files import read_text
 
 LARGEST_YAML = 1 << 19  # bytes
-MOST_VALUES = 50_000  # of a file, those that an alias (`*name`, `<<: *name`) repeats counted each time
-DEEPEST_VALUE = 32  # lists and mappings in one another
+MOST_VALUES = 50_000  # of a file; what an alias (`*name`, `<<: *name`) repeats counts each time
+DEEPEST_VALUE = 32  # nested lists and mappings
 
 
 def compose_yaml(path: Path | str) -> yaml.Node | None:
-    """The tree of a YAML file; None where it is empty.
+    """The node tree of a YAML file; None if it is empty.
 
     Raises:
-        DataError: unreadable, no YAML, or beyond a limit.
+        DataError: the file cannot be read, is no YAML, or exceeds a limit.
     """
     text = read_text(path, LARGEST_YAML)
     try:
@@ -38,20 +38,26 @@ def construct_yaml(node: yaml.Node, path: Path | str) -> Any:
     """The value of a node of `compose_yaml`.
 
     Raises:
-        DataError: a value that its tag does not fit, such as a day that no calendar has.
+        DataError: a value does not fit its tag, such as the date 2024-02-31.
     """
     try:
         return yaml.SafeLoader("").construct_object(node, deep=True)
     except yaml.YAMLError as error:
         raise DataError(f"is no YAML that can be read: {' '.join(str(error).split())}", path) from error
-    except (ValueError, TypeError, LookupError, AttributeError, OverflowError) as error:  # of a tag's constructor
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        OverflowError,
+    ) as error:  # raised by a tag's constructor
         line = node.start_mark.line + 1 if node.start_mark else None
         raise DataError(f"holds a value that cannot be read ({error})", path, line) from error
 
 
 def _count(node: yaml.Node, known: dict[int, int], depth: int) -> int:
-    """Values below a node and itself; counting stays fast where aliases repeat much."""
-    if depth > DEEPEST_VALUE:  # also where a node holds itself
+    """The number of values in a node, itself included; nodes that aliases repeat are looked up in `known`."""
+    if depth > DEEPEST_VALUE:  # a node that contains itself ends here too
         raise RecursionError
     if id(node) not in known:
         known[id(node)] = 1 + sum(_count(part, known, depth + 1) for part in _parts(node))

@@ -1,4 +1,4 @@
-"""Encoders that pad a batch in their forward, to whole windows or blocks: their padding is padding as any other."""
+"""Encoders that pad a batch in their forward, to full windows or blocks: it is treated as any other padding."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_noise_by_torchs_generator_does_not_depend_on_that_padding_either(monkey
     assert torch.equal(padded[:, :WIDTH], plain)
 
 
-def test_delta_that_was_kept_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cached_delta_is_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     """`--adv_free`: δ comes with the width of the batch; what is handed back has it at the same tokens."""
     model = Classifier(encoder("longformer"))
     batch = token_batch(model.bert, LENGTHS, WIDTH)

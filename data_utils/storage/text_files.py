@@ -1,11 +1,12 @@
-"""Text files: lines, whole texts and JSON, read within limits; what is not well formed is refused with its line."""
+"""Text files: lines, whole texts and JSON, read within limits; malformed content is an error with its line."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate
 from pathlib import Path
 from typing import IO, Any
@@ -13,35 +14,35 @@ from typing import IO, Any
 import orjson
 
 from data_utils.errors import DataError
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 
-MARK = "\ufeff"  # at the start of a file it says how that is encoded, and is none of its text
+MARK = "\ufeff"  # byte order mark at the start of a file, no part of its text
 BYTE_ORDER_MARK = MARK.encode()
 
-# What is larger is refused; far above what any of the formats holds.
+# Limits, far above what the formats need.
 LONGEST_LINE = 1 << 24  # bytes, of files that are read line by line
-LARGEST_FILE = 1 << 36  # bytes, likewise
+LARGEST_FILE = 1 << 36  # bytes, of the same files
 LARGEST_DOCUMENT = 1 << 30  # bytes, of files that are read as a whole, such as score files and SQuAD's
-DEEPEST = 64  # lists and objects in one another in a JSON text
+DEEPEST = 64  # nested lists and objects in a JSON text
 
-HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # the escape of half a surrogate pair, or of one half of a whole one
+HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")  # the escape of the first or second half of a surrogate pair
 
 
 def read_lines(path: Path | str) -> Iterator[tuple[int, str]]:
     r"""The lines of a UTF-8 file with their numbers from 1.
 
-    A line ends at "\n" alone (or "\r\n"), so that the rarer separators of Unicode stay inside it; a byte order mark
-    at the start of the file is dropped.
+    A line ends with "\n" or "\r\n"; other line separators of Unicode are part of the line. A byte order mark at the
+    start of the file is dropped.
 
     Raises:
         DataError: the file is missing, unreadable or too large, or a line is too long, not UTF-8 or holds NUL.
     """
     for number, line in read_byte_lines(path):
-        yield number, decoded(line, path, number)
+        yield number, decode_line(line, path, number)
 
 
 def read_byte_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
-    """As `read_lines`, before decoding: a line may hold NUL and bytes that are not UTF-8."""
+    """The lines as `read_lines` yields them, undecoded: a line may hold NUL and bytes that are not UTF-8."""
     try:
         with open(path, "rb") as file:
             _check_size(file, LARGEST_FILE, path)
@@ -57,7 +58,7 @@ def read_byte_lines(path: Path | str) -> Iterator[tuple[int, bytes]]:
         raise DataError(f"cannot be read: {error.strerror or error}", path) from error
 
 
-def decoded(line: bytes, path: Path | str, number: int) -> str:
+def decode_line(line: bytes, path: Path | str, number: int) -> str:
     """A line as text.
 
     Raises:
@@ -80,11 +81,11 @@ def _check_size(file: IO[bytes], largest: int, path: Path | str) -> None:
 
 
 def read_text(path: Path | str, largest: int = LARGEST_DOCUMENT, fallback: str | None = None) -> str:
-    r"""A UTF-8 file as a whole, its lines ended by "\n"; a byte order mark at its start is dropped.
+    r"""The text of a UTF-8 file with "\n" as the end of lines; a byte order mark at its start is dropped.
 
     Args:
-        largest: bytes that it may have.
-        fallback: another encoding, of a file that is not UTF-8.
+        largest: bytes that the file may have.
+        fallback: the encoding of a file that is not UTF-8; None: such a file is an error.
 
     Raises:
         DataError: as `read_lines`.
@@ -103,11 +104,11 @@ def read_text(path: Path | str, largest: int = LARGEST_DOCUMENT, fallback: str |
         except UnicodeDecodeError:
             content = content.decode(fallback).encode("utf-8")
     lines = content.removeprefix(BYTE_ORDER_MARK).split(b"\n")
-    return "\n".join(decoded(line.removesuffix(b"\r"), path, number) for number, line in enumerate(lines, start=1))
+    return "\n".join(decode_line(line.removesuffix(b"\r"), path, number) for number, line in enumerate(lines, start=1))
 
 
 def read_json(path: Path | str) -> Any:
-    """What a file of one JSON text holds.
+    """The value in a JSON file.
 
     Raises:
         DataError: as `read_text` and `parse_json`.
@@ -116,19 +117,19 @@ def read_json(path: Path | str) -> Any:
 
 
 def parse_json(text: str, path: Path | str, number: int | None = None, decoder: json.JSONDecoder | None = None) -> Any:
-    """What a JSON text holds.
+    """The value of a JSON text.
 
     Args:
-        text: of the file `path`, the whole or its line `number`.
-        decoder: made by `decoder`; None: the usual one.
+        text: the content of the file `path`, or of its line `number`.
+        decoder: made by `decoder`; None: the default one.
 
     Raises:
-        DataError: it is no JSON, an object has a key twice, values are nested too deeply, an integer has too many
-            digits, or an escape is half a surrogate pair, which is no character.
+        DataError: the text is no JSON, an object has a key twice, values are nested too deeply, an integer has too many
+            digits, or an escape is half a surrogate pair.
     """
     try:
         found = (decoder or DECODER).decode(text)
-        # what brackets tell is fast; those inside texts count too, so that it may be a false alarm
+        # Counting brackets is fast, but counts those inside strings too.
         if _depth(text) > DEEPEST and _is_deep(found):
             raise RecursionError
         if "\\u" in text and HALF_PAIR.search(text):
@@ -143,16 +144,21 @@ def parse_json(text: str, path: Path | str, number: int | None = None, decoder: 
         raise DataError(f"{found}; accepted are whole characters", path, number) from error
     except _KeyTwice as error:
         raise DataError(f"found the key {error.args[0]!r} twice in an object; accepted: once", path, number) from error
-    except ValueError as error:  # Python's own limit
+    except ValueError as error:  # Python's limit
         raise DataError("holds an integer of too many digits", path, number) from error
     return found
 
 
 class _KeyTwice(Exception):
-    """An object of JSON has this key twice."""
+    """A JSON object has this key twice."""
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs.
+
+    Raises:
+        _KeyTwice: a key is in two of them.
+    """
     found = dict(pairs)
     if len(found) != len(pairs):
         keys = [key for key, _ in pairs]
@@ -161,8 +167,12 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def decoder(parse_float: Callable[[str], Any] | None = None) -> json.JSONDecoder:
-    """A decoder that refuses a key that stands twice in an object; `parse_float` makes values of other numbers."""
-    return json.JSONDecoder(object_pairs_hook=_once_each, parse_float=parse_float)
+    """A JSON decoder that refuses an object with a key twice.
+
+    Args:
+        parse_float: text of a number with a point or exponent → value; None: a float.
+    """
+    return json.JSONDecoder(object_pairs_hook=_object_of, parse_float=parse_float)
 
 
 DECODER = decoder()
@@ -171,6 +181,7 @@ OTHER_BYTES = bytes(set(range(256)) - STEPS.keys())
 
 
 def _depth(text: str) -> int:
+    """The deepest nesting of brackets in a text, those inside strings included."""
     brackets = text.encode("utf-8", "surrogatepass").translate(None, OTHER_BYTES)
     return max(accumulate(map(STEPS.__getitem__, brackets)), default=0)
 
@@ -228,8 +239,17 @@ def plain_object(line: bytes) -> dict[str, Any] | None:
     return found if plain and not words else None
 
 
+def with_null(values: Any) -> Any:
+    """The same with null in the place of numbers that are not finite, which JSON does not have."""
+    if isinstance(values, Mapping):
+        return {name: with_null(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [with_null(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
+
+
 def write_lines(path: Path | str, lines: Iterable[str]) -> int:
-    """Write lines, given without their ends; the file appears when all is written. Returns how many there were."""
+    """Write lines, a line break after each; the file appears when all are written. Returns their number."""
     count = 0
     with atomic_write(path) as file:
         for line in lines:

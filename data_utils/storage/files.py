@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files and folders in one step, and locks."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import IO
 
 from data_utils.errors import FlagError, WriteError
 
-LOCK = ".lock"  # in a folder that a run writes to; holds the number of its process
-TEMPORARY = ".tmp"  # ends the name of what is not yet whole
+LOCK = ".lock"  # in a folder that a run writes to; holds the id of its process
+TEMPORARY = ".tmp"  # suffix of unfinished files
 
 
 @contextmanager
-def written(path: Path | str, what: str = "written") -> Iterator[None]:
-    """An operating-system error, as a `WriteError` that names what cannot be written."""
+def write_errors(path: Path | str, what: str = "written") -> Iterator[None]:
+    """Turn an operating-system error in the block into a `WriteError`: `PATH: cannot be {what}: …`."""
     try:
         yield
     except OSError as error:
@@ -28,14 +28,14 @@ def written(path: Path | str, what: str = "written") -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
-    """Open a temporary file beside `path`; sync and rename it when the block ends, remove it when the block fails.
+    """Open a temporary file in the folder of `path`; sync and rename it when the block ends, remove it if it fails.
 
     An operating-system error (full disk, read-only folder) is raised as a `WriteError` that names the file.
     """
     path = Path(path)
     temporary = None
     try:
-        with written(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             encoding = None if "b" in mode else "utf-8"
             newline = None if "b" in mode else "\n"
@@ -54,7 +54,7 @@ def atomic_write(path: Path | str, mode: str = "w") -> Iterator[IO]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Let a new name in a folder outlast a loss of power, where the file system can do that."""
+    """Make a new name in a folder survive a power failure, if the file system supports that."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -64,23 +64,26 @@ def _sync_folder(folder: Path) -> None:
 
 
 def remove_temporary(folder: Path, prefix: str) -> None:
-    """Remove what processes that were killed left half-written of files with such names; none may be writing them."""
+    """Remove unfinished files that killed processes left, with names that begin so; no process may be writing them."""
     for path in folder.glob(f".{prefix}*{TEMPORARY}"):
         with suppress(OSError):
             path.unlink()
 
 
 @contextmanager
-def atomic_folder(path: Path | str) -> Iterator[Path]:
-    """A temporary folder beside `path`; synced and renamed when the block ends, removed when the block fails.
+def atomic_folder(path: Path | str, replace: bool = False) -> Iterator[Path]:
+    """Make a temporary folder next to `path`; sync and rename it when the block ends, remove it if it fails.
+
+    Args:
+        replace: a folder that is at `path` is removed once the new one is complete.
 
     Raises:
-        WriteError: it cannot be written, or `path` is there and no empty folder.
+        WriteError: it cannot be written, or `path` exists and is not an empty folder.
     """
     path = Path(path)
     temporary = None
     try:
-        with written(path):
+        with write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent))
             yield temporary
@@ -89,20 +92,25 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
                     os.fsync(saved.fileno())
                 file.chmod(0o666 & ~_umask())
             temporary.chmod(0o777 & ~_umask())
-            temporary.replace(path)
+            if replace and path.exists():
+                old = path.rename(f"{temporary}.old{TEMPORARY}")
+                temporary.replace(path)
+                shutil.rmtree(old)
+            else:
+                temporary.replace(path)
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 def writable_folder(path: Path | str) -> Path:
-    """The folder, made where it is missing; found out before hours of work that end in it.
+    """Make the folder if it is missing, and check that files can be written there; returns its path.
 
     Raises:
         WriteError: it cannot be made or written to.
     """
     path = Path(path)
-    with written(path, "written to"):
+    with write_errors(path, "written to"):
         path.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=path).close()
     return path
@@ -110,12 +118,12 @@ def writable_folder(path: Path | str) -> Path:
 
 @contextmanager
 def folder_lock(path: Path, flag: str) -> Iterator[None]:
-    """Keep other processes out of a folder while the block runs; a process that dies lets go of it.
+    """Lock a folder against other processes while the block runs; the lock ends with the process.
 
     Raises:
-        FlagError: another process holds it; names its number.
+        FlagError: another process has the lock; the message names its id.
     """
-    with written(path, "written to"):
+    with write_errors(path, "written to"):
         file = (path / LOCK).open("a+b", buffering=0)
     with file:
         try:
@@ -127,15 +135,14 @@ def folder_lock(path: Path, flag: str) -> Iterator[None]:
                 f"--{flag}: {path} is in use by another run (process {holder}); accepted: a folder of its own"
             ) from None
         file.truncate(0)
-        with suppress(OSError):  # on a full disk the number is missing, and the lock is there
+        with suppress(OSError):  # on a full disk the id is missing, and the lock works
             file.write(str(os.getpid()).encode())
         yield
 
 
 @contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Let one process after the other through, by a lock on a file that is there; without one where the file system
-    has none."""
+    """Run the block in one process at a time, by a lock on an existing file; no lock if the file system has none."""
     with path.open("rb") as file:
         with suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)

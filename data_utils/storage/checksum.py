@@ -1,4 +1,4 @@
-"""Files with their checksum beside them, `NAME.sha256`, as `sha256sum --check` reads it."""
+"""Files with a checksum file, `NAME.sha256`, in the format of `sha256sum --check`."""
 
 from __future__ import annotations
 
@@ -9,37 +9,40 @@ from pathlib import Path
 from typing import IO
 
 from data_utils.errors import DataError
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 
 CHECKSUM = ".sha256"
 READ_BYTES = 1 << 20
 
 
 def checksum_of(path: Path) -> Path:
-    """The file that holds a file's checksum."""
+    """The path of a file's checksum file."""
     return path.with_name(path.name + CHECKSUM)
 
 
 @contextmanager
 def checked_write(path: Path) -> Iterator[IO[bytes]]:
-    """As `atomic_write`, then the checksum.
+    """Write a file as `atomic_write` does, then its checksum file.
 
     Raises:
-        WriteError: one of the two cannot be written; an older file of that name is untouched where it is the first.
+        WriteError: one of the two cannot be written; if it is the first, an older file of that name is unchanged.
     """
     with atomic_write(path, "wb") as file:
         yield file
-        # Who is killed before the new checksum is there leaves a file without one, not with a wrong one.
+        # A process killed before the new checksum is written leaves a file without one, not with a wrong one.
         checksum_of(path).unlink(missing_ok=True)
     with atomic_write(checksum_of(path)) as file:
         file.write(f"{sha256(path)}  {path.name}\n")
 
 
-def has_right_checksum(path: Path) -> bool:
-    """Whether a file has a checksum beside it; where it has, the file is what was written.
+def verify_checksum(path: Path) -> bool:
+    """Check a file against its checksum file.
+
+    Returns:
+        whether there is a checksum file.
 
     Raises:
-        DataError: it is not, or one of the two cannot be read.
+        DataError: the checksum differs, or one of the two cannot be read.
     """
     try:
         expected = checksum_of(path).read_text(encoding="utf-8", errors="replace").split()[:1]
@@ -53,7 +56,7 @@ def has_right_checksum(path: Path) -> bool:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal digits.
+    """The SHA-256 of a file, in hexadecimal digits.
 
     Raises:
         DataError: it cannot be read.
@@ -69,6 +72,6 @@ def sha256(path: Path) -> str:
 
 
 def remove_checked(path: Path) -> None:
-    """A file and its checksum."""
+    """Remove a file and its checksum file."""
     checksum_of(path).unlink(missing_ok=True)
     path.unlink()

@@ -1,7 +1,7 @@
-"""A file of flat numpy arrays that is memory-mapped, and whose header says what it was made from.
+"""A file of flat numpy arrays, read by memory mapping; its header says what the arrays were made from.
 
-First line: a checksum of all that follows. Second line: JSON, what the arrays were made from and each one's type and
-number of values. Then the arrays, each at a multiple of 64 bytes. Nothing in it is code.
+First line: a checksum of the rest. Second line: JSON with what the arrays were made from and the type and length of
+each array. Then the arrays, each at a multiple of 64 bytes. Reading it runs no code from it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import IO, Any
 
 import numpy as np
 
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 
 ALIGNMENT = 64
-READ_BYTES = 1 << 20  # read at a time for the checksum
+READ_BYTES = 1 << 20  # bytes of a read for the checksum
 LONGEST_HEADER = 1 << 16  # bytes
 CHECKSUM_LINE = 9  # bytes: eight hexadecimal digits and the line's end
 
 
 def write_arrays(path: Path | str, made_from: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Write one-dimensional arrays; the file appears when all is written, in place of an older one.
+    """Write one-dimensional arrays; the file replaces an older one when all is written.
 
     Args:
-        made_from: plain values by name; `map_arrays` gives the arrays to who names the same ones.
+        made_from: JSON values by name; `map_arrays` returns the arrays only for equal ones.
         arrays: by name.
 
     Raises:
@@ -50,10 +50,10 @@ def write_arrays(path: Path | str, made_from: Mapping[str, Any], arrays: Mapping
 
 
 def map_arrays(path: Path | str, made_from: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-    """The arrays of a file by name, read-only views of the file itself; reading one reads no other.
+    """The arrays of a file by name: read-only views, loaded from the file where they are used.
 
     Returns:
-        None where there is no such file, or it is damaged, or it was made from something else.
+        the arrays; None if the file is missing or damaged, or was made from something else.
     """
     try:
         with open(path, "rb") as file:
@@ -70,13 +70,13 @@ def map_arrays(path: Path | str, made_from: Mapping[str, Any]) -> dict[str, np.n
             arrays[name] = np.frombuffer(mapped, dtype, count, start)
             end = start + arrays[name].nbytes
         return arrays
-    # of what a damaged file can hold
+    # a damaged file can cause any of these
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
 
 
 def _checksum(start: bytes, file: IO[bytes]) -> int:
-    """Of `start` and the rest of the file, which is read, not mapped: mapped pages count as the process's memory."""
+    """The CRC-32 of `start` and the rest of the file, by reads: mapped pages would count as the process's memory."""
     checksum = zlib.crc32(start)
     for part in _parts(file):
         checksum = zlib.crc32(part, checksum)

@@ -1,4 +1,4 @@
-"""One example in its batch: independence of batch mates and padding, what is reported, what is not finite."""
+"""An example does not depend on its batch or on padding; statistics; values that are not finite."""
 
 from __future__ import annotations
 

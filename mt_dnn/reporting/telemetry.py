@@ -1,4 +1,4 @@
-"""What a run reports while it trains: to the log, the bar, TensorBoard, and `metrics.jsonl` for tools."""
+"""The figures that a run reports while it trains: for the log, the bar, TensorBoard and `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
 
-from data_utils.files import atomic_write, written
+from data_utils.storage.files import atomic_write, write_errors
 from mt_dnn.configuration.config import GROUPS, RESUME_FLAGS, UPLOAD_FLAGS, Config
 from mt_dnn.configuration.flags import flags_of
 from mt_dnn.model import UpdateReport
-from mt_dnn.training.curves import Curves
-from mt_dnn.training.run_result import RunResult
+from mt_dnn.reporting.curves import Curves
+from mt_dnn.reporting.run_result import RunResult
+from mt_dnn.reporting.running_losses import RunningLosses
 
 METRICS_FILE = "metrics.jsonl"
 # Flags that say where things lie or what is shown, not what is computed.
@@ -29,8 +29,7 @@ PLACES = (
     "dataloader_num_workers", "log_per_updates", "batch_size_eval",
 )  # fmt: skip
 
-# Names of the figures in every report: losses are means since the last one, the rest is of the last regularized update.
-LOSSES = {"task_loss": "loss", "adv_loss": "R", "unlabeled": "R_unlabeled", "bregman": "bregman"}
+# Figures of the last regularized update; losses are means since the last report (`RunningLosses`).
 RISES = ("ascent_rise", "chance_rise")
 TOKEN_SHARES = "delta_share"  # name of the histogram in TensorBoard
 FIGURES = ("emb_val", "eff_perturb", "delta_size", "skipped", *RISES)
@@ -40,11 +39,12 @@ class Telemetry:
     """Collects update reports without reading a number back before it is shown.
 
     Args:
-        config: says where the files are written, and whether TensorBoard is.
+        config: has the output folder and the flags of TensorBoard.
         enabled: write files in this process.
-        accelerator: what is reported is the mean over its processes, each of which calls `flush`.
-        updates, epoch: of a resumed run, the updates done and the epoch it goes on with: what `metrics.jsonl` holds of
-            later updates, and of evaluations that come again, is dropped.
+        accelerator: means over its processes are reported; all of them call `flush`.
+        updates, epoch: of a resumed run, the updates done and the epoch that it goes on with. Lines of `metrics.jsonl`
+            about later updates, and about evaluations that are repeated, are removed.
+        losses: those since the last report, of a resumed run too; by default none.
     """
 
     def __init__(
@@ -54,18 +54,19 @@ class Telemetry:
         accelerator: Accelerator | None = None,
         updates: int = 0,
         epoch: int = 0,
+        losses: RunningLosses | None = None,
     ):
         self.config = config
+        self.losses = RunningLosses() if losses is None else losses
         self.accelerator = accelerator
         self.curves: Curves | None = None
         self.path = Path(config.training.output_dir) / METRICS_FILE if enabled else None
         if config.data.tensorboard and enabled:
             self.curves = Curves(config.data.tensorboard_logdir)
         if self.path is not None:
-            kept = _lines_until(self.path, updates, epoch) if updates else []
+            lines = _lines_until(self.path, updates, epoch) if updates else []
             with atomic_write(self.path) as file:
-                file.writelines(kept)
-        self._losses: dict[str, list[Tensor]] = {name: [] for name in LOSSES}
+                file.writelines(lines)
 
     def __enter__(self) -> Telemetry:
         return self
@@ -77,17 +78,12 @@ class Telemetry:
             self.curves.close()
 
     def add(self, report: UpdateReport) -> None:
-        for name, losses in self._losses.items():
-            value = getattr(report, name)
-            if value is not None:
-                losses.append(value)
+        """Take in what an update did."""
+        self.losses.add(report)
 
     def recent(self) -> str:
-        """For the bar, which has little room: losses as means since the last report."""
-        return _text(self._means(), digits=3)
-
-    def _means(self) -> dict[str, float]:
-        return {LOSSES[name]: float(torch.stack(losses).mean()) for name, losses in self._losses.items() if losses}
+        """Mean losses since the last report, in few characters for the bar."""
+        return _text(self.losses.means(), digits=3)
 
     def _over_processes(self, values: dict[str, float]) -> dict[str, float]:
         """The means of these numbers over processes."""
@@ -100,9 +96,9 @@ class Telemetry:
         """Report an update; returns the log line.
 
         Args:
-            searched: the last update that had the regularizer, whose figures are told; None before the first.
+            searched: the last update with the regularizer, whose figures are reported; None before the first.
         """
-        losses = self._over_processes(self._means())
+        losses = self._over_processes(self.losses.means())
         figures = self._over_processes(
             {name: float(value) for name in FIGURES if (value := getattr(searched, name, None)) is not None}
         )
@@ -110,8 +106,7 @@ class Telemetry:
         if gain is not None:
             figures["ascent_gain"] = gain
         values = {**losses, **figures, "lr": learning_rate}
-        for collected in self._losses.values():
-            collected.clear()
+        self.losses.clear()
         if self.curves is not None:
             self.curves.add({f"train/{name}": value for name, value in values.items()}, update)
         self._add_shares(searched, update)
@@ -119,7 +114,7 @@ class Telemetry:
         return _text({name: value for name, value in values.items() if name not in RISES})
 
     def _add_shares(self, searched: UpdateReport | None, update: int) -> None:
-        """The histogram of ‖δ‖₂/‖h‖₂ over the tokens of all processes, where the update told them."""
+        """The histogram of ‖δ‖₂/‖h‖₂ over the tokens of all processes, if the update computed it."""
         if searched is None or searched.relative_sizes is None:
             return
         shares = [searched.relative_sizes.cpu().numpy()]
@@ -129,7 +124,7 @@ class Telemetry:
             self.curves.add_histogram(f"train/{TOKEN_SHARES}", np.concatenate(shares), update)
 
     def result(self, result: RunResult, update: int) -> None:
-        """The run's flags and the metrics of its best epoch, at its end, to TensorBoard."""
+        """Write the run's flags and the metrics of its best epoch to TensorBoard, at the end."""
         if self.curves is not None:
             best = [entry["metrics"] for entry in result.history if entry["epoch"] == result.best_epoch]
             metrics = {
@@ -143,17 +138,17 @@ class Telemetry:
             )
 
     def evaluation(self, epoch: int, update: int, metrics: Mapping[str, Mapping[str, float]]) -> None:
-        """Metrics of an evaluation, by dataset and name."""
+        """Report the metrics of an evaluation, by dataset and metric name."""
         for dataset, values in metrics.items():
             self._write({"kind": "evaluation", "epoch": epoch, "update": update, "dataset": dataset, **values})
             if self.curves is not None:
                 self.curves.add({f"{dataset}/{name}": value for name, value in values.items()}, update)
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        """Add a line to `metrics.jsonl`; a number that is not finite is null there."""
+        """Add a line to `metrics.jsonl`; a number that is not finite becomes null."""
         if self.path is not None:
             plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
-            with written(self.path), self.path.open("a", encoding="utf-8") as file:
+            with write_errors(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(plain) + "\n")
 
 
@@ -172,26 +167,26 @@ def hyperparameters(config: Config) -> dict[str, Any]:
 
 
 def ascent_gain(values: Mapping[str, float]) -> float | None:
-    """(R(δ) − R(0)) / (R(δ′) − R(0)); None where it was not measured, or where chance raised nothing."""
+    """(R(δ) − R(0)) / (R(δ′) − R(0)); None if it was not measured, or if chance did not raise R."""
     if values.get("chance_rise", 0.0) <= 0:
         return None
     return values["ascent_rise"] / values["chance_rise"]
 
 
 def _lines_until(path: Path, updates: int, epoch: int) -> list[str]:
-    """The lines of an interrupted run's file that stay when it goes on after `updates`, in `epoch`."""
+    """The lines of an interrupted run's file that stay valid when it resumes after `updates`, in `epoch`."""
     if not path.is_file():
         return []
-    kept = []
+    lines = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             found = json.loads(line)
             stays = found["epoch"] < epoch or (found["kind"] == "update" and found["update"] <= updates)
         except (ValueError, KeyError, TypeError, RecursionError):
-            continue  # a line that the interruption cut, or that is damaged
+            continue  # a line that was cut by the interruption, or is damaged
         if stays:
-            kept.append(line + "\n")
-    return kept
+            lines.append(line + "\n")
+    return lines
 
 
 def _text(values: Mapping[str, float], digits: int = 4) -> str:

@@ -1,0 +1,158 @@
+"""`prepro_std.py --from`: its flags, and what it does before and after the texts are tokenized."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from data_utils.errors import FlagError
+from data_utils.prepro import UNLABELED, Split, is_train_split
+from experiments.own_labels import SETTINGS
+from experiments.own_rows import Columns
+from experiments.own_summary import task_summary, write_config
+from experiments.own_tables import CHOICES, Choices, OwnTask, write_definition
+from tasks import get_task
+from tasks.definition import TaskDefs
+
+
+def add_table_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of `--from`, as a group of their own."""
+    own = parser.add_argument_group("tables of your own")
+    own.add_argument(
+        "--from", dest="sources", nargs="+", default=[], metavar="TABLE",
+        help="a .csv, .tsv, .jsonl or .json file (also .gz), .parquet or .xlsx with named columns, a folder with "
+        "train.csv, perhaps dev.csv and test.csv, a folder of datasets' save_to_disk, or a data set's name (NAME or "
+        "NAME:CONFIGURATION); each is a task",
+    )  # fmt: skip
+    own.add_argument("--text", default="text", help="its column, or two columns of a pair of texts, split by a comma")
+    own.add_argument(
+        "--label",
+        default="label",
+        help="its column, or several split by commas: a label each, 1 in rows that have it, else 0",
+    )
+    own.add_argument("--label_separator", help="what divides several labels in the one label column, such as ';'")
+    own.add_argument("--id", help="its column (default: rows are numbered)")
+    own.add_argument("--encoding", help="of text files without a mark of it (default: utf-8), such as windows-1252")
+    own.add_argument("--task_name", help="of the task (default: the file's, folder's or data set's name)")
+    own.add_argument(
+        "--task_type", choices=list(SETTINGS),
+        help="(default: MultiLabel for several labels, Regression for numbers that are not all whole)",
+    )  # fmt: skip
+    own.add_argument(
+        "--split", choices=["train", "dev", "test", UNLABELED],
+        help="what a single table is (default: train); others than train need the task's definition",
+    )  # fmt: skip
+    own.add_argument(
+        "--dev_share", type=float, default=0.1, help="held out for development where there is no such table"
+    )
+    own.add_argument(
+        "--missing_labels",
+        choices=CHOICES["missing_labels"],
+        default="stop",
+        help="rows without a label: leave them out",
+    )
+    own.add_argument(
+        "--similar_labels", choices=CHOICES["similar_labels"], default="stop",
+        help="labels such as Bad and bad, 1 and 1.0: take the most frequent one for all, or keep each as a class",
+    )  # fmt: skip
+    own.add_argument(
+        "--shared_texts", choices=CHOICES["shared_texts"], default="stop",
+        help="training texts that the development or test set has too: leave them out of training, or keep them",
+    )  # fmt: skip
+
+
+def check_table_flags(args: argparse.Namespace) -> None:
+    """See that the flags of `--from` go together; `text` and `label` become tuples of names.
+
+    Raises:
+        FlagError: they do not.
+    """
+    if not 0 < args.dev_share < 1:
+        raise FlagError(f"--dev_share: found {args.dev_share:g}, accepted: a number above 0 and below 1")
+    if args.task_name is not None and (len(args.sources) != 1 or re.search(r"[_/\s]", args.task_name)):
+        raise FlagError(
+            f"--task_name: found {args.task_name!r}, accepted: one table's name, without '_', '/' and spaces"
+        )
+    for flag in ("text", "label"):
+        names = tuple(name.strip() for name in getattr(args, flag).split(","))
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise FlagError(f"--{flag}: found {twice[0]!r} {names.count(twice[0])} times, accepted: once")
+        setattr(args, flag, names)
+    if len(args.text) > 2:
+        raise FlagError(f"--text: found {len(args.text)} columns, accepted: one or two")
+    if len(args.label) > 1 and args.task_type not in (None, "MultiLabel"):
+        raise FlagError(
+            f"--task_type: found {args.task_type} for {len(args.label)} label columns, accepted: MultiLabel"
+        )
+    if args.label_separator is not None and (len(args.label) > 1 or not args.label_separator.strip(" ")):
+        raise FlagError(
+            f"--label_separator: found {args.label_separator!r}, accepted: a text that divides labels in one column"
+        )
+
+
+class OwnTables:
+    """The tasks of `--from`, their canonical TSVs and definition written.
+
+    Args:
+        args: of the command line, checked.
+
+    Attributes:
+        splits: the TSVs to tokenize.
+
+    Raises:
+        UserError: a table that cannot be used; nothing is written before all are read.
+    """
+
+    def __init__(self, args: argparse.Namespace):
+        from mt_dnn.export.export import head_activation  # what it imports takes seconds, and --help has not to wait
+
+        self._args = args
+        columns = Columns(args.text, args.label, args.id, args.label_separator)
+        choices = Choices(args.missing_labels, args.similar_labels, args.shared_texts)
+        known = TaskDefs(args.task_def) if args.task_def.is_file() else None
+        self._tasks = [
+            OwnTask(
+                source, columns, args.task_name, args.task_type, args.dev_share, args.transformer_cache, choices,
+                args.encoding, args.split, known,
+            )
+            for source in args.sources
+        ]  # fmt: skip
+        names = [task.name for task in self._tasks]
+        if len(set(names)) < len(names):
+            raise FlagError(
+                f"--from: found tables of one name ({', '.join(names)}), accepted: a name each, or --task_name"
+            )
+        self._actf = head_activation(args.model, args.transformer_cache)
+        write_definition(args.task_def, [task for task in self._tasks if task.is_new], self._actf)
+        task_defs = TaskDefs(args.task_def)
+        self.splits = [
+            Split(path, get_task(task_defs.get_task_def(task.name)), is_train_split(split))
+            for task in self._tasks
+            for split, path in task.write(args.root_dir).items()
+        ]
+
+    def summary(self) -> list[str]:
+        """What was read, a line each."""
+        return [line for task in self._tasks for line in task_summary(task)]
+
+    def next_command(self, folder: Path) -> str:
+        """Write the configuration of a training, and say how it is begun; without a training set, how texts are scored.
+
+        Args:
+            folder: of the token files.
+        """
+        args, new = self._args, [task for task in self._tasks if task.is_new]
+        if not new:
+            task = self._tasks[0]
+            (split,) = task.splits
+            return (
+                f"next: python predict.py --task_def {args.task_def} --task {task.name} --checkpoint CHECKPOINT "
+                f"--prep_input {folder / f'{task.name}_{split}.json'} --score SCORES.json"
+            )
+        options: dict[str, object] = {"max_seq_len": args.max_seq_len, "transformer_cache": args.transformer_cache}
+        if args.do_lower:
+            options["do_lower_case"] = True
+        path = write_config(folder, new, args.task_def, args.model, options, self._actf is not None)
+        return f"next: python train.py --config {path} --adv_train --adv_norm_level post_ln"

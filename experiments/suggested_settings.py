@@ -1,0 +1,56 @@
+"""The settings that `prepro_std.py --from` suggests for a training on a table, as a file for `train.py --config`.
+
+They are the usual ones for fine-tuning such encoders [Devlin et al. 2019; Mosbach et al. 2021]: AdamW, batches of 32, a
+learning rate that rises over the first tenth of the updates. Small encoders take a larger rate; small tables take more
+epochs, since a few dozen updates leave a model where it began.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from data_utils.pretrained import resolve_pretrained
+
+BATCH_SIZE = 32
+WARMUP = 0.1  # of the updates
+SMALL_HIDDEN_SIZE = 512  # below it an encoder is small, as MiniLM with 384
+SMALL_LEARNING_RATE, LEARNING_RATE = 1e-4, 3e-5
+ENOUGH_UPDATES = 400
+FEWEST_EPOCHS, MOST_EPOCHS = 3, 20
+
+
+def suggested_settings(encoder: str, examples: int, cache_dir: str | None = None) -> dict[str, Any]:
+    """Flags of `train.py`.
+
+    Args:
+        encoder: hub name, folder or embedded encoder.
+        examples: that an epoch trains on, of all tasks together.
+        cache_dir: where downloads are kept.
+    """
+    size = _hidden_size(encoder, cache_dir)
+    is_small = size is not None and size < SMALL_HIDDEN_SIZE
+    return {
+        "optimizer": "adamw",
+        "learning_rate": SMALL_LEARNING_RATE if is_small else LEARNING_RATE,
+        "batch_size": BATCH_SIZE,
+        "batch_size_eval": BATCH_SIZE,
+        "epochs": epochs_for(examples),
+        "warmup": WARMUP,
+    }
+
+
+def epochs_for(examples: int) -> int:
+    """As many epochs as make `ENOUGH_UPDATES`, from `FEWEST_EPOCHS` to `MOST_EPOCHS`."""
+    updates = max(1, math.ceil(examples / BATCH_SIZE))
+    return min(MOST_EPOCHS, max(FEWEST_EPOCHS, math.ceil(ENOUGH_UPDATES / updates)))
+
+
+def _hidden_size(encoder: str, cache_dir: str | None) -> int | None:
+    from transformers import AutoConfig  # which takes seconds to import, and --help does not wait for it
+
+    try:
+        config = AutoConfig.from_pretrained(resolve_pretrained(encoder), cache_dir=cache_dir, trust_remote_code=False)
+    except (OSError, ValueError):
+        return None
+    return getattr(config, "hidden_size", None)

@@ -1,0 +1,76 @@
+"""Divergences in chunks of rows are those of all rows at once: value, gradient, and the ascent's gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mt_dnn.loss import HLCriterion, JSCriterion, KlCriterion, MseCriterion, NsSymKlCriterion, SymKlCriterion
+from mt_dnn.perturbation import chunks
+from mt_dnn.perturbation.chunks import mean_in_chunks
+from mt_dnn.perturbation.outputs import Comparison
+
+CRITERIA = (HLCriterion, JSCriterion, KlCriterion, MseCriterion, NsSymKlCriterion, SymKlCriterion)
+
+
+def logits(rows: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(rows)
+    first, second = torch.randn(2, rows, classes, generator=generator, dtype=torch.float64)
+    return first.requires_grad_(), second.requires_grad_()
+
+
+@pytest.mark.parametrize("numbers", [1, 11, 35, 76, 77])
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_chunks_have_the_value_and_the_gradient_of_all_rows(
+    criterion: type, numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = logits(7, 11)
+    expected = criterion()(first, second)
+    wanted = torch.autograd.grad(expected, (first, second))
+    monkeypatch.setattr(chunks, "CHUNK_NUMBERS", numbers)
+    calls: list[int] = []
+
+    def counted(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+        calls.append(len(p))
+        found: torch.Tensor = criterion()(p, q)
+        return found
+
+    value = mean_in_chunks(counted, first, second)
+    assert sum(calls) == 7 and max(calls) == max(1, numbers // 11)
+    torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
+    for gradient, other in zip(torch.autograd.grad(value, (first, second)), wanted, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=0, atol=1e-12)
+
+
+def test_a_batch_of_tokens_is_compared_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    perturbed, clean = torch.randn(2, 2, 4, 6, generator=generator, dtype=torch.float64)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+
+    def value() -> torch.Tensor:
+        batch = Comparison(clean, mask, SymKlCriterion(), task_type="tokens")
+        ((first, second),) = batch.pairs(perturbed)
+        return batch.distance(first, second)
+
+    whole = value()
+    monkeypatch.setattr(chunks, "CHUNK_NUMBERS", 12)
+    torch.testing.assert_close(value(), whole, rtol=0, atol=1e-12)
+
+
+def test_all_tokens_are_taken_without_a_copy() -> None:
+    perturbed = torch.randn(2, 3, 5)
+    (rows,) = Comparison(None, torch.ones(2, 3), SymKlCriterion(), task_type="tokens").rows(perturbed)
+    assert rows.data_ptr() == perturbed.data_ptr()
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+def test_a_token_that_is_not_finite_makes_its_example_so(number: float) -> None:
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    perturbed = torch.zeros(2, 3, 4)
+    perturbed[1, 2, 0] = number  # at padding
+    batch = Comparison(None, mask, SymKlCriterion(), task_type="tokens")
+    assert batch.finite(perturbed).tolist() == [True, True]
+    perturbed[1, 1, 3] = number
+    assert batch.finite(perturbed).tolist() == [True, False]
+    assert batch.finite(perturbed[mask == 1]).tolist() == [True, False]
+    assert batch.finite(torch.full((2, 3, 4), 6e4, dtype=torch.float16)).tolist() == [True, True]
