@@ -18,8 +18,8 @@ from data_utils.prepro import UNLABELED
 from data_utils.storage.files import atomic_write
 from data_utils.tables import Table, find_tables
 from experiments.canonical import NO_LABEL, Example, Reading, write_canonical
-from experiments.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, truths
-from experiments.own_rows import (
+from experiments.preparation.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, truths
+from experiments.preparation.own_rows import (
     Columns,
     Findings,
     OwnRow,

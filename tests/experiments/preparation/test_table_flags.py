@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_utils.errors import UserError
-from experiments.suggested_settings import epochs_for, suggested_settings
+from experiments.preparation.suggested_settings import epochs_for, suggested_settings
 from mt_dnn.configuration.config import parse_args
 from prepro_std import main
 from tests.encoder_folder import write_encoder

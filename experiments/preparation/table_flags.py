@@ -8,10 +8,10 @@ from pathlib import Path
 
 from data_utils.errors import FlagError
 from data_utils.prepro import UNLABELED, Split, is_train_split
-from experiments.own_labels import SETTINGS
-from experiments.own_rows import Columns
-from experiments.own_summary import task_summary, write_config
-from experiments.own_tables import CHOICES, Choices, OwnTask, write_definition
+from experiments.preparation.own_labels import SETTINGS
+from experiments.preparation.own_rows import Columns
+from experiments.preparation.own_summary import task_summary, write_config
+from experiments.preparation.own_tables import CHOICES, Choices, OwnTask, write_definition
 from tasks import get_task
 from tasks.definition import TaskDefs
 
