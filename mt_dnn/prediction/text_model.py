@@ -352,7 +352,7 @@ def _rows(texts: Iterable[Any], formats: Sequence[DataFormat]) -> list[Cells]:
     if isinstance(texts, str):
         raise UserError(f"found the text {texts[:40]!r}; accepted: a list of texts")
     has_words = DataFormat.Seqence in formats  # a list is the words of one text
-    nothing = (None,) * len(TEXT_COLUMNS[formats[0]])
+    nothing = (None,) * len(TEXT_COLUMNS.get(formats[0], ()))
     found: list[Cells] = []
     for own in texts:
         if is_missing(own):
