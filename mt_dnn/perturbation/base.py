@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .ball import SCOPES, Ball, check_name
-from .injection import LEVELS, NoiseInjection, find_encoder
+from .ball import SCOPES, Ball
+from .injection import NoiseInjection, find_encoder
+from .levels import check_level
 from .measured_defaults import measured
 from .method import Regularization
 from .noise import InitialNoise
@@ -198,7 +199,7 @@ class AdversarialPerturbation(nn.Module):
         Raises:
             ValueError: they do not.
         """
-        check_name("level", self.level, LEVELS)
+        check_level(self.level)
         _ = self.ball, self.initial_noise  # each checks its own values
         if self.k < 0 or self.noise_var < 0 or self.step_size < 0:
             sizes = f"{self.k}, {self.noise_var}, {self.step_size}"
