@@ -35,7 +35,10 @@ LN0_EPS = 1e-7
 TIME_FIRST = ("xlnet",)  # families whose embeddings are (tokens, batch, hidden)
 PADDING_FAMILIES = ("big_bird", "longformer")  # families that pad a batch at its end, to full windows or blocks
 
-NO_LAYER_NORM = "; no LayerNorm follows its words; SmartPerturbation.with_defaults() does not depend on their scale"
+NO_LAYER_NORM = (
+    "; no LayerNorm follows its word vectors; noise that does not depend on their scale, as SiFT's, is there "
+    "SmartPerturbation.for_model(model), relative to each vector, or --adv_norm_level pre_ln"
+)
 
 Noise = Tensor | Callable[[Tensor], Tensor]
 
@@ -165,7 +168,7 @@ class NoiseInjection:
 
         if self.layer is not None and self.layer.is_shared:
             # The backward may recompute its module as a later layer; whoever recomputes the encoder embeds words again.
-            hook = self._words.register_forward_hook(lambda _, __, h: refuse(h))
+            hook: AbstractContextManager[Any] = self._words.register_forward_hook(lambda _, __, h: refuse(h))
         else:
             hook = self._hook(refuse)
         with hook:

@@ -328,7 +328,8 @@ def test_a_decoder_says_what_does_not_depend_on_the_scale_of_its_words() -> None
     ):
         SiftPerturbation.for_model(tiny_model("generation"))
     with pytest.raises(
-        UnsupportedLevelError, match=r"SmartPerturbation.with_defaults\(\) does not depend on their scale"
+        UnsupportedLevelError,
+        match=r"does not depend on their scale, as SiFT's, is there SmartPerturbation.for_model\(model\), rel",
     ):
         SiftPerturbation.for_model(encoder_decoder("T5"))
 
