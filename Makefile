@@ -34,7 +34,7 @@ help:
 	@echo "make quality    ruff and mypy"
 	@echo "make format     sort imports, format the code"
 	@echo "make docs       the pages of docs/ as a site, in build/site (make docs-serve: shown while they are edited)"
-	@echo "make notebook   examples/scale_invariance.ipynb run, its figures written to docs/images"
+	@echo "make notebook   examples/scale_invariance.ipynb run, its outputs stored in it, its figures written to docs/images"
 	@echo "make sweep      every method and level on the development set (ARGS=\"--methods vat --sizes 0.03,0.1\")"
 	@echo "make study      all runs of a study, docs/study.md (ARGS=\"experiments/sift/studies/cola.yml --data_root DIR --jobs 2\")"
 	@echo "make bench      the speed of training steps, ours and others' (ARGS=\"--rows smart,sift --data FILE.json\")"

@@ -20,7 +20,7 @@ from data_utils.log_wrapper import create_logger
 from data_utils.metrics import undefined
 from data_utils.prepro import Split
 from data_utils.readers import read_canonical_tsv, read_scores
-from data_utils.text_files import with_null
+from data_utils.storage.text_files import with_null
 from mt_dnn.data.dataset import SingleTaskDataset
 from tasks import Entries, Task, check_metrics, get_task
 from tasks.definition import TaskDefs

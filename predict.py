@@ -150,7 +150,7 @@ def _checked_output(output: Path, source: Path) -> Path:
     Raises:
         UserError: an unknown ending, a folder that is missing or cannot be written to, or the input itself.
     """
-    from data_utils.files import writable_folder
+    from data_utils.storage.files import writable_folder
     from data_utils.tables import SUFFIXES
     from data_utils.tables.content import stem_of, suffix_of
 

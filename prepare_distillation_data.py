@@ -21,7 +21,7 @@ import numpy as np
 from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.log_wrapper import create_logger
 from data_utils.readers import read_scores, read_token_json
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from mt_dnn.data.dataset import SingleTaskDataset
 from tasks import get_task, not_distilled
 from tasks.definition import TaskDefs

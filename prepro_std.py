@@ -25,7 +25,7 @@ from data_utils.prepro import (
 from data_utils.pretrained import folder_name
 from data_utils.progress import progress
 from data_utils.readers import canonical_suffix, read_canonical_tsv
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from experiments.own_command import OwnTables, add_table_flags, check_table_flags
 from experiments.own_summary import loss_lines
 from experiments.own_tables import DEFINITION

@@ -25,9 +25,9 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import NamedTuple
 
-from data_utils.checksum import sha256
 from data_utils.errors import DataError, OneLineParser, at_least, run_command_line
-from data_utils.files import atomic_folder, atomic_write, writable_folder, write_errors
+from data_utils.storage.checksum import sha256
+from data_utils.storage.files import atomic_folder, atomic_write, writable_folder, write_errors
 
 MPNET_NAME = "embedded-mpnet"
 MPNET_HUB_NAME = "sentence-transformers/all-mpnet-base-v2"  # with the same weights

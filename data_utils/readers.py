@@ -11,9 +11,8 @@ from typing import Any, TypedDict
 import numpy as np
 
 from data_utils.errors import DataError, NotFiniteError
-from data_utils.files import atomic_write
-from data_utils.task_def import DataFormat
-from data_utils.text_files import (
+from data_utils.storage.files import atomic_write
+from data_utils.storage.text_files import (
     decode_line,
     parse_json_object,
     plain_object,
@@ -22,6 +21,7 @@ from data_utils.text_files import (
     read_lines,
     with_null,
 )
+from data_utils.task_def import DataFormat
 
 MASK, SHORT_MASK = "attention_mask", "mask"  # the short name is in MT-DNN's files of span tasks
 TOKEN_KEYS = ("token_id", "type_id", MASK, SHORT_MASK)

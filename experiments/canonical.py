@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.errors import DataError, FlagError, OneLineParser, at_least, nearest
-from data_utils.files import atomic_write
 from data_utils.readers import SEPARATORS, split_columns
-from data_utils.text_files import MARK, read_json_lines, read_lines
+from data_utils.storage.files import atomic_write
+from data_utils.storage.text_files import MARK, read_json_lines, read_lines
 
 NO_LABEL = ""
 

@@ -148,6 +148,8 @@ class OwnTables:
             task = self._tasks[0]
             (split,) = task.splits
             return (
+                "for answers as a table, without this step: "
+                f"python predict.py --model MODEL --from {args.sources[0]} --text {args.text} --output answers.csv\n"
                 f"next: python predict.py --task_def {args.task_def} --task {task.name} --checkpoint CHECKPOINT "
                 f"--prep_input {folder / f'{task.name}_{split}.json'} --score SCORES.json"
             )

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from data_utils.files import atomic_write
 from data_utils.prepro import (
     CUT,
     CUT_ENTITIES,
@@ -18,6 +17,7 @@ from data_utils.prepro import (
     WORDS,
     Losses,
 )
+from data_utils.storage.files import atomic_write
 from experiments.canonical import NO_LABEL, Example
 from experiments.own_tables import OwnTask
 from experiments.suggested_settings import suggested_settings

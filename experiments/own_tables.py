@@ -14,8 +14,8 @@ import numpy as np
 import yaml
 
 from data_utils.errors import DataError, FlagError, TaskDefError, UserError, nearest
-from data_utils.files import atomic_write
 from data_utils.prepro import UNLABELED
+from data_utils.storage.files import atomic_write
 from data_utils.tables import Table, find_tables
 from experiments.canonical import NO_LABEL, Example, Reading, write_canonical
 from experiments.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, truths

@@ -11,9 +11,9 @@ import yaml
 
 from data_utils.errors import DataError, TaskDefError, UserError, nearest
 from data_utils.metrics import Metric
+from data_utils.storage.yaml_file import compose_yaml, construct_yaml
 from data_utils.task_def import DataFormat, EncoderModelType, LossCriterion, TaskType
 from data_utils.vocab import Vocabulary
-from data_utils.yaml_file import compose_yaml, construct_yaml
 from tasks.definition_schema import find_mistakes, parse_task
 from tasks.registry import task_class
 

@@ -10,7 +10,7 @@ import pytest
 import calc_metrics
 from data_utils.errors import UserError
 from data_utils.readers import read_score_file, read_token_json, write_score_file
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from mt_dnn.batcher import SingleTaskDataset
 from tasks import Task, get_task
 from tasks.definition import TaskDefs

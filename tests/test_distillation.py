@@ -17,7 +17,7 @@ import predict
 import prepare_distillation_data
 from data_utils.errors import FlagError, UserError
 from data_utils.readers import read_score_file, read_token_json
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from mt_dnn.batcher import Batch
 from mt_dnn.checkpoints.build import build_network, build_objective
 from mt_dnn.data.run_data import RunData

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.text_files import read_lines
+from data_utils.storage.text_files import read_lines
 from examples.plain_pytorch import LABELS, read_sentences
 
 ROOT = Path(__file__).parents[1]

@@ -19,15 +19,15 @@ import prepare_distillation_data
 import prepro_std
 import strip_model
 import train
-from data_utils import checksum
 from data_utils.errors import FlagError
-from data_utils.files import folder_lock
+from data_utils.storage import checksum
+from data_utils.storage.files import folder_lock
 from experiments.dump_embedding import extractor
 from experiments.sift.running.runs import RunStore
 from mt_dnn.export import export as hf_export
 from mt_dnn.export.export import HfExport
+from mt_dnn.reporting.telemetry import Telemetry
 from mt_dnn.training.delta_cache import DeltaCache
-from mt_dnn.training.telemetry import Telemetry
 from mt_dnn.training.trainer import Trainer
 from tests import faults
 from tests.encoder_folder import write_encoder

@@ -18,8 +18,8 @@ import prepare_distillation_data
 import prepro_std
 import strip_model
 import train
-from data_utils import checksum
-from data_utils.checksum import checksum_of
+from data_utils.storage import checksum
+from data_utils.storage.checksum import checksum_of
 from experiments.dump_embedding import extractor
 from mt_dnn.checkpoints.checkpoint import deltas_of, load_checkpoint
 from mt_dnn.checkpoints.resumption import RunCheckpoints

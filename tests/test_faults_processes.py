@@ -25,7 +25,7 @@ import mt_dnn.checkpoints.checkpoint
 import mt_dnn.training.stop_signals
 import train
 from data_utils.errors import run_command_line
-from data_utils.files import TEMPORARY
+from data_utils.storage.files import TEMPORARY
 from mt_dnn.checkpoints.resumption import RunCheckpoints
 from mt_dnn.model import MTDNNModel
 from mt_dnn.training.objective import TrainingObjective

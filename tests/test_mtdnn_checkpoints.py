@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 import predict
 from data_utils.readers import read_score_file
-from data_utils.text_files import read_json_lines, write_lines
+from data_utils.storage.text_files import read_json_lines, write_lines
 from experiments.dump_embedding import extractor
 from mt_dnn.checkpoints.build import restore_network
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_utils.errors import DataError, FlagError
+from data_utils.storage.text_files import MARK
 from data_utils.tables.table import LARGEST_TABLE
-from data_utils.text_files import MARK
 
 MARKS = {  # what begins a file of these encodings; the longer mark first, where one begins another
     codecs.BOM_UTF8: "utf-8-sig",

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_utils.errors import DataError
+from data_utils.storage.text_files import LONGEST_LINE
 from data_utils.tables.content import lines_of, read_text
 from data_utils.tables.table import Layout, Table, as_text, check_columns, make_table
-from data_utils.text_files import LONGEST_LINE
 
 Fields = tuple[int, list[str]]  # the line in which a row begins, and its fields
 QUOTE = '"'

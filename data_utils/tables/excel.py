@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.errors import DataError, first_line
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from data_utils.tables.table import LARGEST_TABLE, Layout, Table, as_text, check_columns, make_table
 
 LONGEST_CELL = 32_767  # characters, Excel's own limit; openpyxl would cut what is longer

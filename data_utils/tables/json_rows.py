@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from data_utils.errors import DataError
+from data_utils.storage.text_files import decoder, parse_json
 from data_utils.tables.content import lines_of, read_text
 from data_utils.tables.table import Layout, Table, WrittenNumber, as_text, make_table
-from data_utils.text_files import decoder, parse_json
 
 DECODER = decoder(parse_float=WrittenNumber)
 

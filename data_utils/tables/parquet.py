@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_utils.errors import DataError, first_line
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from data_utils.tables.table import LARGEST_TABLE, Layout, Table, make_table
 
 BATCH = 1000  # rows

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.errors import DataError, UserError
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from data_utils.tables.content import encodable, stem_of, suffix_of
 from data_utils.tables.delimited import delimited_text, read_csv, read_tsv
 from data_utils.tables.excel import read_excel, write_excel

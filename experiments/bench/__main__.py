@@ -30,8 +30,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.errors import FlagError, OneLineParser, UserError, at_least, nearest, run_command_line
-from data_utils.files import writable_folder
 from data_utils.pretrained import EMBEDDED_NAME
+from data_utils.storage.files import writable_folder
 from experiments.bench import measure, report
 from experiments.bench import operators as counting
 from experiments.bench import profile as profiler

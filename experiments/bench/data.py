@@ -23,7 +23,7 @@ import numpy as np
 
 import prepro_std
 from data_utils.errors import OneLineParser, at_least, run_command_line
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from mt_dnn.batcher import Collater, SingleTaskDataset
 from mt_dnn.configuration.config import Config
 from mt_dnn.data import sampler

@@ -29,8 +29,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_utils.errors import OneLineParser, at_least, run_command_line
-from data_utils.files import atomic_write, writable_folder
-from data_utils.text_files import read_json, write_lines
+from data_utils.storage.files import atomic_write, writable_folder
+from data_utils.storage.text_files import read_json, write_lines
 from experiments.bench.measure import PRECISIONS, product_rate
 from experiments.bench.report import PACKAGES, environment
 from experiments.sift.reporting.tables import markdown_table

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from experiments.bench.measure import Memory
 from experiments.bench.rows import COMPARED, PLAIN
 from experiments.sift.reporting.tables import markdown_table

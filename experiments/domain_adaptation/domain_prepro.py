@@ -21,7 +21,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.errors import OneLineParser, at_least, run_command_line
-from data_utils.text_files import read_lines, write_lines
+from data_utils.storage.text_files import read_lines, write_lines
 from experiments.glue import glue_prepro
 
 TASKS = ("scitail", "snli")

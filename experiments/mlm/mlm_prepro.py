@@ -19,7 +19,7 @@ if __name__ == "__main__":
 
 from data_utils.errors import DataError, OneLineParser, at_least, run_command_line
 from data_utils.readers import read_documents
-from data_utils.text_files import parse_json, read_lines, write_lines
+from data_utils.storage.text_files import parse_json, read_lines, write_lines
 
 SEPARATORS_OF_TEXT = {0: " "}  # JSON may hold NUL, text files may not
 JSON_SUFFIXES = (".json", ".jsonl")

@@ -20,7 +20,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.errors import DataError, OneLineParser, run_command_line
-from data_utils.text_files import read_lines
+from data_utils.storage.text_files import read_lines
 from experiments.canonical import UNUSED_SEED, Example, Reading, first_file, list_field, write_canonical
 
 FILES = {

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.errors import DataError, OneLineParser, run_command_line
-from data_utils.files import atomic_write, writable_folder
+from data_utils.storage.files import atomic_write, writable_folder
 from experiments.sift.reporting.results import STUDY_FILE, TUNED_FILE, read_studies, read_study
 from experiments.sift.reporting.run_table import run_table
 from experiments.sift.running.run_files import PACKED, PLAIN, read_run_file, run_files, run_name, write_packed

@@ -20,8 +20,8 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from data_utils.errors import FlagError, OneLineParser, at_least, nearest, run_command_line
-from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME
+from data_utils.storage.files import atomic_write
 from experiments.sift.data.hutto import DOMAINS
 from experiments.sift.reporting.tables import markdown_table, spread
 from experiments.sift.running.runs import FIRST_SEED, METHODS, TASK, Record, RunStore, prepare_data, run

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from data_utils.errors import DataError, FlagError, OneLineParser, at_least, run_command_line
-from data_utils.text_files import read_lines
+from data_utils.storage.text_files import read_lines
 from data_utils.tokenizer import load_tokenizer
 from module.encoder import load_encoder
 from mt_dnn.perturbation.ball import ascent_direction, scope_norm

@@ -19,7 +19,7 @@ from pathlib import Path
 import yaml
 
 from data_utils.errors import OneLineParser, at_least, run_command_line
-from data_utils.files import atomic_write, writable_folder
+from data_utils.storage.files import atomic_write, writable_folder
 from experiments.sift.reporting.results import STUDY_FILE, TUNED_FILE
 from experiments.sift.running.jobs import Jobs
 from experiments.sift.running.layout import BF16, FULL, TF32, Folders, check_apart, check_metric, lay_out

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BertModel
 
 from data_utils.errors import OneLineParser, run_command_line
-from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
+from data_utils.storage.files import atomic_write
 from data_utils.task_def import TaskType
 from experiments.sift.reporting.figures import COLOURS, SETTINGS
 from mt_dnn.loss import CeCriterion, KlCriterion, SymKlCriterion

@@ -23,10 +23,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
-from data_utils.files import atomic_write
-from data_utils.text_files import decode_line, parse_json, read_json
+from data_utils.storage.files import atomic_write
+from data_utils.storage.text_files import decode_line, parse_json, read_json
 from experiments.sift.reporting.figures import COLOURS, SETTINGS, plain_axes
-from mt_dnn.training.telemetry import METRICS_FILE
+from mt_dnn.reporting.telemetry import METRICS_FILE
 
 FORMATS = (".png", ".svg", ".pdf")
 LINES = ("-", "--", ":", "-.")  # the next one when all colours are used

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_utils.errors import OneLineParser, run_command_line
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 from experiments.sift.reporting import sections
 from experiments.sift.reporting.comparisons import named_comparison
 from experiments.sift.reporting.document import (

@@ -27,8 +27,8 @@ from statistics import mean, stdev
 from typing import NamedTuple
 
 from data_utils.errors import FlagError, OneLineParser, at_least, nearest, run_command_line
-from data_utils.files import atomic_write
 from data_utils.pretrained import EMBEDDED_NAME
+from data_utils.storage.files import atomic_write
 from experiments.sift.reporting.tables import markdown_table, spread
 from experiments.sift.running.runs import (
     FIRST_SEED,

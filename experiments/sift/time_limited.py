@@ -20,8 +20,8 @@ from pathlib import Path
 
 from data_utils import mpnet
 from data_utils.errors import OneLineParser, UserError, at_least, run_command_line
-from data_utils.files import atomic_write, writable_folder
 from data_utils.progress import print_line
+from data_utils.storage.files import atomic_write, writable_folder
 from experiments.sift.archive import save
 from experiments.sift.reporting.results import STUDY_FILE
 from experiments.sift.running.layout import BF16, FULL, TF32

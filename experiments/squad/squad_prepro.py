@@ -19,7 +19,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.errors import DataError, OneLineParser, run_command_line
-from data_utils.text_files import read_json
+from data_utils.storage.text_files import read_json
 from experiments.canonical import SEPARATORS, Example, Reading, checked_example, write_canonical
 
 SPLITS = ("train", "dev")

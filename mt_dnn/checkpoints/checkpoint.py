@@ -17,8 +17,8 @@ from typing import IO, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from data_utils.checksum import checked_write, remove_checked, verify_checksum
 from data_utils.errors import DataError, TaskDefError, UserError, first_line
+from data_utils.storage.checksum import checked_write, remove_checked, verify_checksum
 from mt_dnn.checkpoints.mtdnn_config import from_mtdnn
 from tasks.definition import TaskDef, checkpoint_globals
 

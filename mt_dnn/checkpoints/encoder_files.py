@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from transformers import PreTrainedModel
 
 from data_utils.errors import DataError
-from data_utils.files import atomic_folder
+from data_utils.storage.files import atomic_folder
 from module.encoder import encoder_from_config, is_checkpoint, load_encoder
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, network_of, save_checkpoint
 from mt_dnn.matcher import SANBertNetwork

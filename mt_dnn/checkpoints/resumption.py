@@ -12,18 +12,18 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from data_utils.checksum import remove_checked
 from data_utils.errors import DataError, DivergedError, Stopped, UserError, WriteError
+from data_utils.storage.checksum import remove_checked
 from mt_dnn.checkpoints.checkpoint import checkpoints_in, deltas_of, load_with_deltas, newest_checkpoint, remove_older
 from mt_dnn.checkpoints.random_state import random_state, set_random_state
 from mt_dnn.configuration.config import RESUME_FLAGS, Config
 from mt_dnn.data.dataset import SingleTaskDataset
 from mt_dnn.data.unlabeled_batches import UnlabeledBatches
 from mt_dnn.model import MTDNNModel
+from mt_dnn.reporting.run_result import RunClock, RunResult
+from mt_dnn.reporting.running_losses import RunningLosses
 from mt_dnn.training.delta_cache import DeltaCache
 from mt_dnn.training.failures import WHAT_HELPS
-from mt_dnn.training.run_result import RunClock, RunResult
-from mt_dnn.training.running_losses import RunningLosses
 
 logger = logging.getLogger(__name__)
 

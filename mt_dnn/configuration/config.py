@@ -26,6 +26,7 @@ from mt_dnn.configuration.help_groups import FIRST, help_groups
 from mt_dnn.perturbation.levels import LEVELS, hidden_layer
 
 RESUME_FLAGS = ("resume", "model_ckpt", "dry_run")  # belong to one start, not to the run
+RUN_CONFIG_FILE = "config.yml"  # in the output folder: all flags of the run, for --config
 UPLOAD_FLAGS = ("push_to_hub", "hub_private")  # a repeated run must not replace a model on the Hub by accident
 
 CONFIG_HELP = (

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 
 from data_utils.errors import DataError, FlagError, nearest
-from data_utils.yaml_file import compose_yaml, construct_yaml
+from data_utils.storage.yaml_file import compose_yaml, construct_yaml
 from mt_dnn.configuration.flags import convert, flags_of, kind_of
 
 Made = TypeVar("Made")

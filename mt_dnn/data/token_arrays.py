@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data_utils.array_file import map_arrays, write_arrays
 from data_utils.errors import DataError
-from data_utils.files import one_at_a_time
 from data_utils.readers import MASK, SHORT_MASK, read_token_json
+from data_utils.storage.array_file import map_arrays, write_arrays
+from data_utils.storage.files import one_at_a_time
 
 if TYPE_CHECKING:
     from tasks import Task

@@ -21,14 +21,15 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Pretrai
 from transformers.utils.logging import disable_progress_bar
 
 from data_utils.errors import DataError, FlagError, OneLineParser, nearest, run_command_line
-from data_utils.files import atomic_folder, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.pretrained import resolve_pretrained
+from data_utils.storage.files import atomic_folder, writable_folder
+from data_utils.storage.yaml_file import compose_yaml, construct_yaml
 from data_utils.tokenizer import load_tokenizer
 from module.encoder import positions_of, takes_types
 from mt_dnn.checkpoints.build import network_in
 from mt_dnn.checkpoints.checkpoint import load_checkpoint
-from mt_dnn.configuration.config import Config
+from mt_dnn.configuration.config import RUN_CONFIG_FILE, Config
 from mt_dnn.export.model_card import CARD_FILE, TrainedModel, model_card
 from mt_dnn.matcher import SANBertNetwork
 from tasks.interfaces import Definition
@@ -135,7 +136,7 @@ class HfExport:
         Raises:
             DataError: it cannot be written.
         """
-        with atomic_folder(self.folder) as temporary:
+        with atomic_folder(self.folder, replace=True) as temporary:
             card.save(temporary / CARD_FILE)
             for task, task_id in self.heads.items():
                 target = temporary / task if len(self.heads) > 1 else temporary
@@ -253,10 +254,27 @@ def _free_folder(config: Config) -> Path:
         taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror or error}", folder) from error
-    if taken:
-        raise FlagError(f"--save_hf: {folder} is not empty; accepted: a new or an empty folder")
+    if taken and not _is_of_this_run(config, folder):
+        raise FlagError(
+            f"--save_hf: {folder} is not empty; accepted: a new or an empty folder, or the one of an earlier run with "
+            "the same --output_dir"
+        )
     writable_folder(folder.parent)
     return folder
+
+
+def _is_of_this_run(config: Config, folder: Path) -> bool:
+    """Whether the run that wrote the output folder before had this `--save_hf` too, so that the folder is its model's.
+
+    That run had found the folder empty: what is there is its model, which this run replaces.
+    """
+    path = Path(config.training.output_dir) / RUN_CONFIG_FILE
+    if not folder.is_dir() or not path.is_file():
+        return False
+    node = compose_yaml(path)
+    before = None if node is None else construct_yaml(node, path)
+    named = before.get("save_hf") if isinstance(before, dict) else None
+    return isinstance(named, str) and Path(named).resolve() == folder
 
 
 def export(

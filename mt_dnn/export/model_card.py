@@ -26,7 +26,7 @@ from mt_dnn.configuration.adversarial_config import AdversarialConfig, adversari
 from mt_dnn.configuration.config import RESUME_FLAGS, Config
 from mt_dnn.configuration.flags import flags_of, plain_text
 from mt_dnn.data.run_data import RunData
-from mt_dnn.training.run_result import RunResult
+from mt_dnn.reporting.run_result import RunResult
 from tasks.interfaces import Definition
 
 CARD_FILE = "README.md"

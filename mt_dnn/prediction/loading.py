@@ -11,7 +11,7 @@ import torch
 
 from data_utils.errors import DataError, FlagError, nearest
 from data_utils.prepro import TokenizerSpec
-from data_utils.text_files import read_json
+from data_utils.storage.text_files import read_json
 from module.encoder import positions_of
 from mt_dnn.checkpoints.build import network_in
 from mt_dnn.checkpoints.checkpoint import checkpoints_in, load_checkpoint, newest_checkpoint
@@ -19,7 +19,7 @@ from mt_dnn.configuration.config import Config
 from mt_dnn.prediction.hf_classifier import CONFIG_FILE, load_classifier
 from mt_dnn.prediction.text_examples import TextTokenization
 from mt_dnn.prediction.text_model import TaskModel, TextModel, chosen_device, ready
-from mt_dnn.training.run_result import RESULT_FILE
+from mt_dnn.reporting.run_result import RESULT_FILE
 
 logger = logging.getLogger(__name__)
 

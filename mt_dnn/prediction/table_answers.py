@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from data_utils.errors import FlagError, UserError
-from data_utils.files import atomic_write
 from data_utils.metrics import Metric
+from data_utils.storage.files import atomic_write
+from data_utils.storage.text_files import with_null
 from data_utils.tables import Row, Table, write_table
-from data_utils.text_files import with_null
 from mt_dnn.prediction.text_model import Scored, TaskModel, TextModel
 from tasks.values import Answer
 

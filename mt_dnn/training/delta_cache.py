@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from data_utils.checksum import checked_write
 from data_utils.errors import DataError, FlagError, WriteError
+from data_utils.storage.checksum import checked_write
 from mt_dnn.configuration.config import Config
 from mt_dnn.data.dataset import SingleTaskDataset
 from mt_dnn.matcher import SANBertNetwork

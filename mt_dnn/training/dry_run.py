@@ -27,8 +27,8 @@ from mt_dnn.checkpoints.checkpoint import newest_checkpoint
 from mt_dnn.checkpoints.resumption import WITH_DELTAS
 from mt_dnn.configuration.config import Config
 from mt_dnn.configuration.flag_groups import TrainingConfig
+from mt_dnn.reporting.report_points import duration
 from mt_dnn.training.failures import WHAT_HELPS, one_line_errors
-from mt_dnn.training.report_points import duration
 from mt_dnn.training.trainer import Trainer
 
 STEPS = 3  # timed updates of each kind

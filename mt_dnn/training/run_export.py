@@ -14,7 +14,7 @@ from mt_dnn.export.export import HfExport
 from mt_dnn.export.hub import HubRepo
 from mt_dnn.export.model_card import card_of_run
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.training.run_result import RunResult
+from mt_dnn.reporting.run_result import RunResult
 
 logger = logging.getLogger(__name__)
 

@@ -16,33 +16,32 @@ from torch.utils.data import DataLoader
 from transformers.utils.logging import disable_progress_bar
 
 from data_utils.errors import Stopped, WriteError
-from data_utils.files import atomic_write, folder_lock, remove_temporary, writable_folder
 from data_utils.log_wrapper import create_logger
 from data_utils.progress import progress
 from data_utils.readers import write_glue_submission, write_score_file
-from data_utils.text_files import with_null
+from data_utils.storage.files import atomic_write, folder_lock, remove_temporary, writable_folder
+from data_utils.storage.text_files import with_null
 from mt_dnn.batcher import Batch, Collater
 from mt_dnn.checkpoints.checkpoint import trained_definitions, write_tensors
 from mt_dnn.checkpoints.resumption import RunCheckpoints, RunState, checkpoint_to_resume, saved_checkpoints
-from mt_dnn.configuration.config import Config
+from mt_dnn.configuration.config import RUN_CONFIG_FILE, Config
 from mt_dnn.data.class_weights import class_weights
 from mt_dnn.data.run_batches import RunBatches
 from mt_dnn.data.run_data import RunData
 from mt_dnn.inference import encode_dataset, eval_model
 from mt_dnn.model import MTDNNModel, UpdateReport
+from mt_dnn.reporting.report_points import Heartbeat, ReportPoints, duration
+from mt_dnn.reporting.run_log import found, opening, use, written
+from mt_dnn.reporting.run_result import RunClock, RunResult, metrics_text
+from mt_dnn.reporting.running_losses import RunningLosses
+from mt_dnn.reporting.telemetry import METRICS_FILE, Telemetry
 from mt_dnn.training.delta_cache import delta_cache_of_run
 from mt_dnn.training.failures import SkippedUpdates, one_line_errors
 from mt_dnn.training.processes import build_accelerator
-from mt_dnn.training.report_points import Heartbeat, ReportPoints, duration
 from mt_dnn.training.run_export import RunExport
-from mt_dnn.training.run_log import found, opening, use, written
-from mt_dnn.training.run_result import RunClock, RunResult, metrics_text
-from mt_dnn.training.running_losses import RunningLosses
 from mt_dnn.training.selection import Selection
 from mt_dnn.training.stop_signals import StopSignals
-from mt_dnn.training.telemetry import METRICS_FILE, Telemetry
 
-CONFIG_FILE = "config.yml"  # all flags of the run, for --config
 RESULT_FILE = "results.json"
 BAR_UPDATES = 10  # updates between two readings of the losses for the bar
 
@@ -132,7 +131,7 @@ class Trainer:
             self._encode()
             return self.result
         if self.main:
-            with atomic_write(self.output_dir / CONFIG_FILE) as file:
+            with atomic_write(self.output_dir / RUN_CONFIG_FILE) as file:
                 file.write(self.config.to_yaml())
         self.describe(self.config)
         total, done = self.model.total_updates, self.model.updates
@@ -307,7 +306,7 @@ class Trainer:
         exported = None if self.export is None else self.export.folder
         return [
             *found(self.result, self.selection),
-            *written(self.result, best, self.output_dir, (CONFIG_FILE, RESULT_FILE, METRICS_FILE)),
+            *written(self.result, best, self.output_dir, (RUN_CONFIG_FILE, RESULT_FILE, METRICS_FILE)),
             *use(tasks, best, exported),
         ]
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from data_utils import readers
 from data_utils.errors import DataError
 from data_utils.readers import read_canonical_tsv, read_score_file, read_scores, read_token_json, write_score_file
+from data_utils.storage.text_files import write_lines
 from data_utils.task_def import DataFormat
-from data_utils.text_files import write_lines
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, BertModel
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
 from experiments.sift.pictures import SCALES, WORD, circles
 from mt_dnn.perturbation.measured_defaults import BY_METHOD, measured
-from mt_dnn.training.telemetry import METRICS_FILE
+from mt_dnn.reporting.telemetry import METRICS_FILE
 from tests.docs.pages import PAGES, ROOT
 from tests.docs.workspace import write_metrics
 

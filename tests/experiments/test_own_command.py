@@ -69,7 +69,9 @@ def test_a_test_table_is_followed_by_scoring(tmp_path: Path, encoder: Path, caps
     prepare(tmp_path, encoder, "--from", reviews(tmp_path))
     (tmp_path / "new.csv").write_text("text\nx\n")
     prepare(tmp_path, encoder, "--from", str(tmp_path / "new.csv"), "--split", "test", "--task_name", "reviews")
-    assert capsys.readouterr().out.splitlines()[-1].startswith("next: python predict.py --task_def ")
+    table, following = capsys.readouterr().out.splitlines()[-2:]
+    assert "python predict.py --model MODEL --from " in table and table.endswith(" --output answers.csv")
+    assert following.startswith("next: python predict.py --task_def ")
     assert (tmp_path / "data" / "encoder" / "reviews_test.json").read_text().count("\n") == 1
 
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from data_utils.array_file import map_arrays, write_arrays
-from data_utils.checksum import checksum_of, sha256, verify_checksum
+from data_utils.storage.array_file import map_arrays, write_arrays
+from data_utils.storage.checksum import checksum_of, sha256, verify_checksum
 from module.encoder import load_encoder
 from mt_dnn.checkpoints.build import restore_network
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint

@@ -15,7 +15,7 @@ from experiments.sift.running import study_run
 from experiments.sift.running.runs import RunStore
 from experiments.sift.running.study import read_study
 from mt_dnn.configuration.config import parse_args
-from mt_dnn.training.telemetry import _lines_until
+from mt_dnn.reporting.telemetry import _lines_until
 from tasks.definition import TaskDefs
 from tests.fuzz.check import reading
 from tests.fuzz.inputs import DRAWN, Choices

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 
 from data_utils.errors import DataError
+from data_utils.storage.text_files import MARK, read_lines
 from data_utils.tables import read_table, write_table
-from data_utils.text_files import MARK, read_lines
 from experiments.anli import anli_prepro
 from experiments.canonical import Example, Reading, read_examples, write_canonical
 from experiments.dump_embedding.extractor import read_texts

@@ -19,8 +19,8 @@ import prepare_distillation_data
 from data_utils.errors import UserError
 from data_utils.prepro import Converter, Split, TokenizerSpec, convert_split
 from data_utils.readers import canonical_suffix, read_canonical_tsv, read_score_file, write_score_file
+from data_utils.storage.text_files import MARK, read_lines, write_lines
 from data_utils.task_def import DataFormat
-from data_utils.text_files import MARK, read_lines, write_lines
 from mt_dnn.batcher import Collater, SingleTaskDataset
 from mt_dnn.data.token_arrays import ARRAYS, read_token_arrays
 from tasks import Task

@@ -13,9 +13,9 @@ import yaml
 
 from data_utils.errors import DataError
 from data_utils.readers import read_canonical_tsv, read_score_file, read_token_json, write_score_file
+from data_utils.storage.text_files import read_lines, write_lines
 from data_utils.tables import read_table
 from data_utils.task_def import DataFormat
-from data_utils.text_files import read_lines, write_lines
 from experiments.canonical import Reading, read_examples, write_canonical
 from experiments.dump_embedding.extractor import read_texts
 from experiments.glue.glue_layouts import LAYOUTS

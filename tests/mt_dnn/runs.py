@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from mt_dnn.configuration.config import Config, parse_args
 from mt_dnn.training.trainer import RunResult, train
 

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import prepro_std
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from mt_dnn.configuration.config import parse_args
 from mt_dnn.training.trainer import train
 

@@ -299,7 +299,7 @@ def test_a_mistake_is_told_in_a_line(data: Path, encoder: Path, tmp_path: Path):
         definition = DEFINITION.replace("CLUE_GEN", data_format)
         with pytest.raises(UserError, match=f"data_format {data_format} does not go with SeqenceGenerationMRC"):
             write_task(tmp_path / data_format, definition, {"mrc_dev": ["0\ta\tb\tc"]}, encoder)
-    with pytest.raises(FlagError, match="--update_bert_opt: generation has no head"):
+    with pytest.raises(FlagError, match="--update_bert_opt: found 1, but generation trains no head"):
         model(data, encoder, *PROBE)
     with pytest.raises(FlagError, match="T5Stack has no injection point 'post_ln'; it has: pre_ln"):
         model(data, encoder, *SIFT)

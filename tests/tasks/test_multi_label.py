@@ -21,8 +21,8 @@ from data_utils.errors import DataError, TaskDefError, UserError
 from data_utils.metrics import Metric
 from data_utils.prepro import Split
 from data_utils.readers import read_score_file, read_token_json
+from data_utils.storage.text_files import write_lines
 from data_utils.task_def import TaskType
-from data_utils.text_files import write_lines
 from mt_dnn.batcher import Batch, Collater, SingleTaskDataset
 from mt_dnn.configuration.config import parse_args
 from mt_dnn.loss import BceCriterion, KlCriterion, MseCriterion, SymKlCriterion

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from tests.tasks.learning import write_small_encoder
 
 ROOT = Path(__file__).parents[2]
@@ -115,4 +115,4 @@ def test_a_new_type_is_a_file_and_a_yaml(checkout: Path):
 def test_a_checkpoint_of_a_type_that_is_not_there_is_told_in_a_line(checkout: Path):
     scored = run(ROOT, "predict.py", "--prep_input", "none.json", "--checkpoint", str(checkout / "out" / "model_5.pt"))
     assert scored.returncode == 2
-    assert len(scored.stderr.strip().splitlines()) == 1 and "one of your own needs its file in tasks/" in scored.stderr
+    assert len(scored.stderr.strip().splitlines()) == 1 and "a custom one needs its file in tasks/" in scored.stderr

@@ -15,7 +15,7 @@ import prepro_std
 from data_utils.errors import DataError, FlagError, TaskDefError, UserError
 from data_utils.metrics import Metric
 from data_utils.readers import read_score_file
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from data_utils.tokenizer import load_tokenizer
 from mt_dnn.batcher import Collater, SingleTaskDataset
 from mt_dnn.loss import SpanCeCriterion

@@ -12,7 +12,7 @@ import prepro_std
 from data_utils.errors import DataError, TaskDefError
 from data_utils.metrics import Metric
 from data_utils.readers import read_score_file
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from mt_dnn.batcher import SingleTaskDataset
 from tasks import get_task
 from tasks.definition import TaskDefs

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from data_utils.errors import DataError, OneLineParser, run_command_line
-from data_utils.text_files import decode_line, write_lines
+from data_utils.storage.text_files import decode_line, write_lines
 from experiments.canonical import SEPARATORS
 
 PACKAGE = "vaderSentiment"

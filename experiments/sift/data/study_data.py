@@ -37,10 +37,10 @@ from pathlib import Path
 
 import prepro_std
 from data_utils.errors import DataError, FlagError, OneLineParser, nearest, run_command_line
-from data_utils.files import atomic_write
 from data_utils.pretrained import folder_name
 from data_utils.readers import split_columns
-from data_utils.text_files import read_json, read_lines, read_text
+from data_utils.storage.files import atomic_write
+from data_utils.storage.text_files import read_json, read_lines, read_text
 from experiments.sift.data import hutto
 from experiments.sift.data.glue_pairs import FOLDER as GLUE_FOLDER
 from experiments.sift.data.glue_pairs import Pair, pairs

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from data_utils.errors import DataError, nearest
-from data_utils.yaml_file import compose_yaml, construct_yaml
+from data_utils.storage.yaml_file import compose_yaml, construct_yaml
 from experiments.sift.reporting.comparisons import mean_and_error
 from experiments.sift.reporting.document import Block, Paragraph, Table
 from experiments.sift.reporting.results import STUDY_FILE, Study

@@ -11,7 +11,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
 
 from data_utils.errors import DataError
-from data_utils.text_files import read_json
+from data_utils.storage.text_files import read_json
 from experiments.sift.reporting.predictions import PredictedNumbers, Predictions
 from experiments.sift.running.run_files import read_run_file, run_files
 from experiments.sift.running.runs import settings_of

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_utils.errors import DataError, UserError
-from data_utils.files import atomic_write
 from data_utils.progress import print_line
 from data_utils.readers import read_token_json
-from data_utils.text_files import read_lines, write_lines
+from data_utils.storage.files import atomic_write
+from data_utils.storage.text_files import read_lines, write_lines
 from experiments.sift.attacks.robustness import evenly_spread
 from experiments.sift.data.study_data import prepare
 from experiments.sift.running.runs import development_data

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from data_utils.errors import DataError
-from data_utils.files import atomic_write
-from data_utils.text_files import LARGEST_DOCUMENT, decode_line, parse_json, read_json
+from data_utils.storage.files import atomic_write
+from data_utils.storage.text_files import LARGEST_DOCUMENT, decode_line, parse_json, read_json
 
 PLAIN, PACKED = ".json", ".json.gz"
 

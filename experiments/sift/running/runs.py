@@ -18,10 +18,10 @@ import prepro_std
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
 from data_utils.readers import read_score_file, read_token_json
-from data_utils.text_files import read_json_lines, read_lines, write_lines
+from data_utils.storage.text_files import read_json_lines, read_lines, write_lines
 from experiments.sift.data import hutto
 from mt_dnn.configuration.config import Config, parse_args
-from mt_dnn.training.telemetry import METRICS_FILE, PLACES
+from mt_dnn.reporting.telemetry import METRICS_FILE, PLACES
 from mt_dnn.training.trainer import train
 
 TASK = "sentiment"

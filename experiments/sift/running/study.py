@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from data_utils.errors import DataError, FlagError, UserError, nearest
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
-from data_utils.yaml_file import compose_yaml, construct_yaml
+from data_utils.storage.yaml_file import compose_yaml, construct_yaml
 from experiments.sift.attacks.robustness import parse_spec
 
 Flags = dict[str, Any]

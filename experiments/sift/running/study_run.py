@@ -25,14 +25,14 @@ import torch
 import transformers
 
 from data_utils.errors import DataError, DivergedError, NotFiniteError, OneLineParser, run_command_line
-from data_utils.files import atomic_write
-from data_utils.text_files import read_json, read_json_lines
+from data_utils.storage.files import atomic_write
+from data_utils.storage.text_files import read_json, read_json_lines
 from experiments.sift.attacks.robustness import measure_robustness
 from experiments.sift.running.runs import Record, run_key, score, settings_of
 from experiments.sift.running.study import TRAINED, command_line
 from mt_dnn.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 from mt_dnn.configuration.config import Config, parse_args
-from mt_dnn.training.telemetry import METRICS_FILE
+from mt_dnn.reporting.telemetry import METRICS_FILE
 from mt_dnn.training.trainer import train
 
 DIGITS = 5  # decimals of a probability in a result

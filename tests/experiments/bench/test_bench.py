@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from data_utils.errors import DataError, FlagError
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from experiments.bench import __main__ as bench
 from experiments.bench import measure, report
 from experiments.bench.measure import Memory, Setting

@@ -17,7 +17,7 @@ import yaml
 
 import prepro_std
 from data_utils.errors import DataError, FlagError, UserError
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from experiments.sift import matrix, report
 from experiments.sift.running import layout, study_run
 from experiments.sift.running.jobs import Jobs

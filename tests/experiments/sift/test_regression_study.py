@@ -14,7 +14,7 @@ from scipy.stats import pearsonr, spearmanr
 import prepro_std
 from data_utils.errors import DataError
 from data_utils.metrics import Metric
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from experiments.sift import report
 from experiments.sift.reporting.results import read_study
 from experiments.sift.reporting.statistics import _counts, sample

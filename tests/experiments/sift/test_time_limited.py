@@ -14,7 +14,7 @@ import yaml
 
 import prepro_std
 from data_utils.errors import UserError
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from experiments.sift import archive, time_limited
 from experiments.sift.reporting.results import read_study
 from experiments.sift.running.study import read_study as read_definition

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from data_utils.errors import FlagError
 from data_utils.readers import read_token_json
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from mt_dnn.batcher import Batch, Collater
 from mt_dnn.data.class_weights import class_weights
 from mt_dnn.data.run_data import RunData

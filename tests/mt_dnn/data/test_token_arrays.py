@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_utils.array_file import write_arrays
 from data_utils.errors import DataError
+from data_utils.storage.array_file import write_arrays
 from mt_dnn.batcher import SingleTaskDataset
 from mt_dnn.data import token_arrays
 from mt_dnn.data.token_arrays import ARRAYS, TokenArrays, open_token_arrays, read_token_arrays

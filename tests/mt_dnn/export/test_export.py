@@ -307,6 +307,21 @@ def test_what_would_fail_at_the_end_is_refused_before_training(
     assert not list(tmp_path.rglob("*.pt")) and not Path("hf").exists()
 
 
+def test_the_same_run_again_replaces_its_own_model(
+    tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    flags = ("--task_def", _tanh_tasks(tmp_path), "--save_hf", "hf", "--tokenizer", tokenizer, "--epochs", "1")
+    tiny_run(Path("out"), *flags, "--seed", "1")
+    weights = Path("hf/mnli/model.safetensors")
+    before = weights.read_bytes()
+    tiny_run(Path("out"), *flags, "--seed", "2")
+    assert weights.read_bytes() != before
+    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(("hf", ".hf"))} == {"hf"}
+    with pytest.raises(FlagError, match="hf is not empty; accepted: a new or an empty folder, or the one of an"):
+        tiny_run(Path("another"), *flags)
+
+
 def test_a_tokenizer_of_a_larger_vocabulary_is_refused(tmp_path: Path, tokenizer: str) -> None:
     (Path(tokenizer) / "vocab.txt").write_text("\n".join([*WORDS, *(f"word{number}" for number in range(30))]))
     with pytest.raises(FlagError, match="has 41 tokens, the encoder's vocabulary 40; --tokenizer names another"):

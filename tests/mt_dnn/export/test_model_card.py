@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from mt_dnn.configuration.config import Config, parse_args
 from mt_dnn.export.export import export
 from mt_dnn.export.model_card import TrainedModel, model_card, train_command

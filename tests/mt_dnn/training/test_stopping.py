@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 import torch
 
-from data_utils.checksum import checksum_of
 from data_utils.errors import DataError, FlagError, Stopped, UserError
-from data_utils.files import LOCK, folder_lock
+from data_utils.storage.checksum import checksum_of
+from data_utils.storage.files import LOCK, folder_lock
 from mt_dnn.batcher import Batch
 from mt_dnn.checkpoints.checkpoint import newest_checkpoint
 from mt_dnn.data import token_arrays

@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from mt_dnn.batcher import Batch, Collater, SingleTaskDataset
 from mt_dnn.configuration.config import parse_args
 from mt_dnn.model import MTDNNModel

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from data_utils.readers import read_token_json
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from mt_dnn.batcher import Batch, Collater, MultiTaskDataset, SingleTaskDataset
 from mt_dnn.data.run_data import RunData
 from mt_dnn.model import MTDNNModel, UpdateReport

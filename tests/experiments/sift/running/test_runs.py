@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_utils.readers import write_score_file
-from data_utils.text_files import write_lines
+from data_utils.storage.text_files import write_lines
 from experiments.sift.reporting.tables import markdown_table, spread
 from experiments.sift.running.runs import (
     PLAIN,

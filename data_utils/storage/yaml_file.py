@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from data_utils.errors import DataError
-from data_utils.text_files import read_text
+from data_utils.storage.text_files import read_text
 
 LARGEST_YAML = 1 << 19  # bytes
 MOST_VALUES = 50_000  # of a file; what an alias (`*name`, `<<: *name`) repeats counts each time

@@ -25,7 +25,7 @@ from data_utils.errors import Stopped
 from mt_dnn.batcher import Batch
 from mt_dnn.model import MTDNNModel
 from mt_dnn.perturbation.search import Search
-from mt_dnn.training.curves import Curves
+from mt_dnn.reporting.curves import Curves
 from mt_dnn.training.trainer import Trainer
 from tests.mt_dnn.runs import RUN, SIFT, TASK_DEF, tiny_config, tiny_run
 from tests.mt_dnn.training.test_stopping import stop_at

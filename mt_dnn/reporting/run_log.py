@@ -13,7 +13,7 @@ from mt_dnn.configuration.config import Config
 from mt_dnn.configuration.description import changed_settings, method_in_words
 from mt_dnn.data.dataset import SingleTaskDataset
 from mt_dnn.data.run_data import RunData
-from mt_dnn.training.run_result import RunResult, metrics_text
+from mt_dnn.reporting.run_result import RunResult, metrics_text
 from mt_dnn.training.selection import Selection
 from tasks.interfaces import Definition
 from tasks.table_rows import TEXT_COLUMNS

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mt_dnn.training import report_points
-from mt_dnn.training.report_points import Heartbeat, ReportPoints, duration
+from mt_dnn.reporting import report_points
+from mt_dnn.reporting.report_points import Heartbeat, ReportPoints, duration
 from tests.mt_dnn.runs import SIFT, tiny_run
 
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 import orjson
 
 from data_utils.errors import DataError
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 
 MARK = "\ufeff"  # byte order mark at the start of a file, no part of its text
 BYTE_ORDER_MARK = MARK.encode()

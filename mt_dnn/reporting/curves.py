@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.files import write_errors
+from data_utils.storage.files import write_errors
 
 # Of the histogram's buckets: each is a tenth wider than the one before; they are the same at every update.
 EDGES = [0.0, *(1e-6 * 1.1**step for step in range(436))]

@@ -11,7 +11,7 @@ import torch
 
 from data_utils.errors import UserError
 from mt_dnn.model import UpdateReport
-from mt_dnn.training.telemetry import Telemetry, ascent_gain
+from mt_dnn.reporting.telemetry import Telemetry, ascent_gain
 from tests.mt_dnn.runs import SIFT, tiny_config, tiny_run
 
 

@@ -71,8 +71,11 @@ def remove_temporary(folder: Path, prefix: str) -> None:
 
 
 @contextmanager
-def atomic_folder(path: Path | str) -> Iterator[Path]:
+def atomic_folder(path: Path | str, replace: bool = False) -> Iterator[Path]:
     """Make a temporary folder next to `path`; sync and rename it when the block ends, remove it if it fails.
+
+    Args:
+        replace: a folder that is at `path` is removed once the new one is complete.
 
     Raises:
         WriteError: it cannot be written, or `path` exists and is not an empty folder.
@@ -89,7 +92,12 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
                     os.fsync(saved.fileno())
                 file.chmod(0o666 & ~_umask())
             temporary.chmod(0o777 & ~_umask())
-            temporary.replace(path)
+            if replace and path.exists():
+                old = path.rename(f"{temporary}.old{TEMPORARY}")
+                temporary.replace(path)
+                shutil.rmtree(old)
+            else:
+                temporary.replace(path)
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

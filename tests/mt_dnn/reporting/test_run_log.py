@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 import predict
-from mt_dnn.training.run_log import use
-from mt_dnn.training.run_result import RunResult
+from mt_dnn.reporting.run_log import use
+from mt_dnn.reporting.run_result import RunResult
 from mt_dnn.training.trainer import Trainer
 from tasks.definition import TaskDefs
 from tests.mt_dnn.runs import SIFT, TASK_DEF, exportable, tiny_config, tiny_run

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from data_utils.errors import DataError
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 
 CHECKSUM = ".sha256"
 READ_BYTES = 1 << 20

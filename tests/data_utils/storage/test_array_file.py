@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_utils.array_file import ALIGNMENT, map_arrays, write_arrays
 from data_utils.errors import DataError
+from data_utils.storage.array_file import ALIGNMENT, map_arrays, write_arrays
 
 ARRAYS = {
     "numbers": np.arange(1000, dtype=np.uint32),

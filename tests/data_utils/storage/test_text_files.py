@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data_utils import text_files
 from data_utils.errors import DataError
-from data_utils.text_files import read_json_lines, read_lines, read_text, write_lines
+from data_utils.storage import text_files
+from data_utils.storage.text_files import read_json_lines, read_lines, read_text, write_lines
 
 
 def write(folder: Path, content: bytes) -> Path:

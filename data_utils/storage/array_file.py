@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from data_utils.files import atomic_write
+from data_utils.storage.files import atomic_write
 
 ALIGNMENT = 64
 READ_BYTES = 1 << 20  # bytes of a read for the checksum

@@ -14,13 +14,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from data_utils.files import atomic_write, write_errors
+from data_utils.storage.files import atomic_write, write_errors
 from mt_dnn.configuration.config import GROUPS, RESUME_FLAGS, UPLOAD_FLAGS, Config
 from mt_dnn.configuration.flags import flags_of
 from mt_dnn.model import UpdateReport
-from mt_dnn.training.curves import Curves
-from mt_dnn.training.run_result import RunResult
-from mt_dnn.training.running_losses import RunningLosses
+from mt_dnn.reporting.curves import Curves
+from mt_dnn.reporting.run_result import RunResult
+from mt_dnn.reporting.running_losses import RunningLosses
 
 METRICS_FILE = "metrics.jsonl"
 # Flags that say where things lie or what is shown, not what is computed.

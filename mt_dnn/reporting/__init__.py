@@ -1,0 +1,4 @@
+"""What a run reports: its opening and closing lines, losses between reports, telemetry, TensorBoard, results.
+
+Nothing here trains or computes a loss.
+"""
