@@ -8,11 +8,10 @@ from typing import Any
 
 from data_utils.errors import FlagError
 from mt_dnn.configuration.flags import check_flag, check_flags, flag, plain_text
+from mt_dnn.perturbation.levels import HIDDEN, HIDDEN_FORM, LEVELS, NORMALIZED
 from mt_dnn.perturbation.measured_defaults import BY_METHOD, measured
 
 LEFT_OUT: Any = object()  # the value of a field that preset and measured defaults may set
-
-LEVELS = ("pre_ln", "post_ln", "deberta")
 
 PUBLISHED: dict[str, Any] = {
     "adv_p_norm": "inf",
@@ -129,10 +128,12 @@ class AdversarialConfig:
     )  # fmt: skip
     adv_norm_level: str = flag(
         LEFT_OUT,
-        "where the noise enters: at the word embeddings (pre_ln), after the embeddings' LayerNorm (post_ln: SiFT), or "
-        "between two LayerNorms as in DeBERTa's release; MT-DNN's 0 and 1 mean pre_ln with the scope token and "
-        "sentence",
+        "where the noise enters: at the word embeddings (pre_ln), after the embeddings' LayerNorm (post_ln: SiFT), "
+        "between two LayerNorms as in DeBERTa's release (deberta), or at the output of layer N (hidden:N; 0 is the "
+        "first layer, -1 the last); MT-DNN's 0 and 1 mean pre_ln with the scope token and sentence",
         choices=LEVELS,
+        pattern=HIDDEN,
+        pattern_shown=HIDDEN_FORM,
         shown="pre_ln, or the preset's",
     )
     adv_norm_scope: str = flag(
@@ -234,6 +235,11 @@ class AdversarialConfig:
             self._set("adv_radius", None)
         check_flags(self)
         self._check_combinations()
+
+    @property
+    def is_sift(self) -> bool:
+        """Whether the method is SMART's search at normalized embeddings."""
+        return self.adv_opt == "smart" and self.adv_norm_level in NORMALIZED
 
     @property
     def betas(self) -> tuple[float, float]:

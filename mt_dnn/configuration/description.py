@@ -13,8 +13,9 @@ from mt_dnn.configuration.adversarial_config import (
 )
 from mt_dnn.configuration.config import Config
 from mt_dnn.configuration.flags import plain_text
+from mt_dnn.perturbation.levels import hidden_layer
 
-# Where the noise enters, by `--adv_norm_level`.
+# Where the noise enters, by `--adv_norm_level`; for `hidden:N` see `_place`.
 PLACES = {
     "pre_ln": "the word embeddings",
     "post_ln": "the normalized embeddings",
@@ -43,9 +44,8 @@ def method_in_words(adversarial: AdversarialConfig) -> str:
     if not adversarial.adv_train:
         parts = ["Plain fine-tuning: no adversarial noise"]
     else:
-        is_sift = adversarial.adv_opt == "smart" and adversarial.adv_norm_level != "pre_ln"
-        sentence = SIFT if is_sift else METHODS[adversarial.adv_opt]
-        parts = [sentence.format(place=PLACES[adversarial.adv_norm_level], steps=adversarial.adv_k)]
+        sentence = SIFT if adversarial.is_sift else METHODS[adversarial.adv_opt]
+        parts = [sentence.format(place=_place(adversarial.adv_norm_level), steps=adversarial.adv_k)]
         parts += _sizes(adversarial) + _when(adversarial)
         if adversarial.adv_preset is not None:
             parts.append(f"preset {adversarial.adv_preset}")
@@ -53,6 +53,16 @@ def method_in_words(adversarial: AdversarialConfig) -> str:
         betas = " then ".join(adversarial.bregman_beta)
         parts.append(f"with the Bregman proximal point term, μ = {adversarial.bregman_mu:g}, β = {betas}")
     return ", ".join(parts)
+
+
+def _place(level: str) -> str:
+    """Where the noise of a level enters."""
+    number = hidden_layer(level)
+    if number is None:
+        return PLACES[level]
+    if number >= 0:
+        return f"the output of layer {number}"
+    return "the output of the last layer" if number == -1 else f"the output of layer {-number} from the end"
 
 
 def _sizes(adversarial: AdversarialConfig) -> list[str]:

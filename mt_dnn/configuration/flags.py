@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache, partial
@@ -27,6 +28,7 @@ class Flag:
     Attributes:
         help: shown by `--help`, unless there is a notice.
         choices: the accepted values, where they can be counted.
+        pattern, pattern_shown: texts that are accepted in addition to the choices, and their form in words.
         at_least, above, below: bounds of a number, the last two exclusive.
         notice: the message for a user who gives the flag although it has no effect here.
         const: the value of a switch that is given alone; False for a switch that turns something off.
@@ -35,12 +37,19 @@ class Flag:
 
     help: str
     choices: tuple[str | int, ...] = ()
+    pattern: re.Pattern[str] | None = None
+    pattern_shown: str = ""
     at_least: float | None = None
     above: float | None = None
     below: float | None = None
     notice: str = ""
     const: bool = True
     shown: str = ""
+
+    @property
+    def choices_shown(self) -> tuple[str, ...]:
+        """What a flag with choices accepts, in words."""
+        return (*map(str, self.choices), *filter(None, [self.pattern_shown]))
 
 
 def flag(default: Any, help: str, **settings: Any) -> Any:
@@ -107,7 +116,7 @@ def add_flags(section: argparse._ArgumentGroup, flags: Iterable[tuple[type, str]
 def metavar(group: type, name: str) -> str:
     spec = flags_of(group)[name]
     if spec.choices:
-        return "{" + ",".join(map(str, spec.choices)) + "}"
+        return "{" + ",".join(spec.choices_shown) + "}"
     kind = kind_of(group, name)[0]
     return {str: "TEXT", int: "N", float: "X", bool: "true|false", tuple: "NAME,..."}[kind]
 
@@ -153,7 +162,7 @@ def accepted(group: type, name: str) -> str:
     """What a flag accepts, in words."""
     spec = flags_of(group)[name]
     if spec.choices:
-        return ", ".join(map(str, spec.choices))
+        return ", ".join(spec.choices_shown)
     bounds = [
         f"{word} {bound:g}"
         for word, bound in (("at least", spec.at_least), ("above", spec.above), ("below", spec.below))
@@ -195,7 +204,7 @@ def _has_kind(value: object, kind: type) -> bool:
 
 def _within(value: Any, spec: Flag) -> bool:
     if spec.choices:
-        return value in spec.choices
+        return value in spec.choices or (spec.pattern is not None and spec.pattern.fullmatch(value) is not None)
     return (
         (spec.at_least is None or value >= spec.at_least)
         and (spec.above is None or value > spec.above)

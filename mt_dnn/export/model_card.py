@@ -194,8 +194,7 @@ def _eval_results(model: TrainedModel) -> Iterator[EvalResult]:
 
 
 def _short_names(adversarial: AdversarialConfig) -> list[str]:
-    is_sift = adversarial.adv_opt == "smart" and adversarial.adv_norm_level != "pre_ln"
-    return ["sift"] if is_sift else [adversarial.adv_opt]
+    return ["sift"] if adversarial.is_sift else [adversarial.adv_opt]
 
 
 def _title(adversarial: AdversarialConfig) -> str:

@@ -165,7 +165,7 @@ def embedding_size(h: Tensor, mask: Tensor, norm_p: str, scope: str) -> tuple[Te
         The root mean square, which is the unit of σ; and the unit of ε and η: the same for `inf` and `l1`, the ℓ2 norm
         for `l2`.
     """
-    real = h * mask.unsqueeze(-1).to(h.dtype)
+    real = h.masked_fill(mask.unsqueeze(-1) == 0, 0)
     length = scope_norm(real, "l2", scope)
     tokens = mask.sum(-1).view(-1, 1, 1) if scope == "sentence" else torch.ones_like(mask).unsqueeze(-1)
     rms = length / (tokens * h.size(-1)).clamp(min=1).to(h.dtype).sqrt()

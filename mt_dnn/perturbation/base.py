@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from .ball import SCOPES, Ball, check_name
-from .injection import LEVELS, NoiseInjection, find_encoder
+from .ball import SCOPES, Ball
+from .chunks import LogitRows
+from .injection import NoiseInjection, find_encoder
+from .levels import check_level
 from .measured_defaults import measured
 from .method import Regularization
 from .noise import InitialNoise
@@ -198,7 +200,7 @@ class AdversarialPerturbation(nn.Module):
         Raises:
             ValueError: they do not.
         """
-        check_name("level", self.level, LEVELS)
+        check_level(self.level)
         _ = self.ball, self.initial_noise  # each checks its own values
         if self.k < 0 or self.noise_var < 0 or self.step_size < 0:
             sizes = f"{self.k}, {self.noise_var}, {self.step_size}"
@@ -311,10 +313,14 @@ class AdversarialPerturbation(nn.Module):
     def search(self, search: Search, comparison: Comparison) -> Tensor:
         """K ascent steps from the initial noise, then R at the δ found."""
         for _ in range(self.ascent_steps):
-            output = search.ascent_output()
-            gradient = search.gradient(self.ascent_loss(output, comparison))
-            search.ascend(gradient, comparison.finite(output))
+            self._ascend(search, comparison)
         return self.final_loss(search.final_output(), comparison)
+
+    def _ascend(self, search: Search, comparison: Comparison) -> None:
+        """One ascent step. Its output, which may be gigabytes of logits, is freed before the next pass."""
+        output = search.ascent_output()
+        gradient = search.gradient(self.ascent_loss(output, comparison))
+        search.ascend(gradient, comparison.finite(output))
 
     def _search_in_backward(self, search: Search, comparison: Comparison) -> Tensor:
         """R at the cached δ; δ takes its ascent step in the backward pass of R."""
@@ -338,20 +344,20 @@ class AdversarialPerturbation(nn.Module):
         For tasks with a distribution per token or group, the sum is over tokens or groups.
         """
         return sum_of(
-            self._distance(perturbed, clean.detach(), comparison) * len(clean)
+            self.distance(perturbed, clean.detach(), comparison) * len(clean)
             for perturbed, clean in comparison.pairs(output)
         )
 
     def final_loss(self, output: Any, comparison: Comparison) -> Tensor:
         """R, the mean over examples."""
-        return sum_of(self._distance(perturbed, clean, comparison) for perturbed, clean in comparison.pairs(output))
+        return sum_of(self.distance(perturbed, clean, comparison) for perturbed, clean in comparison.pairs(output))
 
-    def distance(self, perturbed: Tensor, clean: Tensor, comparison: Comparison) -> Tensor:
-        """The distance of perturbed from clean logits, both (rows, classes): the task's D, a mean over rows."""
+    def distance(self, perturbed: LogitRows, clean: LogitRows, comparison: Comparison) -> Tensor:
+        """The distance of perturbed from clean logits, both (rows, classes): the task's D, a mean over rows.
+
+        Over a large vocabulary they may be `Rows`, whose `tensor()` is a copy.
+        """
         return comparison.distance(perturbed, clean)
-
-    def _distance(self, perturbed: Tensor, clean: Tensor, comparison: Comparison) -> Tensor:
-        return self.distance(perturbed, clean, comparison) if len(clean) else perturbed.sum()
 
     def _divergence(self, task_id: int, task_type: Any) -> Divergence:
         return self.loss_map[task_id] if task_id < len(self.loss_map) else default_divergence(task_type)

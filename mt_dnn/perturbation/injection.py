@@ -1,34 +1,46 @@
-"""Where noise enters an encoder: a forward hook at the word embeddings or around the embedding block's LayerNorm.
+"""Where noise enters an encoder: a forward hook at its embeddings or at the output of one of its layers.
 
 The encoder's code is neither edited nor copied, and nothing is embedded twice. Needs torch only.
 
-    word embeddings ─┬─► + positions, types ─┬─► LayerNorm ─┬─► dropout ─► layers
-                  pre_ln                  deberta         post_ln
+    word embeddings ─┬─► + positions, types ─┬─► LayerNorm ─┬─► dropout ─► layer 0 ─┬─► layer 1 ─┬─► …
+                  pre_ln                  deberta         post_ln               hidden:0     hidden:1
                                       (LN0 first, then δ)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, NoReturn, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEVELS = ("pre_ln", "post_ln", "deberta")
+from .layers import Layer, changed_output, count_layers, find_layer, names_of
+from .levels import LEVELS, UnsupportedLevelError, check_level, hidden_layer
+
+__all__ = [
+    "LEVELS",
+    "NoiseInjection",
+    "UnsupportedLevelError",
+    "available_levels",
+    "find_encoder",
+    "find_modules",
+    "hidden_levels",
+    "outermost_encoder",
+]
+
 LN0_EPS = 1e-7
 TIME_FIRST = ("xlnet",)  # families whose embeddings are (tokens, batch, hidden)
 PADDING_FAMILIES = ("big_bird", "longformer")  # families that pad a batch at its end, to full windows or blocks
 
-NO_LAYER_NORM = "; no LayerNorm follows its words; SmartPerturbation.with_defaults() does not depend on their scale"
+NO_LAYER_NORM = (
+    "; no LayerNorm follows its word vectors; noise that does not depend on their scale, as SiFT's, is there "
+    "SmartPerturbation.for_model(model), relative to each vector, or --adv_norm_level pre_ln"
+)
 
 Noise = Tensor | Callable[[Tensor], Tensor]
-
-
-class UnsupportedLevelError(ValueError):
-    """The encoder has no injection point at this level."""
 
 
 class NoiseInjection:
@@ -38,10 +50,16 @@ class NoiseInjection:
         encoder: any module with `get_input_embeddings()`.
         level: `pre_ln`, the output of the word-embedding lookup [SMART, Jiang et al. 2020]; `post_ln`, the output of
             the embedding block's LayerNorm, before dropout [SiFT, He et al. 2021]; `deberta`, between a LayerNorm
-            without affine parameters (LN0, eps 1e-7) and the embedding block's LayerNorm, as in DeBERTa's release.
+            without affine parameters (LN0, eps 1e-7) and the embedding block's LayerNorm, as in DeBERTa's release;
+            `hidden:N`, the output of layer N, counted from 0, or from the end if N is negative (-1 the last).
+
+    Attributes:
+        module: the module that the noise enters at.
+        layer: the layer of `hidden:N`; None at the other levels.
 
     Raises:
         UnsupportedLevelError: the encoder lacks this level; the message names the levels that it has.
+        ValueError: there is no such level.
 
     Examples:
         >>> injection = NoiseInjection(model.bert, "post_ln")
@@ -50,22 +68,24 @@ class NoiseInjection:
     """
 
     def __init__(self, encoder: nn.Module, level: str = "pre_ln"):
-        modules = find_modules(encoder)
-        if level not in modules:
-            name = type(encoder).__name__
-            hint = "" if len(modules) > 1 else NO_LAYER_NORM
-            raise UnsupportedLevelError(f"{name} has no injection point {level!r}; it has: {', '.join(modules)}{hint}")
+        check_level(level)
+        stack: Any = _innermost_stack(encoder)
+        number = hidden_layer(level)
         self.encoder = encoder
         self.level = level
-        self.module = modules[level]
-        family = getattr(getattr(_innermost_stack(encoder), "config", None), "model_type", None)
+        self.layer: Layer | None = None if number is None else find_layer(stack, number)
+        self.module = _embedding_module(encoder, level) if self.layer is None else self.layer.modules[0]
+        self._words: nn.Module = stack.get_input_embeddings()
+        self._config = getattr(stack, "config", None)
+        family = getattr(self._config, "model_type", None)
         self._time_first = family in TIME_FIRST
         self._pads_batches = family in PADDING_FAMILIES
 
     @property
     def size(self) -> int:
         """Size of the last dimension of h: the hidden size, or the embedding size if that differs."""
-        return next(self.module.parameters()).size(-1)
+        hidden: int | None = None if self.layer is None else getattr(self._config, "hidden_size", None)
+        return hidden or next(self.module.parameters()).size(-1)
 
     @contextmanager
     def add(self, noise: Noise) -> Iterator[None]:
@@ -140,12 +160,18 @@ class NoiseInjection:
         """
 
         def refuse(h: Tensor) -> NoReturn:
+            place = "the embeddings" if self.layer is None else f"layer {self.layer.number}"
             raise ValueError(
-                f"the backward pass recomputes the embeddings of {type(self.encoder).__name__}, without the noise; "
+                f"the backward pass recomputes {place} of {type(self.encoder).__name__}, without the noise; "
                 "accepted: activation checkpointing of the encoder's layers, not of the entire encoder"
             )
 
-        with self._hook(refuse):
+        if self.layer is not None and self.layer.is_shared:
+            # The backward may recompute its module as a later layer; whoever recomputes the encoder embeds words again.
+            hook: AbstractContextManager[Any] = self._words.register_forward_hook(lambda _, __, h: refuse(h))
+        else:
+            hook = self._hook(refuse)
+        with hook:
             yield
 
     @contextmanager
@@ -153,26 +179,35 @@ class NoiseInjection:
         def before(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return (perturb(_ln0(inputs[0])), *inputs[1:])
 
-        def after(_: nn.Module, __: object, output: Tensor) -> Tensor:
-            return perturb(output.transpose(0, 1)).transpose(0, 1) if self._time_first else perturb(output)
+        def change(h: Tensor) -> Tensor:
+            return perturb(h.transpose(0, 1)).transpose(0, 1) if self._time_first else perturb(h)
 
-        if self.level == "deberta":
-            handle = self.module.register_forward_pre_hook(before)
+        if self.layer is not None:
+            hook: AbstractContextManager[Any] = changed_output(self.layer, change)
+        elif self.level == "deberta":
+            hook = self.module.register_forward_pre_hook(before)
         else:
-            handle = self.module.register_forward_hook(after)
-        try:
+            hook = self.module.register_forward_hook(lambda _, __, output: change(output))
+        with hook:
             yield
-        finally:
-            handle.remove()
 
 
 def available_levels(encoder: nn.Module) -> tuple[str, ...]:
-    """The levels at which noise can enter this encoder.
+    """The levels at which noise can enter this encoder's embeddings; `hidden_levels` are those at its layers.
 
     Raises:
         UnsupportedLevelError: it has no stack of layers that embeds words, or more than one, as encoder-decoders have.
     """
     return tuple(find_modules(encoder))
+
+
+def hidden_levels(encoder: nn.Module) -> tuple[str, ...]:
+    """The levels at an encoder's layers, `hidden:0` to `hidden:L-1`; none if its layers cannot be found.
+
+    Raises:
+        UnsupportedLevelError: see `available_levels`.
+    """
+    return tuple(f"hidden:{number}" for number in range(count_layers(_innermost_stack(encoder))))
 
 
 def find_encoder(model: nn.Module) -> nn.Module:
@@ -224,6 +259,17 @@ def find_modules(encoder: nn.Module) -> dict[str, nn.Module]:
     words: nn.Module = cast(Any, _innermost_stack(encoder)).get_input_embeddings()
     layer_norm = _embedding_layer_norm(encoder, words)
     return {"pre_ln": words} if layer_norm is None else {"pre_ln": words, "post_ln": layer_norm, "deberta": layer_norm}
+
+
+def _embedding_module(encoder: nn.Module, level: str) -> nn.Module:
+    """The module of a level at the embeddings."""
+    modules = find_modules(encoder)
+    if level not in modules:
+        hint = "" if len(modules) > 1 else NO_LAYER_NORM
+        layers = count_layers(_innermost_stack(encoder))
+        names = ", ".join([*modules, *([names_of(layers)] if layers else [])])
+        raise UnsupportedLevelError(f"{type(encoder).__name__} has no injection point {level!r}; it has: {names}{hint}")
+    return modules[level]
 
 
 def _embedding_layer_norm(encoder: nn.Module, words: nn.Module) -> nn.Module | None:

@@ -1,7 +1,8 @@
 """Default hyperparameters of each method, chosen by measurement (docs/results.md).
 
 They were measured at `post_ln`, for `smart` at `pre_ln` too. Relative noise has the same meaning at every level, so the
-other levels share them; `BY_LEVEL` holds the exceptions.
+other levels share them; `BY_LEVEL` holds the exceptions. At `hidden:N` nothing was measured: the defaults there are a
+place to start a search for better ones.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .ball import is_finite
-from .chunks import mean_in_chunks
+from .chunks import LogitRows, Rows, mean_in_chunks, selected_rows
 from .divergences import PADDING_LOGIT, MseCriterion, SymKlCriterion, grouped, over_labels
 
 Divergence = Callable[..., Tensor]
@@ -112,10 +112,12 @@ class Comparison:
         self.view = view_of(task_type)
         self.pairwise = pairwise
         self.loss_mask = mask.bool() if loss_mask is None else loss_mask.bool()
-        self.clean = () if clean is None else self.rows(clean)
+        self.clean: tuple[LogitRows, ...] = () if clean is None else self.rows(clean)
 
-    def rows(self, output: Any) -> tuple[Tensor, ...]:
+    def rows(self, output: Any) -> tuple[LogitRows, ...]:
         """Logits with one distribution (or one number) per row, each (rows, classes).
+
+        Those of selected tokens over a large vocabulary are `Rows`, which `distance` takes as it takes tensors.
 
         Spans have two: the distributions of start and end over the tokens of an example.
         """
@@ -125,12 +127,10 @@ class Comparison:
         if self.view == "spans":
             return tuple(part.masked_fill(self.mask == 0, PADDING_LOGIT) for part in logits)
         if self.view in TOKENS:
-            return tuple(p if self._has_selected_only(p) else self._select(p.flatten(0, 1)) for p in logits)
+            return tuple(
+                p if self._has_selected_only(p) else selected_rows(p.flatten(0, 1), self._selected) for p in logits
+            )
         return logits
-
-    def _select(self, rows: Tensor) -> Tensor:
-        """The rows of the selected tokens, without a copy if that is all."""
-        return rows if len(self._selected) == len(rows) else rows[self._selected]
 
     @cached_property
     def _selected(self) -> Tensor:
@@ -167,12 +167,13 @@ class Comparison:
         """Whether logits per token are those of the selected tokens only, (selected tokens, classes)."""
         return part.dim() == 2
 
-    def pairs(self, output: Any) -> list[tuple[Tensor, Tensor]]:
+    def pairs(self, output: Any) -> list[tuple[LogitRows, LogitRows]]:
         """Perturbed and clean rows: one pair, for spans two."""
         return list(zip(self.rows(output), self.clean, strict=True))
 
-    def distance(self, first: Tensor, second: Tensor, divergence: Divergence | None = None) -> Tensor:
-        """D of two sets of logits from `rows`, (rows, classes): a mean over rows, and padding is in no mean.
+    def distance(self, first: LogitRows, second: LogitRows, divergence: Divergence | None = None) -> Tensor:
+        """D of two sets of logits from `rows`, (rows, classes): a mean over rows, and padding is in no mean; 0 if there
+        are no rows.
 
         With several labels per row (`labels`), each label is a Bernoulli distribution and D is summed over the labels.
 
@@ -180,6 +181,10 @@ class Comparison:
             divergence: replaces the batch's D.
         """
         divergence = divergence or self.divergence
+        if isinstance(first, Rows) or isinstance(second, Rows):
+            return mean_in_chunks(divergence, first, second)
+        if len(first) == 0:
+            return first.sum() + second.sum()  # zero, with a gradient
         if self.view == "labels" and not isinstance(divergence, MseCriterion):
             return over_labels(divergence, first, second)
         real = self._real_columns()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .injection import NoiseInjection, find_encoder
+from .levels import hidden_layer
 from .method import Method, Regularization
 from .noise import default_generator, example_seeds
 from .outputs import TOKENS, TaskLoss, logits_of, view_of
@@ -186,8 +187,9 @@ class ModelRegularizer:
     def clean(self, model: nn.Module) -> Iterator[None]:
         """The block in which the clean pass of a batch runs.
 
-        Needed at level `deberta`, with `same_dropout`, and if the model itself draws noise at its words (NEFTune);
-        the perturbed passes then share that noise. Optional otherwise.
+        Needed at the levels `deberta` and `hidden:N`, with `same_dropout`, and if the model itself draws noise at its
+        words (NEFTune). The perturbed passes then share h with the clean pass, and so that noise, or the dropout of the
+        layers up to N. Optional otherwise.
         """
         state = default_generator(next(model.parameters()).device).get_state()
         self._clean = CleanPass(state, [])
@@ -257,7 +259,7 @@ class ModelRegularizer:
         method = self.perturbation
         if method.replaces_task_loss:
             return None
-        if method.level == "deberta":
+        if method.level == "deberta" or (hidden_layer(method.level) is not None and method.needs_clean):
             return f"level {method.level!r}"
         if method.same_dropout:
             return "same_dropout"

@@ -70,9 +70,7 @@ class BregmanTerm:
             target = teacher_output(self.teacher)
         batch = Comparison(target, mask, proximal_divergence, **view)
         squared = MseCriterion() if batch.view == "numbers" else None
-        terms = [
-            batch.distance(rows, clean, squared) if len(rows) else rows.sum() for rows, clean in batch.pairs(output)
-        ]
+        terms = [batch.distance(rows, clean, squared) for rows, clean in batch.pairs(output)]
         return self.mu * torch.stack(terms).sum()
 
     def update(self, network: nn.Module) -> None:

@@ -145,7 +145,7 @@ class TrainingObjective(nn.Module):
         state = default_generator(batch.input_ids.device).get_state()
         with self.injection.clean() as bases:
             logits = self.network.run(batch)
-        return CleanPass(logits, bases[0], state)
+        return CleanPass(logits, bases[0] if bases else None, state)
 
     def _regularize(
         self,

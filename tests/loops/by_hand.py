@@ -28,6 +28,10 @@ class Found(NamedTuple):
 
 def point_of(model: Any, level: str) -> nn.Module:
     """The module that noise enters at, in the tiny BERT and Llama of `tests.hf`."""
+    if level.startswith("hidden:"):
+        layers = model.bert.encoder.layer if hasattr(model, "bert") else model.model.layers
+        layer: nn.Module = layers[int(level.partition(":")[2])]
+        return layer
     if not hasattr(model, "bert"):
         words: nn.Module = model.model.embed_tokens
         return words

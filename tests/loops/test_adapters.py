@@ -52,12 +52,16 @@ def adapted(name: str) -> Any:
 
 def point_of(model: Any, level: str) -> nn.Module:
     """The outermost module in the place of the words, or of the LayerNorm, of BERT's embedding block."""
-    block = model.get_base_model().bert.embeddings
+    bert = model.get_base_model().bert
+    if level.startswith("hidden:"):
+        layer: nn.Module = bert.encoder.layer[int(level.partition(":")[2])]
+        return layer
+    block = bert.embeddings
     found: nn.Module = block.word_embeddings if level == "pre_ln" else block.LayerNorm
     return found
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [*LEVELS, "hidden:0"])
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_an_adapted_model_has_the_r_by_hand(adapter: str, level: str) -> None:
     model, batch = adapted(adapter), collate(examples("classification"))

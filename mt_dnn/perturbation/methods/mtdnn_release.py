@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ..base import sum_of
+from ..chunks import LogitRows
 from ..divergences import MseCriterion, NsKlCriterion
 from ..outputs import Comparison, Divergence
 from .smart import SmartPerturbation
@@ -41,12 +42,12 @@ class MtdnnReleasePerturbation(SmartPerturbation):
     """
 
     def ascent_loss(self, output: Any, comparison: Comparison) -> Tensor:
-        def criterion(perturbed: Tensor, clean: Tensor) -> Tensor:
+        def criterion(perturbed: LogitRows, clean: LogitRows) -> Tensor:
             number = comparison.view == "numbers" or (clean.size(-1) == 1 and comparison.view != "labels")
             divergence: Divergence = MseCriterion() if number else NsKlCriterion()
             return comparison.distance(perturbed, clean.detach(), divergence) * len(clean)
 
         return sum_of(criterion(perturbed, clean) for perturbed, clean in comparison.pairs(output))
 
-    def distance(self, perturbed: Tensor, clean: Tensor, comparison: Comparison) -> Tensor:
+    def distance(self, perturbed: LogitRows, clean: LogitRows, comparison: Comparison) -> Tensor:
         return comparison.distance(clean, perturbed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..base import AdversarialPerturbation
+from ..chunks import LogitRows
 from ..divergences import KlCriterion, MseCriterion
 from ..outputs import Comparison
 
@@ -40,6 +41,6 @@ class VatPerturbation(AdversarialPerturbation):
     name = "vat"
     learns_from_clean = False
 
-    def distance(self, perturbed: Tensor, clean: Tensor, comparison: Comparison) -> Tensor:
+    def distance(self, perturbed: LogitRows, clean: LogitRows, comparison: Comparison) -> Tensor:
         criterion = MseCriterion() if comparison.view == "numbers" else KlCriterion()
         return comparison.distance(perturbed, clean.detach(), criterion)

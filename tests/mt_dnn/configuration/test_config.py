@@ -205,7 +205,16 @@ def test_a_switch_takes_a_value_too():
         ("--fp16 --bf16", "--fp16 and --bf16: found both"),
         ("--seed -1", "--seed"),
         ("--adv_opt smort", "alum, freelb, r3f (did you mean 'smart'?)"),
-        ("--adv_norm_level postln", "accepted: pre_ln, post_ln, deberta (did you mean 'post_ln'?)"),
+        ("--adv_norm_level postln", "accepted: pre_ln, post_ln, deberta, hidden:N (did you mean 'post_ln'?)"),
+        ("--adv_norm_level hidden:x", "accepted: pre_ln, post_ln, deberta, hidden:N"),
+        (
+            "--adv_norm_level hidden:1,hidden:2",
+            "found 'hidden:1,hidden:2', accepted: pre_ln, post_ln, deberta, hidden:N",
+        ),
+        (
+            "--adv_train --adv_norm_level hidden:1 --compile",
+            "--compile: compiled layers take no noise at --adv_norm_level hidden:1; accepted: pre_ln, post_ln, deberta",
+        ),
         ("--adv_norm_level 2", "--adv_norm_level: found '2'"),
         ("--adv_preset smart", "--adv_preset: found 'smart', accepted: smart_paper"),
         ("--adv_p_norm l3", "--adv_p_norm: found 'l3', accepted: inf, l2, l1"),

@@ -20,6 +20,12 @@ SENTENCES = {
     "--adv_train --adv_norm_level post_ln": f"SiFT: SMART's search at the normalized embeddings, {RADIUS}, α = 3",
     "--adv_train --adv_norm_level deberta --adv_k 3": "SiFT: SMART's search at the embeddings between two LayerNorms, "
     f"{RADIUS}, 3 steps, α = 3",
+    "--adv_train --adv_norm_level hidden:4": "SMART: smooth predictions under adversarial noise at the output "
+    f"of layer 4, {RADIUS}, α = 3",
+    "--adv_train --adv_norm_level hidden:-1 --adv_opt at": "Adversarial training: the task loss under adversarial "
+    f"noise at the output of the last layer, {RADIUS}, α = 1",
+    "--adv_train --adv_norm_level hidden:-2": "SMART: smooth predictions under adversarial noise at the output "
+    f"of layer 2 from the end, {RADIUS}, α = 3",
     "--adv_train --adv_norm_level post_ln --adv_k 0 --adv_alpha 0.5": "SiFT: SMART's search at the normalized "
     "embeddings, radius 3 % of each vector, no ascent step, α = 0.5",
     "--adv_train --adv_norm_scope sentence --adv_radius 0.05 --bregman_mu 2 --bregman_beta 0.9": "SMART: smooth "

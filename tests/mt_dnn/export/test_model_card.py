@@ -125,6 +125,7 @@ def test_the_base_model_is_one_of_the_hub_or_none(encoder: str, expected: str | 
         ("--adv_train", "SMART at pre_ln.", ("--adv_radius", "--adv_k"), ("--adv_epsilon", "--bregman_mu")),
         ("--adv_train --adv_norm_level deberta", "SiFT at deberta.", ("--adv_step_size",), ("--adv_every",)),
         ("--adv_train --adv_opt vat --adv_norm_level post_ln", "VAT at post_ln.", ("--adv_alpha",), ()),
+        ("--adv_train --adv_norm_level hidden:-1", "SMART at hidden:-1.", ("--adv_step_size",), ()),
         ("--adv_train --adv_opt freelb", "FreeLB at pre_ln.", ("--adv_k",), ("--adv_alpha",)),
         ("--adv_train --adv_preset mtdnn_release", "SMART at pre_ln.", ("--adv_epsilon",), ("--adv_radius",)),
         ("--adv_train --adv_every 2", "SMART at pre_ln.", ("--adv_every",), ()),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from mt_dnn.loss import HLCriterion, JSCriterion, KlCriterion, MseCriterion, NsSymKlCriterion, SymKlCriterion
-from mt_dnn.perturbation import chunks
-from mt_dnn.perturbation.chunks import mean_in_chunks
+from mt_dnn.perturbation import PERTURBATIONS, ModelRegularizer, MtdnnReleasePerturbation, chunks
+from mt_dnn.perturbation.chunks import Rows, mean_in_chunks, selected_rows
 from mt_dnn.perturbation.outputs import Comparison
+from tests.hf import collate, examples, tiny_model
 
 CRITERIA = (HLCriterion, JSCriterion, KlCriterion, MseCriterion, NsSymKlCriterion, SymKlCriterion)
 
@@ -40,6 +43,57 @@ def test_chunks_have_the_value_and_the_gradient_of_all_rows(
     torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
     for gradient, other in zip(torch.autograd.grad(value, (first, second)), wanted, strict=True):
         torch.testing.assert_close(gradient, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_selected_rows_have_the_value_and_the_gradient_of_copied_ones(
+    criterion: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = logits(7, 11)
+    index = torch.tensor([0, 2, 3, 6])
+    expected = criterion()(first[index], second[index])
+    wanted = torch.autograd.grad(expected, (first, second))
+    assert isinstance(selected_rows(first, index), torch.Tensor)
+    monkeypatch.setattr(chunks, "CHUNK_NUMBERS", 33)
+    rows = [selected_rows(x, index) for x in (first, second)]
+    for one, tensor in zip(rows, (first, second), strict=True):
+        assert isinstance(one, Rows) and one.logits is tensor
+        assert (len(one), one.size(0), one.size(-1)) == (4, 4, 11)
+        assert torch.equal(one.tensor(), tensor[index]) and not one.detach().logits.requires_grad
+    for pair in (rows, (rows[0], second[index]), (first[index], rows[1])):
+        value = mean_in_chunks(criterion(), *pair)
+        torch.testing.assert_close(value, expected, rtol=0, atol=1e-12)
+        for gradient, other in zip(torch.autograd.grad(value, (first, second)), wanted, strict=True):
+            torch.testing.assert_close(gradient, other, rtol=0, atol=1e-12)
+    alone, other = (mean_in_chunks(criterion(), rows[0], x) for x in (rows[1].detach(), second[index].detach()))
+    torch.testing.assert_close(*(torch.autograd.grad(value, first)[0] for value in (alone, other)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", [*PERTURBATIONS, "mtdnn_release"])
+@pytest.mark.parametrize("k", [1, 2])
+def test_every_method_has_the_same_r_and_gradient_with_selected_rows(
+    name: str, k: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, batch = tiny_model("generation"), collate(examples("generation"))
+    assert (batch["labels"] == -100).any()
+    kind = PERTURBATIONS.get(name, MtdnnReleasePerturbation)
+    options: dict[str, Any] = {"norm_p": "l2", "k": k} | (
+        {"projection": "normalize"} if name == "mtdnn_release" else {"radius": 0.5}
+    )
+
+    def found() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        bound = ModelRegularizer(kind(**options), model)
+        output = model(**batch)
+        value = bound(model, batch, output, noise_seeds=[1, 2, 3])
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        return value, list(torch.autograd.grad(value, parameters, materialize_grads=True))
+
+    plain, gradients = found()
+    monkeypatch.setattr(chunks, "CHUNK_NUMBERS", 2 * 40)
+    value, others = found()
+    torch.testing.assert_close(value, plain, rtol=0, atol=1e-12)
+    for one, other in zip(others, gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 def test_a_batch_of_tokens_is_compared_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

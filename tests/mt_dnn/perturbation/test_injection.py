@@ -239,9 +239,9 @@ def test_an_encoder_without_embedding_norm_refuses_the_other_levels_in_a_line(fa
     encoder = tiny_classifier(family).bert
     with pytest.raises(UnsupportedLevelError) as error:
         NoiseInjection(encoder, level)
-    assert (
-        str(error.value) == f"{type(encoder).__name__} has no injection point '{level}'; it has: pre_ln{NO_LAYER_NORM}"
-    )
+    name = type(encoder).__name__
+    has = "pre_ln, hidden:0 to hidden:1"
+    assert str(error.value) == f"{name} has no injection point '{level}'; it has: {has}{NO_LAYER_NORM}"
 
 
 def test_an_unknown_level_is_named_with_the_accepted_ones() -> None:

@@ -323,11 +323,13 @@ def test_batches_that_do_not_say_their_tokens_are_an_error() -> None:
 
 def test_a_decoder_says_what_does_not_depend_on_the_scale_of_its_words() -> None:
     with pytest.raises(
-        UnsupportedLevelError, match=r"has no injection point 'post_ln'; it has: pre_ln; no LayerNorm fo"
+        UnsupportedLevelError,
+        match=r"has no injection point 'post_ln'; it has: pre_ln, hidden:0 to hidden:1; no LayerNorm fo",
     ):
         SiftPerturbation.for_model(tiny_model("generation"))
     with pytest.raises(
-        UnsupportedLevelError, match=r"SmartPerturbation.with_defaults\(\) does not depend on their scale"
+        UnsupportedLevelError,
+        match=r"does not depend on their scale, as SiFT's, is there SmartPerturbation.for_model\(model\), rel",
     ):
         SiftPerturbation.for_model(encoder_decoder("T5"))
 

@@ -15,7 +15,7 @@ from data_utils.readers import read_score_file
 from docs_build.encoder_families import FAMILIES as ENCODERS
 from docs_build.encoder_families import tiny_model
 from mt_dnn.checkpoints.checkpoint import load_checkpoint
-from mt_dnn.configuration.config import parse_args
+from mt_dnn.configuration.config import Config, parse_args
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.training.trainer import train
@@ -116,6 +116,26 @@ def test_without_a_layer_norm_in_the_embedding_block_only_pre_ln_is_there(tmp_pa
     encoder = write_encoder(tmp_path / family, family)
     with pytest.raises(FlagError, match=r"--adv_norm_level: .* has no injection point 'post_ln'; it has: pre_ln"):
         train(parse_args(flags_of(tmp_path, encoder, *SIFT)))
+
+
+@pytest.mark.parametrize("flags", [(), ("--adv_free",), ("--adv_opt", "freelb")])
+@pytest.mark.parametrize("family", ["albert", "xlnet"])
+def test_noise_at_the_output_of_a_layer_trains(tmp_path: Path, family: str, flags: tuple[str, ...]):
+    write_data(tmp_path)
+    encoder = write_encoder(tmp_path / family, family)
+    own = ("--adv_train", "--adv_norm_level", "hidden:-1", "--epochs", "2", *flags)
+    train(parse_args(flags_of(tmp_path, encoder, *own)))
+    output = tmp_path / "out"
+    saved = load_checkpoint(output / "model_1.pt")["config"]
+    assert saved["adv_norm_level"] == "hidden:-1"
+    assert Config.from_flat(saved).adversarial.adv_norm_level == "hidden:-1"
+
+
+def test_a_layer_that_the_encoder_does_not_have_is_refused_with_those_that_it_has(tmp_path: Path):
+    write_data(tmp_path)
+    encoder = write_encoder(tmp_path / "bert", "bert")
+    with pytest.raises(FlagError, match=r"^--adv_norm_level: BertModel has no layer 9; accepted: hidden:0[^\n]*$"):
+        train(parse_args(flags_of(tmp_path, encoder, "--adv_train", "--adv_norm_level", "hidden:9")))
 
 
 def test_encoders_that_are_not_public_are_refused_by_name(tmp_path: Path):
