@@ -275,9 +275,9 @@ def find_splits(root: Path, task_name: str, split_names: Sequence[str], suffix: 
 
 
 def prepro_command(task_def: Path | str) -> str | None:
-    """What makes the TSVs of a YAML's tasks: the prepro command that stands beside it, None where there is none."""
-    beside = sorted(Path(task_def).parent.glob("*prepro.py"))
-    return f"python {beside[0]}" if beside else None
+    """The prepro command in the folder of a YAML, which makes the TSVs of its tasks; None if there is none."""
+    commands = sorted(Path(task_def).parent.glob("*prepro.py"))
+    return f"python {commands[0]}" if commands else None
 
 
 def is_train_split(name: str) -> bool:

@@ -32,13 +32,15 @@ WITH_LIST = (DataFormat.PremiseAndMultiHypothesis, DataFormat.ClozeChoice)
 
 def takes(data_format: DataFormat, count: int) -> bool:
     """Whether a row of this format can have so many texts."""
-    needed = len(TEXT_COLUMNS[data_format])
-    return count == needed or (data_format in WITH_LIST and count > needed)
+    needed = len(TEXT_COLUMNS.get(data_format, ()))
+    return needed > 0 and (count == needed or (data_format in WITH_LIST and count > needed))
 
 
 def takes_in_words(data_format: DataFormat) -> str:
     """The texts that a row has, for messages and help."""
-    names = TEXT_COLUMNS[data_format]
+    names = TEXT_COLUMNS.get(data_format, ())
+    if not names:
+        return f"no texts of a table (nothing reads the format {data_format.name})"
     return f"{len(names)} column{'s' * (len(names) > 1)} ({', '.join(names)})"
 
 

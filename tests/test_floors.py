@@ -8,13 +8,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-# From the ground up; command lines stand above them.
-FLOORS = ("data_utils", "module", "tasks", "mt_dnn", "experiments")
+# From the ground up.
+FOLDERS = ("data_utils", "module", "tasks", "mt_dnn", "experiments")
+COMMANDS = "the command lines"
+FLOORS = (*FOLDERS, COMMANDS)
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
-    for folder in FLOORS
-    for path in (ROOT / folder).rglob("*.py")
+    for path in [*(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py")), *ROOT.glob("*.py")]
 }
+
+
+def floor_of(name: str) -> int:
+    folder = name.partition(".")[0]
+    return FLOORS.index(folder if folder in FOLDERS else COMMANDS)
 
 
 def imported(name: str, text: str) -> set[str]:
@@ -33,8 +39,7 @@ def imported(name: str, text: str) -> set[str]:
 
 def upward(name: str, text: str) -> set[str]:
     """Of these, those on a higher floor."""
-    own = FLOORS.index(name.partition(".")[0])
-    return {target for target in imported(name, text) if FLOORS.index(target.partition(".")[0]) > own}
+    return {target for target in imported(name, text) if floor_of(target) > floor_of(name)}
 
 
 def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
@@ -75,6 +80,7 @@ def is_file(name: str) -> bool:
 
 
 def test_an_upward_import_and_a_circle_would_be_seen() -> None:
+    assert upward("experiments.sift.demo", "import predict\n") == {"predict"}
     assert upward("module.pooler", "def f():\n    from mt_dnn.loss import CeCriterion\n") == {"mt_dnn.loss"}
     assert upward("tasks.base", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import mt_dnn.model\n") == {
         "mt_dnn.model"

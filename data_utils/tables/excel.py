@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime
+import math
 import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from data_utils.errors import DataError, first_line
 from data_utils.storage.files import atomic_write
 from data_utils.tables.table import LARGEST_TABLE, Layout, Table, as_text, check_columns, make_table
 
+UNCHANGED = 10**15  # whole numbers below; Excel has 15 digits
 LONGEST_CELL = 32_767  # characters, Excel's own limit; openpyxl would cut what is longer
 # Excel writes characters that XML cannot hold, or changes, as _x000D_; an underscore before such a text as _x005F_.
 ESCAPED = re.compile(r"_x([0-9A-Fa-f]{4})_")
@@ -68,9 +72,7 @@ def _rows(path: Path, stored: Any, formulas: Any) -> Iterator[tuple[int, list[An
 
 
 def _shown(value: Any) -> Any:
-    if isinstance(value, bool):
-        return str(value).upper()
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+    if isinstance(value, float) and value.is_integer() and abs(value) < UNCHANGED:
         return int(value)
     if isinstance(value, str):
         return ESCAPED.sub(lambda found: chr(int(found[1], 16)), value)
@@ -88,7 +90,12 @@ def _table(path: Path, rows: Sequence[tuple[int, list[Any]]], notes: Sequence[st
     columns = [names[at] for at in filled]
     check_columns(columns, path, rows[0][0])
     named = ((number, {names[at]: values[at] for at in filled}) for number, values in rows[1:])
-    return make_table(path, columns, named, Layout("xlsx"), notes=notes)
+    return make_table(path, columns, named, Layout("xlsx"), notes=notes, text_of=_text_of)
+
+
+def _text_of(value: Any) -> str:
+    """A cell as Excel shows it."""
+    return str(value).upper() if isinstance(value, bool) else as_text(value)
 
 
 def write_excel(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -121,8 +128,15 @@ def write_excel(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, 
 
 
 def _to_cell(value: Any) -> Any:
+    """A value as Excel can hold it; text for numbers and times that Excel would change."""
     if value is None or value != value:
         return None
-    if isinstance(value, bool | int | float | datetime.date):
+    if isinstance(value, np.floating):
+        value = float(str(value))
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, int) and abs(value) < UNCHANGED:
+        return value
+    if isinstance(value, datetime.date | datetime.time) and getattr(value, "tzinfo", None) is None:
         return value
     return TO_ESCAPE.sub(lambda found: f"_x{ord(found[0]):04X}_", as_text(value))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,18 +86,20 @@ def make_table(
     layout: Layout,
     class_names: Mapping[str, Sequence[str]] | None = None,
     notes: Sequence[str] = (),
+    text_of: Callable[[Any], str] | None = None,
 ) -> Table:
     """A table of values that may be anything.
 
     Args:
         source: as in `Table`; the other arguments too.
         rows: their numbers, and values by column; columns that a row lacks have no value in it.
+        text_of: the text of a value; None for `as_text`.
 
     Raises:
         DataError: the cells are too large together, or one holds bytes; names the row.
     """
     check_columns(columns, source)
-    names = class_names or {}
+    names, written = class_names or {}, text_of or as_text
     found: list[Row] = []
     size = 0
     empty = Table(str(source), tuple(columns), (), layout)
@@ -110,7 +112,7 @@ def make_table(
             if isinstance(value, bytes):
                 place = empty.place(Row(number, {}, {}))
                 raise DataError(f"{place}: found bytes in column {column!r}, accepted: text or numbers")
-            cells[column] = as_text(value)
+            cells[column] = written(value)
             size += len(cells[column])
         if size > LARGEST_TABLE:
             raise DataError(f"holds more than {LARGEST_TABLE} characters, the most that a table may have", source)

@@ -1,24 +1,30 @@
-"""How fast is a training step? Ours, method by method, beside those of others, in alternation in one process.
+"""How fast is a training step? Our methods and those of others take turns in one process.
 
     python -m experiments.bench --rows smart,sift,standin-smart --data data/canonical_data/ENCODER/cola_train.json
 
-Rows: `plain`, the unit of all ratios; `plain-mkl` and `plain-onednn`, the same step with linear layers by the one or
-the other library (`--cpu_linear`); the methods at their measured defaults: `smart` at `pre_ln`, `sift` (the same
-search at `post_ln`), `smart-deberta`, the others at `post_ln`; `trainer`, a plain step of transformers' Trainer, and
-`smart-pytorch`, that package's SMARTLoss (beside it stands `smart`), both on the same batches; `standin` and
-`standin-smart`, what MT-DNN does: random batches padded to their longest sentence, Adamax parameter by parameter, the
-loss read back. All rows train one network, dropout on, whose weights a tiny learning rate keeps as they are.
+Rows:
 
-Batches stand for an epoch: they are taken at equal distances from its batches in the order of their widths, and every
-round has narrow and wide ones; so a row's mean is that of its epoch, and all epochs have as many batches. Intervals are
-over the rounds. Every row keeps an optimizer of its own: with all of them MiniLM takes 5 GB. Peak memory is that of a
-process of its own for each row, on the widest of its batches.
+- `plain` is plain fine-tuning, and the unit of all ratios. `plain-mkl` and `plain-onednn` are the same step with the
+  linear layers of one or the other library (`--cpu_linear`).
+- `smart` is SMART at `pre_ln`, `sift` the same search at `post_ln`, `smart-deberta` at `deberta`. The other methods run
+  at `post_ln`. All have their measured defaults.
+- `trainer` is a plain step of transformers' Trainer, `smart-pytorch` a step with that package's SMARTLoss (compare it
+  with `smart`). Both get the same batches as our rows.
+- `standin` and `standin-smart` do what MT-DNN does: random batches padded to their longest sentence, Adamax one
+  parameter after the other, and the loss read back in every step.
 
-With `--profile ROW,...` nothing is measured; it prints what share of these rows' time each kind of operation has, by
-torch's profiler, over the same batches. With `--operators ROW,...` it counts what a GPU would be asked for in a step of
-these rows, on one batch: operators, and places where the host waits for the device.
+All rows train one network, with dropout. A tiny learning rate keeps its weights as they are.
 
-It prints two tables and writes `bench.json`, with every time, and `bench.png` to the output folder.
+The batches represent an epoch: they are taken at equal distances from its batches sorted by width, and every round has
+narrow and wide ones. So the mean of a row is the mean of its epoch. Intervals are over the rounds. Every row has an
+optimizer of its own; all of them together take 5 GB with MiniLM. Peak memory is measured in a separate process for each
+row, on its widest batch.
+
+`--profile ROW,...` measures nothing. It prints the share of each kind of operation in the time of these rows, by
+torch's profiler. `--operators ROW,...` counts what a GPU would have to do in one step of these rows: operators, and
+places where the host waits for the device.
+
+The command prints two tables and writes `bench.json`, with every time, and `bench.png` to the output folder.
 """
 
 from __future__ import annotations
@@ -110,7 +116,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         FlagError: a value that is not accepted.
     """
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default=",".join(ROWS), help="rows to measure beside plain (default: %(default)s)")
+    parser.add_argument(
+        "--rows", default=",".join(ROWS), help="rows to measure in addition to plain (default: %(default)s)"
+    )
     parser.add_argument("--profile", help="rows to profile by kind of operation, instead of measuring")
     parser.add_argument("--operators", help="rows whose operators and host reads to count, instead of measuring")
     parser.add_argument("--rounds", type=at_least(1), default=10, help="rounds (default: %(default)s)")

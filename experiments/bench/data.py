@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-import prepro_std
 from data_utils.errors import OneLineParser, at_least, run_command_line
 from data_utils.storage.text_files import write_lines
+from experiments.preparation import command as preparation
 from mt_dnn.batcher import Collater, SingleTaskDataset
 from mt_dnn.configuration.config import Config
 from mt_dnn.data import sampler
@@ -108,7 +108,7 @@ def bench_prepro(folder: Path, examples: int) -> None:
     write_lines(folder / "mnli_train.tsv", text_lines(examples))
     for workers in (1, os.cpu_count() or 1):
         words = ["--model", ENCODER, "--root_dir", str(folder), "--task_def", TASK_DEF, "--workers", str(workers)]
-        clock, processor = seconds(lambda words=words: prepro_std.main(words))  # type: ignore[misc]
+        clock, processor = seconds(lambda words=words: preparation.main(words))  # type: ignore[misc]
         print(f"prepro_std.py --workers {workers}: {examples / clock:.0f} examples/s, processor {processor:.2f} s")
 
 

@@ -1,15 +1,17 @@
-"""What a GPU says, in one command of about six minutes: tests, speed by precision, and where a step's time goes.
+"""Everything that needs a GPU, in one command of about six minutes: tests, speed by precision, and a profile.
 
     python -m experiments.bench.gpu                        on a GPU
     python -m experiments.bench.gpu --device cpu --tiny    the same commands on small sizes, to try them without one
 
-1. The tests marked `cuda`: every method, level and precision beside the CPU, whole runs, and two GPUs where there are.
+1. The tests marked `cuda`: every method, level and precision compared with the CPU, whole runs, and two GPUs if there
+   are two.
 2. `python -m experiments.bench` on an encoder of BERT-base's size with random weights, on made-up sentences of CoLA's
    and MNLI's lengths, in TF32, bf16 and fp16, each in a process of its own; in bf16 with compiled layers too.
 3. The profile of SiFT's and plain's steps, and the counts of their operators.
 
-It writes `gpu.json` with every figure and `gpu.md`, a page of tables, to the output folder, after every command, so
-that what has ended is there when the time is over. A command that fails or runs too long is named; the others run.
+It writes `gpu.json` with every figure and `gpu.md`, a page of tables, to the output folder. Both are written again
+after each command, so that finished measurements are there if the time runs out. A command that fails or takes too long
+is named, and the others run.
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ GOALS = (("smart", "plain", 2.7), ("sift", "plain", 2.7), ("plain", "trainer", 1
 
 
 class Part(NamedTuple):
-    """A command of the whole: its name, and its words behind `python`."""
+    """One of the commands: its name, and its arguments after `python`."""
 
     name: str
     words: list[str]
@@ -196,7 +198,7 @@ def speeds(bench: dict[str, Any], peaks: dict[str, float]) -> str:
 
 
 def goals(content: dict[str, Any]) -> str:
-    """Ours over theirs in every measurement, beside the goal."""
+    """A table: for every measurement the ratio of our time to theirs, and the goal."""
     rows = []
     for name, part in content["parts"].items():
         measured = part.get("bench", {}).get("rows", {})

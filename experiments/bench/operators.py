@@ -29,7 +29,7 @@ from mt_dnn.batcher import Batch
 from mt_dnn.training.word_gradient import WordGradient
 
 ROOT = Path(__file__).parents[2]
-# Operators that launch nothing, beside views.
+# Operators other than views that launch nothing.
 WITHOUT_KERNEL = {"detach", "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"}
 # What the host waits for: a number, or a size that depends on numbers.
 READS = {
@@ -213,7 +213,7 @@ def count(step: Step, batch: Batch) -> Count:
 
 
 def table(found: Mapping[str, Count]) -> str:
-    """A line a row of the bench, beside the first; then a line a place that is read."""
+    """A table with a line per row of the bench compared with the first, then one with a line per place that is read."""
     first = next(iter(found.values()))
     lines = [
         [name, str(own.calls), f"{own.calls / first.calls:.2f}", str(own.kernels), str(sum(own.reads.values()))]

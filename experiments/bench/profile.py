@@ -17,7 +17,7 @@ OPTIMIZER = "optimizer, norms of the gradient"
 REST = "the rest"
 # All within these belongs to the optimizer; torch names the first itself.
 OPTIMIZER_PARTS = ("Optimizer.step#", "aten::_foreach_", "aten::_fused_")
-# A kind of operation and how its names begin, behind "aten::"; the first that fits counts.
+# Kinds of operations, and how their names begin after "aten::"; the first kind that fits counts.
 KINDS: dict[str, tuple[str, ...]] = {
     "matrix products of linear layers": (
         "addmm", "mm", "convolution", "_convolution", "mkldnn_convolution", "cudnn_convolution", "mkldnn_linear",

@@ -72,7 +72,7 @@ class Measured(NamedTuple):
 
 class Bench(NamedTuple):
     """rows: by name, plain first; skipped: rows that could not run, with the reason; matrix_rates: operations a second,
-    one a round; settings: what was asked for."""
+    one a round; settings: those of the command."""
 
     rows: dict[str, Measured]
     skipped: dict[str, str]

@@ -72,7 +72,7 @@ def _as_owned(contest: Contest, engine: str, sparse: bool, step: Step) -> Step:
 
 
 def other(name: str, forwards: float, build: Callable[[Contest, Config], Step], grouped: bool = True) -> Row:
-    """A row of another project, or what stands for it."""
+    """A row of another project, or of a stand-in for it."""
 
     def build_plain(contest: Contest) -> Step:
         return _as_owned(contest, "mkl", False, build(contest, still_config(contest)))

@@ -23,14 +23,13 @@ from transformers.utils.logging import disable_progress_bar
 from data_utils.errors import DataError, FlagError, OneLineParser, nearest, run_command_line
 from data_utils.log_wrapper import create_logger
 from data_utils.pretrained import resolve_pretrained
-from data_utils.storage.files import atomic_folder, writable_folder
-from data_utils.storage.yaml_file import compose_yaml, construct_yaml
 from data_utils.tokenizer import load_tokenizer
 from module.encoder import positions_of, takes_types
 from mt_dnn.checkpoints.build import network_in
 from mt_dnn.checkpoints.checkpoint import load_checkpoint
-from mt_dnn.configuration.config import RUN_CONFIG_FILE, Config
+from mt_dnn.configuration.config import Config
 from mt_dnn.export.model_card import CARD_FILE, TrainedModel, model_card
+from mt_dnn.export.target_folder import TargetFolder
 from mt_dnn.matcher import SANBertNetwork
 from tasks.interfaces import Definition
 
@@ -108,19 +107,29 @@ class HfExport:
         network: in single precision; its parameters may still change.
         heads: task ids by task name. The files of a single task go to the folder itself, those of several tasks to a
             folder for each.
+        output_dir: of the run, which may replace what it exported before; None: the folder has to be new or empty.
 
     Raises:
         UserError: a head that the class cannot express, a tokenizer that does not fit the encoder, or a folder that
             cannot be used.
     """
 
-    def __init__(self, config: Config, network: SANBertNetwork, heads: Mapping[str, int]):
+    def __init__(
+        self, config: Config, network: SANBertNetwork, heads: Mapping[str, int], output_dir: Path | None = None
+    ):
         self.network = network
         self.heads = dict(heads)
-        self.folder = _free_folder(config)
+        folder = Path(config.training.save_hf or "").resolve()
+        if output_dir is not None and output_dir.resolve().is_relative_to(folder):
+            raise FlagError(f"--save_hf: {folder} contains --output_dir; accepted: a separate folder")
+        self._target = TargetFolder(folder, output_dir)
         for task, task_id in self.heads.items():
             sequence_classifier(network, task_id, task)
         self.tokenizer = _tokenizer(config, network.bert)
+
+    @property
+    def folder(self) -> Path:
+        return self._target.path
 
     @property
     def task_defs(self) -> dict[str, Definition]:
@@ -134,9 +143,9 @@ class HfExport:
             card: the folder's README.md, `model_card`.
 
         Raises:
-            DataError: it cannot be written.
+            UserError: it cannot be written, or files of others are in it by now.
         """
-        with atomic_folder(self.folder, replace=True) as temporary:
+        with self._target.replaced() as temporary:
             card.save(temporary / CARD_FILE)
             for task, task_id in self.heads.items():
                 target = temporary / task if len(self.heads) > 1 else temporary
@@ -239,42 +248,6 @@ def _tokenizer(config: Config, encoder: PreTrainedModel) -> PreTrainedTokenizerF
         # what is no argument of the tokenizer's class is not saved with it
         tokenizer.model_input_names = tokenizer.init_kwargs["model_input_names"] = names
     return tokenizer
-
-
-def _free_folder(config: Config) -> Path:
-    """The folder of `--save_hf`.
-
-    Raises:
-        UserError: it is not empty, it holds the output folder, or it cannot be made.
-    """
-    folder = Path(config.training.save_hf or "").resolve()
-    if Path(config.training.output_dir).resolve().is_relative_to(folder):
-        raise FlagError(f"--save_hf: {folder} contains --output_dir; accepted: a separate folder")
-    try:
-        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror or error}", folder) from error
-    if taken and not _is_of_this_run(config, folder):
-        raise FlagError(
-            f"--save_hf: {folder} is not empty; accepted: a new or an empty folder, or the one of an earlier run with "
-            "the same --output_dir"
-        )
-    writable_folder(folder.parent)
-    return folder
-
-
-def _is_of_this_run(config: Config, folder: Path) -> bool:
-    """Whether the run that wrote the output folder before had this `--save_hf` too, so that the folder is its model's.
-
-    That run had found the folder empty: what is there is its model, which this run replaces.
-    """
-    path = Path(config.training.output_dir) / RUN_CONFIG_FILE
-    if not folder.is_dir() or not path.is_file():
-        return False
-    node = compose_yaml(path)
-    before = None if node is None else construct_yaml(node, path)
-    named = before.get("save_hf") if isinstance(before, dict) else None
-    return isinstance(named, str) and Path(named).resolve() == folder
 
 
 def export(

@@ -162,13 +162,18 @@ class TaskModel:
         self, rows: Sequence[Cells], labels: Sequence[Any] | None, where: str, numbers: Sequence[int]
     ) -> tuple[list[tuple[int, dict[str, Any]]], int]:
         """The rows that have a text, as lines of a canonical TSV with the row's place as uid; how many lack a label."""
-        lines, unlabeled = [], 0
+        lines, unlabeled, known = [], 0, None
         for place, row in enumerate(rows):
             data_format = self.format_of(len(row))
             try:
                 fields = fields_of_row(data_format, row)
                 if fields is None or not self._has_tokens(fields):
                     continue
+                known = known or data_format
+                if data_format != known:
+                    raise ValueError(
+                        f"found {takes_in_words(data_format)}, accepted: {takes_in_words(known)}, as in the rows before"
+                    )
                 label = None if labels is None else labels[place]
                 given = {} if _is_unlabeled(label) else self.task.label_fields(fields, label)
             except ValueError as error:
@@ -352,7 +357,7 @@ def _rows(texts: Iterable[Any], formats: Sequence[DataFormat]) -> list[Cells]:
     if isinstance(texts, str):
         raise UserError(f"found the text {texts[:40]!r}; accepted: a list of texts")
     has_words = DataFormat.Seqence in formats  # a list is the words of one text
-    nothing = (None,) * len(TEXT_COLUMNS[formats[0]])
+    nothing = (None,) * len(TEXT_COLUMNS.get(formats[0], ()))
     found: list[Cells] = []
     for own in texts:
         if is_missing(own):

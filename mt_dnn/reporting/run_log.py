@@ -66,7 +66,7 @@ def written(result: RunResult, best: Path | None, folder: Path, others: Iterable
 
 
 def use(tasks: Mapping[str, Definition], best: Path | None, exported: Path | None = None) -> Iterator[str]:
-    """The commands that use the model, for each task.
+    """The commands that use the model, for each task whose texts a table can have.
 
     Args:
         tasks: definitions by name.
@@ -75,7 +75,9 @@ def use(tasks: Mapping[str, Definition], best: Path | None, exported: Path | Non
     """
     several = len(tasks) > 1
     for task, definition in tasks.items():
-        columns = TEXT_COLUMNS[definition.data_type]
+        columns = TEXT_COLUMNS.get(definition.data_type)
+        if columns is None:  # a format that nothing reads from text
+            continue
         if exported is not None:
             words = ["--model", str(exported / task if several else exported)]
         elif best is not None:

@@ -70,7 +70,7 @@ def _is_first_to_report() -> bool:
     if not (distributed.is_available() and distributed.is_initialized()):
         return True
     try:
-        return distributed.distributed_c10d._get_default_store().add("told", 1) == 1
+        return distributed.distributed_c10d._get_default_store().add("reported", 1) == 1
     except RuntimeError:  # the store ended with the process that ran it
         return True
 

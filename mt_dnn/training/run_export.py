@@ -33,15 +33,16 @@ class RunExport:
 
     def __init__(self, config: Config, data: RunData, network: SANBertNetwork, accelerator: Accelerator):
         self.config, self.data, self.network, self.accelerator = config, data, network, accelerator
-        self.export = HfExport(config, network, {task: task_id for task_id, task in enumerate(data.tasks)})
         training = config.training
+        heads = {task: task_id for task_id, task in enumerate(data.tasks)}
+        self.export = HfExport(config, network, heads, Path(training.output_dir))
         self.hub: HubRepo | None = None
         if training.push_to_hub is not None and accelerator.is_main_process and not training.encode_mode:
             self.hub = HubRepo(training.push_to_hub, training.hub_private, str(training.save_hf))
 
     @property
     def folder(self) -> Path:
-        return Path(self.export.folder)
+        return self.export.folder
 
     def write(self, result: RunResult, best: Path | None) -> None:
         """Write the best epoch's model, which the network then holds.

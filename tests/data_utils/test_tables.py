@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
+import math
 import random
 import sys
 from collections.abc import Callable
@@ -238,6 +240,29 @@ def test_a_formula_without_its_value_is_refused(tmp_path: Path) -> None:
     book.save(tmp_path / "a.xlsx")
     with pytest.raises(DataError, match="a.xlsx, row 2: found a formula without its value in column A"):
         read_table(tmp_path / "a.xlsx")
+
+
+def test_excel_keeps_truths_numbers_and_times(tmp_path: Path) -> None:
+    row = [True, 1, 0.25, datetime.datetime(2024, 1, 2, 3, 4), datetime.time(3, 4), "01", None]
+    book = openpyxl.Workbook()
+    book.active.append([f"c{number}" for number in range(len(row))])
+    book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    write_table(tmp_path / "b.xlsx", read_table(tmp_path / "a.xlsx"), {"new": [False]})
+    found = list(openpyxl.load_workbook(tmp_path / "b.xlsx").active.values)
+    assert found[1] == (*row, False)
+    assert [type(value) for value in found[1]] == [type(value) for value in (*row, False)]
+
+
+def test_what_excel_would_change_becomes_text(tmp_path: Path) -> None:
+    moment = datetime.datetime(2024, 1, 2, 3, 4, tzinfo=datetime.timezone.utc)
+    frame = pd.DataFrame({"when": [moment], "big": [2**62 + 1], "single": np.float32([0.1]), "inf": [math.inf]})
+    frame.to_parquet(tmp_path / "a.parquet")
+    table = read_table(tmp_path / "a.parquet")
+    write_table(tmp_path / "b.xlsx", table)
+    found = list(openpyxl.load_workbook(tmp_path / "b.xlsx").active.values)[1]
+    assert found == ("2024-01-02 03:04:00+00:00", "4611686018427387905", 0.1, "inf")
+    assert read_table(tmp_path / "b.xlsx").rows[0].cells == table.rows[0].cells
 
 
 def test_a_text_that_excel_cannot_hold_is_refused(tmp_path: Path) -> None:

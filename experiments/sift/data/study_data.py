@@ -35,12 +35,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-import prepro_std
 from data_utils.errors import DataError, FlagError, OneLineParser, nearest, run_command_line
 from data_utils.pretrained import folder_name
 from data_utils.readers import split_columns
 from data_utils.storage.files import atomic_write
 from data_utils.storage.text_files import read_json, read_lines, read_text
+from experiments.preparation import command as preparation
 from experiments.sift.data import hutto
 from experiments.sift.data.glue_pairs import FOLDER as GLUE_FOLDER
 from experiments.sift.data.glue_pairs import Pair, pairs
@@ -306,7 +306,7 @@ def prepare(names: Iterable[str], data_root: Path, canonical_root: Path, encoder
     stamp = folder / STAMP
     known = _read_stamp(stamp)
     if any(known.get(name) != origin or not (folder / f"{name}.json").is_file() for name, origin in origins.items()):
-        prepro_std.main(["--model", encoder, "--root_dir", str(canonical_root), "--task_def", str(task_def)])
+        preparation.main(["--model", encoder, "--root_dir", str(canonical_root), "--task_def", str(task_def)])
         with atomic_write(stamp) as file:
             json.dump(known | origins, file, indent=1)
     return folder

@@ -186,7 +186,7 @@ def read_studies(results: Path) -> list[Study]:
     """
     folders = sorted(path.parent for path in results.glob(f"*/{STUDY_FILE}"))
     if not folders:
-        raise DataError(f"found no study; expected: STUDY/{STUDY_FILE} beside STUDY/runs/*.json", results)
+        raise DataError(f"found no study; expected: STUDY/{STUDY_FILE} and STUDY/runs/*.json", results)
     return [read_study(folder) for folder in folders]
 
 

@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import predict
-import prepro_std
 from data_utils.errors import DataError
 from data_utils.pretrained import EMBEDDED_NAME, folder_name
 from data_utils.readers import read_score_file, read_token_json
 from data_utils.storage.text_files import read_json_lines, read_lines, write_lines
+from experiments.preparation import command as preparation
 from experiments.sift.data import hutto
 from mt_dnn.configuration.config import Config, parse_args
+from mt_dnn.prediction import command as prediction
 from mt_dnn.reporting.telemetry import METRICS_FILE, PLACES
 from mt_dnn.training.trainer import train
 
@@ -63,7 +63,7 @@ METHODS = {method.name.lower(): method for method in (PLAIN, SMART, SIFT, SIFT_F
 def prepare_data(encoder: str = EMBEDDED_NAME, root: Path = CANONICAL_DATA) -> Path:
     """Download the four domains if needed, write canonical TSV and token files; returns the folder of token files."""
     hutto.prepare(root)
-    prepro_std.main(["--model", encoder, "--root_dir", str(root), "--task_def", str(TASK_DEF)])
+    preparation.main(["--model", encoder, "--root_dir", str(root), "--task_def", str(TASK_DEF)])
     return root / folder_name(encoder)
 
 
@@ -229,7 +229,7 @@ def score(checkpoint: Path, path: Path, task_def: Path = TASK_DEF, task: str = T
     if not score_file.is_file():  # the trainer writes those of its own data sets
         names = {"task_def": task_def, "task": task, "prep_input": path, "score": score_file, "checkpoint": checkpoint}
         words = [word for name, value in names.items() for word in (f"--{name}", str(value))]
-        predict.main([*words, "--with_label", "--batch_size_eval", str(SHARED_FLAGS["batch_size_eval"])])
+        prediction.main([*words, "--with_label", "--batch_size_eval", str(SHARED_FLAGS["batch_size_eval"])])
     scores = read_score_file(score_file)
     golds = np.array([sample["label"] for _, sample in read_token_json(path)])
     return Scored(golds, np.array(scores["scores"]).reshape(len(golds), -1), dict(scores["metrics"]))

@@ -322,6 +322,51 @@ def test_the_same_run_again_replaces_its_own_model(
         tiny_run(Path("another"), *flags)
 
 
+@pytest.mark.parametrize("before", ["exported", "interrupted", "elsewhere", "by another run"])
+def test_a_users_files_are_never_replaced(
+    before: str, tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in the folder of the same run, nor in a folder of the same name that the run did not write."""
+    flags = ("--task_def", _tanh_tasks(tmp_path), "--tokenizer", tokenizer, "--epochs", "1")
+    out, here = tmp_path / "out", tmp_path / "here"
+    for folder in (here, tmp_path / "there"):
+        folder.mkdir()
+    monkeypatch.chdir(tmp_path / "there" if before == "elsewhere" else here)
+    if before == "interrupted":
+        Trainer(tiny_config(out, *flags, "--save_hf", "hf"))
+    else:
+        tiny_run(tmp_path / "another" if before == "by another run" else out, *flags, "--save_hf", "hf")
+    monkeypatch.chdir(here)
+    Path("hf").mkdir(exist_ok=True)
+    Path("hf/notes.txt").write_text("mine")
+    with pytest.raises(FlagError, match="--save_hf: .*hf (is not empty|holds files that .*: notes.txt); accepted"):
+        tiny_run(out, *flags, "--save_hf", "hf")
+    assert Path("hf/notes.txt").read_text() == "mine"
+
+
+def test_files_that_come_to_the_folder_during_a_run_stay(tmp_path: Path, tokenizer: str) -> None:
+    config = Config.from_flags({"save_hf": str(tmp_path / "hf"), "tokenizer": tokenizer})
+    export = HfExport(config, _network("bert", "tanh"), {"cola": 0})
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "notes.txt").write_text("mine")
+    with pytest.raises(FlagError, match="hf is not empty"):
+        export.write(ModelCard("---\nlibrary_name: transformers\n---\n"))
+    assert [path.name for path in (tmp_path / "hf").iterdir()] == ["notes.txt"]
+
+
+def test_the_command_replaces_no_model_of_a_run(
+    tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default of --output_dir is a run's, and the command is not that run."""
+    monkeypatch.chdir(tmp_path)
+    flags = ("--task_def", _tanh_tasks(tmp_path), "--tokenizer", tokenizer, "--epochs", "1")
+    tiny_run(Path("checkpoint"), *flags, "--save_hf", "hf")
+    before = Path("hf/mnli/model.safetensors").read_bytes()
+    with pytest.raises(FlagError, match="hf is not empty"):
+        main(["--checkpoint", "checkpoint/model_0.pt", "--save_hf", "hf"])
+    assert Path("hf/mnli/model.safetensors").read_bytes() == before
+
+
 def test_a_tokenizer_of_a_larger_vocabulary_is_refused(tmp_path: Path, tokenizer: str) -> None:
     (Path(tokenizer) / "vocab.txt").write_text("\n".join([*WORDS, *(f"word{number}" for number in range(30))]))
     with pytest.raises(FlagError, match="has 41 tokens, the encoder's vocabulary 40; --tokenizer names another"):

@@ -86,6 +86,9 @@ def test_a_pair_of_a_folder_of_save_hf_is_the_pipelines(tmp_path: Path, folders:
         scores = {entry["label"]: entry["score"] for entry in entries}
         assert answer.probabilities == pytest.approx(scores, abs=1e-5)
     assert len(model.predict(TEXTS)) == len(TEXTS)
+    for mixed, which in (([TEXTS[0], None, pairs[0]], 3), ([pairs[0], TEXTS[0]], 2)):
+        with pytest.raises(UserError, match=rf"texts, row {which}: found .* column.*, accepted: .* as in the rows"):
+            model.predict(mixed)
     assert set(model.evaluate(TEXTS, ["a", "b", "c"] * 10)) == {"ACC", "F1MAC"}
     with pytest.raises(UserError, match="task only-one takes 1 column \\(text\\), found 2"):
         load_model(folders / "only-one", cuda=False).predict(pairs)

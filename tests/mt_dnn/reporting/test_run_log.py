@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 import predict
+from data_utils.errors import FlagError
+from mt_dnn.prediction import load_model
 from mt_dnn.reporting.run_log import use
 from mt_dnn.reporting.run_result import RunResult
 from mt_dnn.training.trainer import Trainer
@@ -71,3 +73,19 @@ def test_the_last_lines_command_answers_a_table(
     pd.DataFrame({"sentence": ["film", "film film"]}).to_csv("new.csv", index=False)
     predict.main(shlex.split(command.partition("predict.py ")[2].replace("TEXT", "sentence")))
     assert len(pd.read_csv("answers.csv")) == 2
+
+
+@pytest.mark.parametrize("data_format", ["CLUE_CLASSIFICATION", "CLUE_SEQ"])
+def test_a_run_on_token_files_of_a_format_without_a_reader_ends_without_a_command(
+    data_format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tasks = tmp_path / "tasks.yml"
+    entry = f"{{data_format: {data_format}, task_type: Classification, n_class: 2, metric_meta: [ACC]}}"
+    tasks.write_text(f"cola: {entry}")
+    tiny_run(tmp_path / "run", "--task_def", str(tasks), "--train_datasets", "cola", "--test_datasets", "cola")
+    told = capsys.readouterr().out
+    assert "model: " in told and "to use it" not in told
+    exportable(tmp_path)
+    model = load_model(tmp_path / "run", tokenizer=str(tmp_path / "tokenizer"))
+    with pytest.raises(FlagError, match=f"task cola takes no texts of a table .*{data_format}"):
+        model.predict(["film"])

@@ -19,8 +19,8 @@ from data_utils.prepro import (
 )
 from data_utils.storage.files import atomic_write
 from experiments.canonical import NO_LABEL, Example
-from experiments.own_tables import OwnTask
-from experiments.suggested_settings import suggested_settings
+from experiments.preparation.own_tables import OwnTask
+from experiments.preparation.suggested_settings import suggested_settings
 from mt_dnn.configuration.config_file import config_text
 
 SHOWN_LABELS = 20
@@ -109,7 +109,7 @@ def write_config(
     groups: dict[str, Mapping[str, object]] = {
         f"python train.py --config {folder / f'{own}.yml'}: flags on the command line win over those here. Data": data,
         "Encoder": {"init_checkpoint": encoder, **options},
-        "Training, as suggested by experiments/suggested_settings.py": training,
+        "Training, as suggested by experiments/preparation/suggested_settings.py": training,
         "What is written": output,
     }
     path = folder / f"{own}.yml"

@@ -11,7 +11,7 @@ from data_utils.errors import UserError
 from data_utils.tables import Row, Table, column_of
 from data_utils.tables.table import as_text
 from experiments.canonical import SEPARATORS
-from experiments.own_labels import similar
+from experiments.preparation.own_labels import similar
 
 UNKNOWN = {"-1", "-1.0"}  # what some test sets have where there is no label
 SHOWN_PLACES = 5

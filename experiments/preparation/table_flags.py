@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 
 from data_utils.errors import FlagError
 from data_utils.prepro import UNLABELED, Split, is_train_split
-from experiments.own_labels import SETTINGS
-from experiments.own_rows import Columns
-from experiments.own_summary import task_summary, write_config
-from experiments.own_tables import CHOICES, Choices, OwnTask, write_definition
+from experiments.preparation.own_labels import SETTINGS
+from experiments.preparation.own_rows import Columns
+from experiments.preparation.own_summary import task_summary, write_config
+from experiments.preparation.own_tables import CHOICES, Choices, OwnTask, write_definition
 from tasks import get_task
 from tasks.definition import TaskDefs
 
@@ -147,11 +148,18 @@ class OwnTables:
         if not new:
             task = self._tasks[0]
             (split,) = task.splits
-            return (
-                "for answers as a table, without this step: "
-                f"python predict.py --model MODEL --from {args.sources[0]} --text {args.text} --output answers.csv\n"
+            scoring = (
                 f"next: python predict.py --task_def {args.task_def} --task {task.name} --checkpoint CHECKPOINT "
                 f"--prep_input {folder / f'{task.name}_{split}.json'} --score SCORES.json"
+            )
+            if not Path(args.sources[0]).is_file():  # predict.py takes no folders and names
+                return scoring
+            as_table = ["--from", args.sources[0], "--text", ",".join(args.text)]
+            if args.encoding is not None:
+                as_table += ["--encoding", args.encoding]
+            return (
+                "for answers as a table, without this step: "
+                f"python predict.py --model MODEL {shlex.join(as_table)} --output answers.csv\n{scoring}"
             )
         options: dict[str, object] = {"max_seq_len": args.max_seq_len, "transformer_cache": args.transformer_cache}
         if args.do_lower:

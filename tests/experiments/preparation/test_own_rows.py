@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from data_utils.errors import UserError
-from experiments.own_labels import similar
-from experiments.own_rows import Columns
-from experiments.own_tables import Choices, OwnTask, write_definition
+from experiments.preparation.own_labels import similar
+from experiments.preparation.own_rows import Columns
+from experiments.preparation.own_tables import Choices, OwnTask, write_definition
 from tasks.definition import TaskDefs
 
 COLUMNS = Columns(("text",), ("label",))

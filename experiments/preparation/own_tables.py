@@ -1,4 +1,4 @@
-"""Tables of one's own as tasks: canonical TSVs, and the task definition that goes with them."""
+"""Your own tables as tasks: canonical TSVs, and their task definition."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from data_utils.prepro import UNLABELED
 from data_utils.storage.files import atomic_write
 from data_utils.tables import Table, find_tables
 from experiments.canonical import NO_LABEL, Example, Reading, write_canonical
-from experiments.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, truths
-from experiments.own_rows import (
+from experiments.preparation.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, truths
+from experiments.preparation.own_rows import (
     Columns,
     Findings,
     OwnRow,
@@ -277,7 +277,7 @@ def _form_of(
 def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:
     """Divide examples in two, the second a share of them that has each label as often as the first.
 
-    Examples of the same texts stay together, so that none is learned and then asked for.
+    Examples of the same texts stay together, so that no text is in both.
 
     Args:
         examples: id, label, texts.

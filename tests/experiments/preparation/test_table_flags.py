@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from pathlib import Path
 
 import pytest
 
 from data_utils.errors import UserError
-from experiments.suggested_settings import epochs_for, suggested_settings
+from experiments.preparation.suggested_settings import epochs_for, suggested_settings
 from mt_dnn.configuration.config import parse_args
 from prepro_std import main
 from tests.encoder_folder import write_encoder
@@ -70,9 +71,35 @@ def test_a_test_table_is_followed_by_scoring(tmp_path: Path, encoder: Path, caps
     (tmp_path / "new.csv").write_text("text\nx\n")
     prepare(tmp_path, encoder, "--from", str(tmp_path / "new.csv"), "--split", "test", "--task_name", "reviews")
     table, following = capsys.readouterr().out.splitlines()[-2:]
-    assert "python predict.py --model MODEL --from " in table and table.endswith(" --output answers.csv")
+    command = f"python predict.py --model MODEL --from {tmp_path / 'new.csv'} --text text --output answers.csv"
+    assert table == f"for answers as a table, without this step: {command}"
     assert following.startswith("next: python predict.py --task_def ")
     assert (tmp_path / "data" / "encoder" / "reviews_test.json").read_text().count("\n") == 1
+
+
+def test_the_command_for_a_test_table_can_be_copied(
+    tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pairs.csv").write_text("first one,second,label\n" + "".join(f"a{n},b{n},{n % 2}\n" for n in range(20)))
+    flags = ["--task_name", "pairs", "--text", "first one,second"]
+    prepare(tmp_path, encoder, "--from", str(tmp_path / "pairs.csv"), *flags)
+    (tmp_path / "new pairs.csv").write_bytes("first one,second\ncaf\xe9,b\n".encode("latin-1"))
+    new = ["--from", str(tmp_path / "new pairs.csv"), "--split", "test", "--encoding", "latin-1"]
+    prepare(tmp_path, encoder, *new, *flags)
+    words = shlex.split(capsys.readouterr().out.splitlines()[-2])
+    given = words[words.index("--from") :]
+    assert given == ["--from", new[1], "--text", "first one,second", "--encoding", "latin-1", "--output", "answers.csv"]
+
+
+def test_a_folder_with_a_test_table_alone_is_scored_by_its_token_file(
+    tmp_path: Path, encoder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare(tmp_path, encoder, "--from", reviews(tmp_path))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "test.csv").write_text("text\nx\n")
+    prepare(tmp_path, encoder, "--from", str(tmp_path / "new"), "--task_name", "reviews")
+    said = capsys.readouterr().out
+    assert "without this step" not in said and "next: python predict.py --task_def " in said
 
 
 @pytest.mark.parametrize(("examples", "expected"), [(1, 20), (395, 20), (2000, 7), (10_000, 3), (10**6, 3)])

@@ -6,7 +6,7 @@ import pytest
 
 from data_utils.errors import UserError
 from experiments.canonical import Example
-from experiments.own_tables import Columns, OwnTask, hold_out, write_definition
+from experiments.preparation.own_tables import Columns, OwnTask, hold_out, write_definition
 from tasks.definition import TaskDefs
 
 COLUMNS = Columns(("text",), ("label",))
