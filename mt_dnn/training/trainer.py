@@ -29,7 +29,7 @@ from mt_dnn.data.class_weights import class_weights
 from mt_dnn.data.run_batches import RunBatches
 from mt_dnn.data.run_data import RunData
 from mt_dnn.inference import encode_dataset, eval_model
-from mt_dnn.model import MTDNNModel, UpdateReport
+from mt_dnn.model import MTDNNModel
 from mt_dnn.reporting.report_points import Heartbeat, ReportPoints, duration
 from mt_dnn.reporting.run_log import found, opening, use, written
 from mt_dnn.reporting.run_result import RunClock, RunResult, metrics_text
@@ -105,7 +105,6 @@ class Trainer:
         self.checkpoints = RunCheckpoints(config, self.model, self.data.train, state, self.output_dir, checkpoint)
         self.points = ReportPoints(training.log_per_updates, self.model.total_updates)
         self.seconds: list[float] = []
-        self.searched: UpdateReport | None = None  # the last update that had the regularizer
         self.skipped = SkippedUpdates(training.max_skipped, self.data.tasks, self.output_dir)
         self.stop = StopSignals(self.accelerator)
         self.model.stop_requested = self.stop.got_signal
@@ -187,7 +186,6 @@ class Trainer:
             batches_done += len(batches)
             if self.model.last_finite:
                 self.skipped.reset()
-                self.searched = self.searched if report.emb_val is None else report
                 self.telemetry.add(report)
             else:
                 self.skipped.add(epoch, self.model.updates, batches)
@@ -231,7 +229,7 @@ class Trainer:
         if self.points.includes(updates):
             task = self.data.tasks[batch.task_id]
             learning_rate = float(self.model.schedule.get_last_lr()[0])
-            line = self.telemetry.flush(epoch, updates, task, self.searched, learning_rate)
+            line = self.telemetry.flush(epoch, updates, task, self.losses.searched, learning_rate)
             self.log.info("%s, task %s: %s", self._position(epoch), task, line)
             self.heartbeat.reset()
         self.heartbeat.beat(lambda: f"{self._position(epoch)}{self._pace()}")
