@@ -36,11 +36,17 @@ class ClassificationTask(Task):
         return scores, scores.argmax(-1)
 
     def label_fields(self, fields: Mapping[str, Any], label: Any) -> dict[str, Any]:
-        """The name or the number of a class. Programs write 1.0 for 1 in columns with missing cells."""
+        """The name of a class, or its number where classes have no names.
+
+        Programs write the same value in several ways: 1 as 1.0 in columns with missing cells, true as True or TRUE.
+        """
         names, text = self.task_def.label_vocab, as_text(label)
-        if (names is None or text not in names) and text.endswith(".0"):
-            text = text[:-2]
-        return {"label": text}
+        if names is None:
+            return {"label": text.removesuffix(".0")}
+        forms = [text, text.removesuffix(".0"), f"{text}.0"]
+        if text.lower() in ("false", "true"):
+            forms += [text.lower(), text.title(), text.upper()]
+        return {"label": next((form for form in forms if form in names), text)}
 
     def readable(self, dataset: Examples, scores: Values, predictions: Values) -> list[Answer]:
         names, labels = self.task_def.class_names(), self.answers(scores, predictions)

@@ -125,7 +125,8 @@ class MultiLabelTask(Task):
         if found is None and len(names) == 1:
             found = [label]
         if found is None:
-            raise ValueError(f"found {as_text(label)[:SHOWN]!r}, accepted: a list of some of {', '.join(names)}")
+            accepted = f"a list of some of {', '.join(names)}; --label_separator says what divides a text"
+            raise ValueError(f"found {as_text(label)[:SHOWN]!r}, accepted: {accepted}")
         texts = [as_text(own) for own in found]
         by_name = not texts or any(text in names for text in texts)
         wrong = next((text for text in texts if text not in names and (by_name or text.lower() not in TRUTHS)), None)

@@ -16,12 +16,14 @@ from pathlib import Path
 from data_utils.errors import DataError
 from data_utils.storage.text_files import LONGEST_LINE
 from data_utils.tables.content import lines_of, read_text
-from data_utils.tables.table import Layout, Table, as_text, check_columns, make_table
+from data_utils.tables.table import Layout, Table, as_text, check_columns, column_names, make_table
 
 Fields = tuple[int, list[str]]  # the line in which a row begins, and its fields
 QUOTE = '"'
+SHOWN = 40  # characters in a message
 DIVIDERS = ",;\t"  # of a .csv
 LONE_RETURN = re.compile("\r(?!\n)")
+EXCEL_HINT = re.compile(r'"?sep=."?\s*', re.IGNORECASE)  # a line that only Excel reads: it names the divider
 PRIVATE_USE = range(0xE000, 0xF900)  # characters that Unicode leaves without a meaning
 
 
@@ -35,6 +37,10 @@ def read_csv(path: Path, encoding: str | None = None) -> Table:
     """
     text, found = read_text(path, encoding)
     first = next(lines_of(text), "")
+    if EXCEL_HINT.fullmatch(first):
+        raise DataError(
+            f"found {first.strip()!r}, a line for Excel; accepted: names of columns in the first line", path, 1
+        )
     divider = max(DIVIDERS, key=lambda own: len(next(csv.reader([first], delimiter=own), [])))
     rows = list(_quoted(text, path, divider))
     return _table(path, rows, Layout("csv", found, divider))
@@ -150,13 +156,18 @@ def _quotes_around(text: str, rows: Sequence[Fields]) -> Iterator[list[bool]]:
 def _table(path: Path, rows: Sequence[Fields], layout: Layout, notes: Sequence[str] = ()) -> Table:
     if not rows:
         raise DataError("found no names of columns; accepted: a first line that names them", path, 1)
-    columns = [name.strip() for name in rows[0][1]]
+    columns, named_so = column_names(rows[0][1], path)
     check_columns(columns, path, rows[0][0])
     for number, fields in rows:
         if len(fields) != len(columns):
-            raise DataError(f"expected {len(columns)} columns, found {len(fields)}", path, number)
+            expected, accepted = f"{len(columns)} columns", ""
+            if len(columns) == 1:
+                expected = f"one column as in the first line, {columns[0][:SHOWN]!r}"
+                dividers = "commas, semicolons or tabs" if layout.kind == "csv" else "tabs"
+                accepted = f"; accepted: columns divided by {dividers}"
+            raise DataError(f"expected {expected}, found {len(fields)}{accepted}", path, number)
     named = ((number, dict(zip(columns, fields, strict=True))) for number, fields in itertools.islice(rows, 1, None))
-    return make_table(path, columns, named, layout, notes=notes)
+    return make_table(path, columns, named, layout, notes=[*notes, *named_so])
 
 
 def delimited_text(path: Path, table: Table, columns: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_utils.errors import DataError, first_line
 from data_utils.storage.files import atomic_write
-from data_utils.tables.table import LARGEST_TABLE, Layout, Table, as_text, check_columns, make_table
+from data_utils.tables.table import LARGEST_TABLE, Layout, Table, as_text, check_columns, column_names, make_table
 
 UNCHANGED = 10**15  # whole numbers below; Excel has 15 digits
 LONGEST_CELL = 32_767  # characters, Excel's own limit; openpyxl would cut what is longer
@@ -82,7 +82,7 @@ def _shown(value: Any) -> Any:
 def _table(path: Path, rows: Sequence[tuple[int, list[Any]]], notes: Sequence[str]) -> Table:
     if not rows:
         raise DataError("found no names of columns; accepted: a first row that names them", path)
-    names = ["" if value is None else str(value).strip() for value in rows[0][1]]
+    names, named_so = column_names(["" if value is None else str(value) for value in rows[0][1]], path)
     widest = max(len(values) for _, values in rows)
     names += [""] * (widest - len(names))
     rows = [(number, values + [None] * (widest - len(values))) for number, values in rows]
@@ -90,7 +90,7 @@ def _table(path: Path, rows: Sequence[tuple[int, list[Any]]], notes: Sequence[st
     columns = [names[at] for at in filled]
     check_columns(columns, path, rows[0][0])
     named = ((number, {names[at]: values[at] for at in filled}) for number, values in rows[1:])
-    return make_table(path, columns, named, Layout("xlsx"), notes=notes, text_of=_text_of)
+    return make_table(path, columns, named, Layout("xlsx"), notes=[*notes, *named_so], text_of=_text_of)
 
 
 def _text_of(value: Any) -> str:

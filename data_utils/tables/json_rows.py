@@ -26,6 +26,9 @@ def read_json_rows(path: Path, encoding: str | None = None) -> Table:
     text, found = read_text(path, encoding)
     is_array = text.lstrip().startswith("[")
     rows = list(_of_array(text, path) if is_array else _of_lines(text, path))
+    if len(rows) == 1 and rows[0][1] and all(isinstance(value, dict) for value in rows[0][1].values()):
+        hint = 'accepted: an object a row, which pandas writes with orient="records"'
+        raise DataError(f"holds one object, whose values are objects; {hint}", path, rows[0][0])
     columns = list(dict.fromkeys(key for _, row in rows for key in row))
     if not columns:
         raise DataError("found no rows; accepted: JSON objects, one a line or in an array", path)

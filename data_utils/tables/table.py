@@ -120,6 +120,14 @@ def make_table(
     return Table(str(source), tuple(columns), found, layout, names, tuple(notes))
 
 
+def column_names(written: Sequence[str], source: Path | str) -> tuple[list[str], list[str]]:
+    """The names of columns without the blanks around them, and a note if one has some."""
+    names = [name.strip() for name in written]
+    changed = next((name for name in written if name != name.strip()), None)
+    note = f"{source}: names of columns are read and written without the blanks around them, such as {changed!r}"
+    return names, [] if changed is None else [note]
+
+
 def check_columns(columns: Sequence[str], source: Path | str, line: int | None = None) -> None:
     """See that columns have names that differ.
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 # The command is run as a file, so Python finds only this folder by itself.
@@ -30,16 +30,17 @@ FILES = {
 }
 COLUMNS = {"ner": -1, "chunk": -2, "pos": -3}  # of a line, by task
 DOCUMENT = "-DOCSTART-"
+Sentence = list[list[str]]  # the columns of each word
 COLUMN = re.compile(r"[^ \t]+")  # rarer blanks of Unicode belong to a word
 
 
-def read_sentences(path: Path) -> Iterator[list[list[str]]]:
+def read_sentences(path: Path) -> Iterator[Sentence]:
     """The columns of each word of each sentence, two at least.
 
     Raises:
         DataError: a line with another number of columns than the lines before.
     """
-    sentence: list[list[str]] = []
+    sentence: Sentence = []
     width = 0
     for number, line in read_lines(path):
         columns = COLUMN.findall(line)
@@ -57,15 +58,14 @@ def read_sentences(path: Path) -> Iterator[list[list[str]]]:
         yield sentence
 
 
-def tasks_of(path: Path) -> list[str]:
+def tasks_of(sentences: Sequence[Sentence]) -> list[str]:
     """The tasks that a file has tags of: names alone, or all three."""
-    first = next(read_sentences(path), [[]])[0]
-    return list(COLUMNS) if len(first) > len(COLUMNS) else ["ner"]
+    return list(COLUMNS) if len(sentences[0][0]) > len(COLUMNS) else ["ner"]
 
 
-def examples(path: Path, task: str) -> Iterator[Example]:
+def examples(sentences: Iterable[Sentence], task: str) -> Iterator[Example]:
     """A sentence's number, labels and words."""
-    for number, sentence in enumerate(read_sentences(path)):
+    for number, sentence in enumerate(sentences):
         labels = [columns[COLUMNS[task]] for columns in sentence]
         yield str(number), list_field(labels), list_field(columns[0] for columns in sentence)
 
@@ -81,12 +81,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not any(found.values()):
         names = "; ".join(" or ".join(names) for names in FILES.values())
         raise DataError(f"found none of {names}; name their folder with --data_dir", args.data_dir)
+    # All files are read before one is written.
+    read = {split: list(read_sentences(path)) for split, path in found.items() if path is not None}
     for split, path in found.items():
         if path is None:
             print(f"skipped {split}: {args.data_dir} has no {' or '.join(FILES[split])}")
-            continue
-        for task in tasks_of(path):
-            write_canonical(args.output_dir / f"{task}_{split}.tsv", Reading(examples(path, task)))
+        elif not read[split]:
+            raise DataError("found no sentence; accepted: a word and its tag or tags a line", path)
+    for split, sentences in read.items():
+        for task in tasks_of(sentences):
+            write_canonical(args.output_dir / f"{task}_{split}.tsv", Reading(examples(sentences, task)))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from tasks.multi_label import TRUTHS
 
 NOT_FINITE = ("nan", "inf", "infinity")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 # What a definition says of a task whose labels are such.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "Classification": {"metric_meta": ["ACC", "F1MAC"], "loss": "CeCriterion", "adv_loss": "SymKlCriterion"},
@@ -59,14 +60,21 @@ def classes(labels: Sequence[str], place: str, column: str) -> list[str]:
 
 
 def check_numbers(placed: Sequence[tuple[str, str]]) -> None:
-    """See that labels are no numbers but for some that are not finite, which would become classes.
+    """See that labels are no numbers but for some that are not finite, or have a decimal comma, which would become
+    classes.
 
     Args:
         placed: place and label of each row.
 
     Raises:
-        UserError: they are; names the first that is not finite.
+        UserError: they are; names the first that is.
     """
+    comma = next((own for own in placed if DECIMAL_COMMA.fullmatch(own[1])), None)
+    if comma is not None and all(is_number(label.replace(",", ".", 1)) for _, label in placed):
+        raise UserError(
+            f"{comma[0]}: found the label {comma[1]!r}, a number with a decimal comma; accepted: a decimal point, or "
+            "--task_type Classification, which takes such labels as classes"
+        )
     finite = [is_number(label) for _, label in placed]
     others = [own for own, is_finite in zip(placed, finite, strict=True) if not is_finite]
     if any(finite) and others and all(label.lower().lstrip("+-") in NOT_FINITE for _, label in others):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from data_utils.tables import Table
 
 LONGEST = 512  # tokens of an example of a token file
-OF_TABLES = ("model", "text", "label", "output", "all_scores", "encoding", "tokenizer")
+OF_TABLES = ("model", "text", "label", "label_separator", "output", "all_scores", "encoding", "tokenizer")
 OF_TOKEN_FILES = ("checkpoint", "task_id", "with_label", "by_window")
 
 
@@ -38,6 +38,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     table.add_argument(
         "--label", help="column with the right answers: compute the metrics; of several labels a column each"
     )
+    table.add_argument("--label_separator", help="what divides several labels in the one label column, such as ';'")
     table.add_argument("--all_scores", action="store_true", help="add the probability of every class")
     table.add_argument("--encoding", help="of a text file without a mark of it (default: utf-8)")
     table.add_argument("--tokenizer", help="hub name or local folder (default: the one that the model names)")
@@ -96,6 +97,11 @@ def _checked(arguments: argparse.Namespace) -> argparse.Namespace:
             hint = "; --label COLUMN names the right answers" if name == "with_label" else ""
             hint = "; --model takes it" if name == "checkpoint" else hint
             raise FlagError(f"--{name}: does not go with {given}; accepted: to leave it out{hint}")
+    if arguments.label_separator is not None and (arguments.label is None or not arguments.label_separator.strip(" ")):
+        raise FlagError(
+            f"--label_separator: found {arguments.label_separator!r}, accepted: a text that divides the labels in the "
+            "column of --label"
+        )
     return arguments
 
 
@@ -127,17 +133,19 @@ def answer_a_table(arguments: argparse.Namespace) -> None:
         max_seq_len=arguments.max_seq_len,
         cuda=arguments.cuda,
     )
-    request = Request(table, text, label, arguments.all_scores, metrics, arguments.batch_size_eval)
+    request = Request(
+        table, text, label, arguments.all_scores, metrics, arguments.batch_size_eval, arguments.label_separator
+    )
     answer_table(model, request, output, metrics_file)
 
 
 def _columns(given: str | None, table: Table, flag: str) -> list[str]:
-    """The columns that a flag names. A single column may have a comma in its name.
+    """The columns that a flag names, with or without blanks after the commas. One column may have a comma in its name.
 
     Raises:
         FlagError: a column is named twice.
     """
-    names = [] if given is None else [given] if given in table.columns else given.split(",")
+    names = [] if given is None else [given] if given in table.columns else [own.strip() for own in given.split(",")]
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise FlagError(f"--{flag}: found {twice[0]!r} {names.count(twice[0])} times, accepted: once")

@@ -36,6 +36,7 @@ class Request:
         all_scores: add the probability of every class.
         metrics: None for those of the task's definition.
         batch_size: rows in a batch; None for a full batch of tokens.
+        separator: between several labels in one column; None where a cell is one label or a list.
     """
 
     table: Table
@@ -44,6 +45,7 @@ class Request:
     all_scores: bool = False
     metrics: tuple[Metric, ...] | None = None
     batch_size: int | None = None
+    separator: str | None = None
 
 
 def answer_table(model: TextModel, request: Request, output: Path, metrics_file: Path) -> None:
@@ -134,7 +136,11 @@ def _scored(task: TaskModel, request: Request) -> Scored:
     labels = None
     if request.label:
         order = _label_columns(task, request.label)
-        labels = [_label(row, order) for row in table.rows]
+        if request.separator is not None and (len(order) > 1 or not task.takes_several_labels):
+            raise FlagError(
+                "--label_separator: found it, accepted: one label column of a task with several labels a text"
+            )
+        labels = [_label(row, order, request.separator) for row in table.rows]
     return task.score(
         rows,
         labels,
@@ -155,7 +161,7 @@ def _label_columns(task: TaskModel, given: Sequence[str]) -> Sequence[str]:
     if len(given) == 1:
         return given
     names = task.task.task_def.class_names()
-    if task.task.task_def.task_type.name != "MultiLabel":
+    if not task.takes_several_labels:
         raise FlagError(f"--label: found {len(given)} columns, accepted: one for task {task.name}")
     if sorted(names) != sorted(given):
         raise FlagError(
@@ -170,8 +176,14 @@ def _cell(row: Row, column: str) -> Any:
     return value if isinstance(value, list | dict) else row.cells[column]
 
 
-def _label(row: Row, columns: Sequence[str]) -> Any:
-    return _cell(row, columns[0]) if len(columns) == 1 else tuple(_cell(row, column) for column in columns)
+def _label(row: Row, columns: Sequence[str], separator: str | None) -> Any:
+    """The label of a row: a cell, several cells, or the list that a separator makes of a cell."""
+    if len(columns) > 1:
+        return tuple(_cell(row, column) for column in columns)
+    value = _cell(row, columns[0])
+    if separator is None or not isinstance(value, str):
+        return value
+    return [own.strip() for own in value.split(separator) if own.strip()]
 
 
 def _short(value: Any) -> Any:

@@ -95,6 +95,11 @@ class TaskModel:
     def device(self) -> torch.device:
         return next(self.network.bert.parameters()).device
 
+    @property
+    def takes_several_labels(self) -> bool:
+        """Whether a text may have any number of labels."""
+        return self.task.task_def.task_type.name == "MultiLabel"
+
     def format_of(self, count: int) -> DataFormat:
         """The format of rows with so many texts.
 

@@ -72,6 +72,15 @@ def test_quotes_in_a_tsv(text: str, expected: list[str], note: str | None, tmp_p
         ("", "a.csv, line 1: found no names of columns"),
         ("a,b,a\n", "a.csv, line 1: found the column 'a' 2 times"),
         ("a,b\n1,2\n1\n", "a.csv, line 3: expected 2 columns, found 1"),
+        (
+            "a|b\n1|2,5\n",
+            "line 2: expected one column as in the first line, 'a|b', found 2; accepted: columns divided by",
+        ),
+        (
+            "sep=;\na;b\n1;2\n",
+            "a.csv, line 1: found 'sep=;', a line for Excel; accepted: names of columns in the first",
+        ),
+        ('"sep=\t"\na\tb\n1\t2\n', "a.csv, line 1: found '\"sep=\\t\"', a line for Excel"),
         ('a,b\n1,2\n"1,2\n3,4\n', "a.csv, line 3: is no row of a table"),
         ('a,b\n1,2\n"' + "x\n" * 9_000_000 + '",2\n', "a.csv, line 3: is no row of a table (field larger"),
         ("a,b\n1,\0\n", "a.csv, line 2: found NUL at byte 3; accepted is text; for UTF-16"),
@@ -82,6 +91,16 @@ def test_what_is_no_table_is_told_by_line(text: str | bytes, said: str, tmp_path
     with pytest.raises(DataError) as found:
         read_table(written(tmp_path / "a.csv", text))
     assert said in str(found.value) and "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_blanks_around_names_of_columns_are_taken_away_and_told(name: str, tmp_path: Path) -> None:
+    divider = "\t" if name == "a.tsv" else ","
+    path = written(tmp_path / name, f" text {divider}label\na{divider}x\n")
+    found = read_table(path)
+    note = f"{path}: names of columns are read and written without the blanks around them, such as ' text '"
+    assert (found.columns, found.notes) == (("text", "label"), (note,))
+    assert not read_table(written(tmp_path / name, f"text{divider}label\na{divider}x\n")).notes
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

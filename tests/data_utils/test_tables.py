@@ -265,6 +265,18 @@ def test_what_excel_would_change_becomes_text(tmp_path: Path) -> None:
     assert read_table(tmp_path / "b.xlsx").rows[0].cells == table.rows[0].cells
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_columns_of_pandas_json_are_refused(name: str, tmp_path: Path) -> None:
+    pd.DataFrame({"text": ["a", "b"], "label": [0, 1]}).to_json(tmp_path / name)
+    with pytest.raises(DataError, match='accepted: an object a row, which pandas writes with orient="records"'):
+        read_table(tmp_path / name)
+    pd.DataFrame({"text": ["a", "b"], "label": [0, 1]}).to_json(tmp_path / name, orient="records")
+    assert [row.cells for row in read_table(tmp_path / name).rows] == [
+        {"text": "a", "label": "0"},
+        {"text": "b", "label": "1"},
+    ]
+
+
 def test_a_text_that_excel_cannot_hold_is_refused(tmp_path: Path) -> None:
     found = read_table(written(tmp_path / "a.csv", "text\n" + "a" * 32_768 + "\n"))
     with pytest.raises(DataError, match="b.xlsx, row 2: a text of 32768 characters does not fit"):

@@ -101,6 +101,17 @@ def test_lines_of_other_columns_are_named(tmp_path: Path, lines: list[str], said
         run(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("lines", "said"), [(["EU"], "line 1: expected a word and its tag"), (["", ""], "no sentence")]
+)
+def test_a_mistake_in_one_file_leaves_nothing_written(tmp_path: Path, lines: list[str], said: str):
+    write_lines(tmp_path / "train.txt", FILE)
+    write_lines(tmp_path / "test.txt", lines)
+    with pytest.raises(DataError, match=f"test.txt.*{said}"):
+        run(tmp_path)
+    assert not (tmp_path / "canonical_data").exists()
+
+
 def test_what_is_not_there_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(DataError, match="found none of train.txt or eng.train; .*--data_dir"):
         run(tmp_path)

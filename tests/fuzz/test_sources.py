@@ -212,7 +212,12 @@ def test_ner(tmp_path: Path, drawn: bytes) -> None:
     task, content = choices.of(sorted(ner_prepro.COLUMNS)), choices.text([CONLL, CONLL.replace(b" ", b"\t")])
     path, target = tmp_path / "train.txt", tmp_path / "target.tsv"
     path.write_bytes(content)
-    kept = reading("CoNLL's files", lambda: canonical(target, ner_prepro.examples(path, task)), path, target)
+    kept = reading(
+        "CoNLL's files",
+        lambda: canonical(target, ner_prepro.examples(ner_prepro.read_sentences(path), task)),
+        path,
+        target,
+    )
     for _, labels, words in kept or ():
         assert len(json.loads(labels)) == len(json.loads(words)) > 0
 

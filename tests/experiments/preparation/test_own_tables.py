@@ -104,6 +104,12 @@ def test_a_label_that_was_never_learned_is_told(tmp_path: Path) -> None:
         ([f"id{number}" for number in range(9)], None, "holds 9 different labels in 9 rows, which are no classes"),
         (["1", "two"] * 9, "Regression", "line 2: found the label 'two', accepted: a finite number"),
         (
+            ["2", "2,5", "3.5"] * 9,
+            None,
+            "line 2: found the label '2,5', a number with a decimal comma; accepted: a deci",
+        ),
+        (["2", "2,5"] * 9, "Regression", "line 2: found the label '2,5', accepted: a finite number"),
+        (
             [1.5, 2.5, "nan", "-Inf"] * 9,
             None,
             "line 3: found the label 'nan', accepted: a finite number, as the others",
@@ -114,6 +120,13 @@ def test_a_label_that_was_never_learned_is_told(tmp_path: Path) -> None:
 def test_labels_that_are_none(labels: list[object], kind: str | None, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         OwnTask(table(tmp_path / "a.jsonl", *rows(*labels)), COLUMNS, task_type=kind)
+
+
+def test_decimal_commas_may_name_classes(tmp_path: Path) -> None:
+    source = table(tmp_path / "a.jsonl", *rows(*["2", "2,5"] * 9))
+    assert OwnTask(source, COLUMNS, task_type="Classification").labels == ["2", "2,5"]
+    source = table(tmp_path / "b.jsonl", *rows(*["rain", "2,5"] * 9))
+    assert OwnTask(source, COLUMNS).labels == ["2,5", "rain"]
 
 
 def test_the_held_out_share_has_each_label_and_no_text_of_the_rest() -> None:

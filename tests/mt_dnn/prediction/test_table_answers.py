@@ -143,6 +143,32 @@ def test_several_label_columns_go_by_their_names(run: Any, model: TextModel) -> 
         run("--task one --text review --label z,x --output third.csv")
 
 
+def test_several_labels_in_a_column_are_divided(run: Any, model: TextModel) -> None:
+    texts, labels = texts_of(30), np.random.default_rng(1).integers(0, 2, (30, 3)).tolist()
+    assert [0, 0, 0] in labels  # an empty cell is a text without labels, not a row without its answer
+    cells = ["; ".join(name for name, own in zip("xyz", row, strict=True) if own) for row in labels]
+    Path("in.csv").write_text(
+        "review,own\n" + "".join(f"{text},{own}\n" for text, own in zip(texts, cells, strict=True))
+    )
+    with pytest.raises(UserError, match="line 2: found .*accepted: a list of some of x, y, z; --label_separator says"):
+        run("--task several --text review --label own --output out.csv")
+    run("--task several --text review --label own --label_separator ; --output out.csv")
+    expected = model.evaluate(texts, labels, "several")
+    assert json.loads(Path("out_metrics.json").read_text()) == pytest.approx(expected)
+    assert [row.cells["own"] for row in read_table("out.csv").rows] == cells
+    for flags in ("--label own --task one --label_separator ;", "--task several --label_separator ;"):
+        with pytest.raises(UserError, match="--label_separator: found .*, accepted: "):
+            run(f"{flags} --text review --output other.csv")
+    assert not Path("other.csv").exists()
+
+
+def test_columns_may_have_blanks_after_commas(run: Any, every_type: Path) -> None:
+    Path("in.csv").write_text("review,z,x,y\nred,0,1,0\nblue,1,0,0\n")
+    flags = f"--model {every_type / 'model_0.pt'} --from in.csv --task several --text review --cuda false"
+    predict.main([*flags.split(), "--label", "x, y, z", "--output", "out.csv"])
+    assert json.loads(Path("out_metrics.json").read_text())
+
+
 def test_all_tasks_of_a_model_answer(run: Any, every_type: Path, tmp_path: Path, model: TextModel) -> None:
     from mt_dnn.configuration.config import Config
     from mt_dnn.model import MTDNNModel
