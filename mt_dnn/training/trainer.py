@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
 from statistics import median
 
 from accelerate.utils import set_seed
@@ -68,9 +69,10 @@ class Trainer:
     Args:
         config: of the run.
         until_end: keeps the lock of the output folder until the run ends; by default the folder is not locked.
+        exported_by: output folder of the run whose model in `--save_hf` may be replaced; by default this run's.
     """
 
-    def __init__(self, config: Config, until_end: ExitStack | None = None):
+    def __init__(self, config: Config, until_end: ExitStack | None = None, exported_by: Path | None = None):
         training = config.training
         self.config = config
         self.output_dir = writable_folder(training.output_dir)
@@ -92,7 +94,8 @@ class Trainer:
         self.model = self._build_model(self.batches.updates_in(self.sampler))
         self.export: RunExport | None = None
         if training.save_hf is not None:
-            self.export = RunExport(config, self.data, self.model.network, self.accelerator)
+            before = exported_by or self.output_dir
+            self.export = RunExport(config, self.data, self.model.network, self.accelerator, before)
         set_seed(training.seed, device_specific=True)
         pad_token_id = getattr(self.model.network.bert.config, "pad_token_id", None) or 0
         self.collater = Collater(pad_token_id, do_padding=config.data.do_padding, max_seq_len=config.model.max_seq_len)
