@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from accelerate import Accelerator
 
 import predict
 from data_utils.errors import UserError
 from data_utils.readers import read_score_file
+from mt_dnn import inference
+from mt_dnn.training import processes
 from tests.mt_dnn.runs import DEFAULT_RUN, RUN, TASK_DEF
+
+
+class _Reached(Exception):
+    """The model was made."""
+
+
+def _reached(*_: Any) -> None:
+    raise _Reached
 
 
 def _flags(dataset: str, folder: Path, *flags: str, run: Path = RUN) -> list[str]:
@@ -36,6 +49,24 @@ def test_mtdnns_checkpoint_gives_mtdnns_score_file(run: Path, dataset: str, batc
 def test_cuda_takes_a_value_as_mtdnns_does(value: list[str], tmp_path: Path) -> None:
     given = predict.parse_args(_flags("cola_dev", tmp_path, "--cuda", *value))
     assert given.cuda is (not value) and given.with_label is ("--with_label" in value)
+
+
+@pytest.mark.parametrize(("value", "on_cpu"), [(["false"], True), ([], False)])
+def test_a_gpu_is_left_alone_if_cuda_is_false(
+    value: list[str], on_cpu: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def record(cpu: bool, **options: Any) -> Accelerator:
+        asked.append(cpu)
+        return Accelerator(cpu=True, **options)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(processes, "Accelerator", record)
+    with pytest.raises(_Reached):
+        monkeypatch.setattr(inference, "eval_model", _reached)
+        predict.main(_flags("cola_dev", tmp_path, *(("--cuda", *value) if value else ())))
+    assert asked == [on_cpu]
 
 
 def test_without_labels_there_are_scores_and_no_metrics(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ GRID = np.linspace(-1.3, 1.3, 41)
 CAPTIONS = {
     "random": "normal noise, no search",
     "r3f": "uniform noise, no search",
+    "neftune": "the task loss's own pass",
     "at": "increases the gold label's loss",
     "freelb": "the same, learns at every point",
     "vat": "increases KL(f(h) ‖ f(h+δ))",
@@ -76,7 +77,7 @@ def path(name: str) -> tuple[Tensor, Tensor]:
     """The δ of each of a method's passes, (passes, 2), and the function that it climbs on the grid, (41, 41)."""
     torch.manual_seed(SEED)
     model, mask, labels = OneWord(), torch.ones(1, 1), torch.tensor([1])
-    searched = name not in ("random", "r3f")
+    searched = name not in ("random", "r3f", "neftune")
     method: AdversarialPerturbation = PERTURBATIONS[name](
         norm_p="l2", radius=RADIUS, step_size=0.45, noise_var=0.25 if searched else 0.6, k=STEPS, start_ratio=0.0
     )
@@ -95,7 +96,7 @@ def path(name: str) -> tuple[Tensor, Tensor]:
 
 def climbed(name: str, outputs: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
     """The function that a method climbs, at logits (points, 2); for methods without a search, the symmetrized KL."""
-    if name in ("at", "freelb"):
+    if name in ("at", "freelb", "neftune"):
         return CeCriterion().rows(outputs, labels.expand(len(outputs)), IGNORED)
     divergence = KlCriterion() if name == "vat" else SymKlCriterion()
     return divergence.rows(outputs, clean.expand_as(outputs), IGNORED)

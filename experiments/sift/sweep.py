@@ -41,7 +41,7 @@ from experiments.sift.running.runs import (
     prepare_data,
     run,
 )  # fmt: skip
-from mt_dnn.configuration.adversarial_config import LEVELS, measured_flags
+from mt_dnn.configuration.adversarial_config import LEVELS, WITHOUT_EFFECT, measured_flags
 from mt_dnn.perturbation.measured_defaults import BY_METHOD
 
 DEV = f"{TRAINED_DATASET}_dev"
@@ -62,7 +62,7 @@ class Point(NamedTuple):
         """The flags that set this point."""
         size_flag = "adv_noise_var" if measured_flags(self.method, self.level)["adv_radius"] is None else "adv_radius"
         flags = {"adv_train": "true", "adv_opt": self.method, "adv_norm_level": self.level, size_flag: self.size}
-        return flags if self.method == "freelb" else flags | {"adv_alpha": self.alpha}
+        return flags if self.method in WITHOUT_EFFECT["adv_alpha"] else flags | {"adv_alpha": self.alpha}
 
     @classmethod
     def at_defaults(cls, method: str, level: str) -> Point:
@@ -71,12 +71,13 @@ class Point(NamedTuple):
 
 
 def points_of(arguments: argparse.Namespace) -> list[Point]:
-    """The grid, or the defaults with `--defaults`; FreeLB has no α and appears once for each level and size."""
+    """The grid, or the defaults with `--defaults`; a method without α appears once for each level and size."""
     places = list(itertools.product(arguments.methods, arguments.levels))
     if arguments.defaults:
         return [Point.at_defaults(*place) for place in places]
+    once = WITHOUT_EFFECT["adv_alpha"]
     grid = [Point(*place, *noise) for place in places for noise in itertools.product(arguments.sizes, arguments.alphas)]
-    return [point for point in grid if point.method != "freelb" or point.alpha == arguments.alphas[0]]
+    return [point for point in grid if point.method not in once or point.alpha == arguments.alphas[0]]
 
 
 def sweep(arguments: argparse.Namespace) -> list[tuple[Point | None, Record]]:

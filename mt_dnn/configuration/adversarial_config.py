@@ -59,15 +59,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 
-NEED_LABELS = ("at", "freelb")
+NEED_LABELS = ("at", "freelb", "neftune")
 CLIMBS_R = ("at", "vat", "smart", "alum")  # methods whose ascent climbs what is added to the loss
 # Settings that define a method; a preset of another method does not set them.
 OWN_BY_METHOD = {
     "freelb": ("adv_k", "adv_noise", "adv_norm_scope"),
     "r3f": ("adv_k", "adv_noise"),
     "random": ("adv_k",),
+    "neftune": ("adv_k", "adv_noise", "adv_scale"),
 }
-WITHOUT_EFFECT = {"adv_k": ("random", "r3f"), "adv_step_size": ("random", "r3f"), "adv_alpha": ("freelb",)}
+NO_SEARCH = ("random", "r3f", "neftune")
+WITHOUT_EFFECT = {"adv_k": NO_SEARCH, "adv_step_size": NO_SEARCH, "adv_alpha": ("freelb", "neftune")}
 NOISE_SIZES = ("adv_radius", "adv_step_size", "adv_noise_var")
 
 
@@ -123,9 +125,10 @@ class AdversarialConfig:
         None, "use published hyperparameters; flags that you give win over the preset", choices=tuple(PRESETS)
     )
     adv_opt: str = flag(
-        "smart", "method: random noise, adversarial training (at), VAT, SMART, ALUM, FreeLB or R3F; 0 and 1 mean smart",
+        "smart",
+        "method: random noise, adversarial training (at), VAT, SMART, ALUM, FreeLB, R3F or NEFTune; 0 and 1 mean smart",
         choices=tuple(BY_METHOD),
-    )  # fmt: skip
+    )
     adv_norm_level: str = flag(
         LEFT_OUT,
         "where the noise enters: at the word embeddings (pre_ln), after the embeddings' LayerNorm (post_ln: SiFT), "

@@ -29,6 +29,7 @@ METHODS = {
     "smart": "SMART: smooth predictions under adversarial noise at {place}",
     "alum": "ALUM: SMART's search at {place}, after a plain start",
     "freelb": "FreeLB: the mean task loss over {steps} points of adversarial noise at {place}",
+    "neftune": "NEFTune: the task loss under noise without a search at {place}",
     "r3f": "R3F: smooth predictions under noise without a search at {place}",
 }
 SIFT = "SiFT: SMART's search at {place}"  # smart at a normalized level
@@ -68,7 +69,10 @@ def _place(level: str) -> str:
 def _sizes(adversarial: AdversarialConfig) -> list[str]:
     """Radius, steps and weight, where the method has them."""
     parts = []
-    if adversarial.adv_opt in WITHOUT_EFFECT["adv_step_size"]:
+    if adversarial.adv_opt == "neftune":
+        measure = " times each vector's root mean square" if adversarial.adv_scale == "relative" else ""
+        parts.append(f"uniform noise of at most {adversarial.adv_noise_var:g} / √(tokens · hidden){measure}")
+    elif adversarial.adv_opt in WITHOUT_EFFECT["adv_step_size"]:
         size = _with_unit(adversarial.adv_noise_var, adversarial, RMS)
         is_uniform = adversarial.adv_noise == "uniform"
         parts.append(f"uniform noise of at most {size}" if is_uniform else f"standard deviation {size}")

@@ -33,7 +33,7 @@ CARD_FILE = "README.md"
 PIPELINE = "text-classification"  # also of regressions
 TITLES = {
     "random": "random noise", "at": "adversarial training", "vat": "VAT", "smart": "SMART", "alum": "ALUM",
-    "freelb": "FreeLB", "r3f": "R3F",
+    "freelb": "FreeLB", "r3f": "R3F", "neftune": "NEFTune",
 }  # fmt: skip
 # The Hub's names of metrics.
 HUB_METRICS = {

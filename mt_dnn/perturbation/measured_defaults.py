@@ -36,6 +36,8 @@ BY_METHOD: dict[str, dict[str, Any]] = {
     "alum": {"start_ratio": 0.5},
     "freelb": {"norm_scope": "sentence", "noise": "uniform", "k": 2, "noise_var": 0.03},
     "r3f": NO_SEARCH | {"noise": "uniform", "noise_var": 0.3},
+    # Not measured here: the smallest size of its paper, and of transformers' documentation.
+    "neftune": NO_SEARCH | {"noise": "uniform", "noise_var": 5.0, "scale": "absolute", "alpha": 1.0},
 }
 # Further differences, by method and level.
 BY_LEVEL: dict[tuple[str, str], dict[str, Any]] = {}

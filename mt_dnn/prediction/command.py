@@ -203,6 +203,7 @@ def score_a_token_file(arguments: argparse.Namespace) -> None:
     from mt_dnn.inference import eval_model, score_examples
     from mt_dnn.model import MTDNNModel
     from mt_dnn.prediction.text_model import named_metrics
+    from mt_dnn.training.processes import build_accelerator
     from tasks import Evaluation, check_metrics
     from tasks.definition import TaskDefs
 
@@ -229,11 +230,9 @@ def score_a_token_file(arguments: argparse.Namespace) -> None:
         raise FlagError(f"--with_label: {arguments.prep_input} has no labels")
     if arguments.with_label:
         check_metrics(task_def, metrics, "--metric" if arguments.metric is not None else "metric_meta")
-    model = MTDNNModel(
-        Config.from_flags({} if arguments.cuda is None else {"cuda": arguments.cuda}),
-        flat["task_def_list"],
-        network=network,
-    )
+    config = Config.from_flags({"cuda": arguments.cuda is True})
+    accelerator = build_accelerator(config, use_gpu=arguments.cuda is not False)
+    model = MTDNNModel(config, flat["task_def_list"], accelerator=accelerator, network=network)
     collater = Collater(getattr(network.bert.config, "pad_token_id", None) or 0)
     if arguments.by_window:
         scores, predictions = score_examples(model, dataset, collater, arguments.batch_size_eval)

@@ -20,7 +20,7 @@ from mt_dnn.configuration.flags import flags_of
 from mt_dnn.model import UpdateReport
 from mt_dnn.reporting.curves import Curves
 from mt_dnn.reporting.run_result import RunResult
-from mt_dnn.reporting.running_losses import RunningLosses
+from mt_dnn.reporting.running_losses import FIGURES, RISES, RunningLosses
 
 METRICS_FILE = "metrics.jsonl"
 # Flags that say where things lie or what is shown, not what is computed.
@@ -29,10 +29,7 @@ PLACES = (
     "dataloader_num_workers", "log_per_updates", "batch_size_eval",
 )  # fmt: skip
 
-# Figures of the last regularized update; losses are means since the last report (`RunningLosses`).
-RISES = ("ascent_rise", "chance_rise")
 TOKEN_SHARES = "delta_share"  # name of the histogram in TensorBoard
-FIGURES = ("emb_val", "eff_perturb", "delta_size", "skipped", *RISES)
 
 
 class Telemetry:

@@ -53,7 +53,7 @@ def dry_run(config: Config) -> None:
         if training.resume and training.model_ckpt is None:
             training = replace(training, model_ckpt=str(newest_checkpoint(real)[0]))
         data = replace(config.data, log_file=str(folder / "log"), tensorboard=False)
-        trainer = Trainer(replace(config, training=training, data=data), until_end)
+        trainer = Trainer(replace(config, training=training, data=data), until_end, exported_by=real)
         try:
             _rehearse(trainer, config)
         finally:

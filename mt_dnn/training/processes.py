@@ -25,8 +25,11 @@ SHARDING = {
 ONE_PROCESS_A_DEVICE = "accepted: one process per device with DistributedDataParallel, by torchrun or accelerate launch"
 
 
-def build_accelerator(config: Config) -> Accelerator:
+def build_accelerator(config: Config, use_gpu: bool = True) -> Accelerator:
     """The accelerator of the processes that were started, with the mixed precision that the flags choose.
+
+    Args:
+        use_gpu: whether to use a GPU where there is one.
 
     Raises:
         UserError: a launcher setting that would be wrong or ignored here, or a device that is missing.
@@ -34,7 +37,7 @@ def build_accelerator(config: Config) -> Accelerator:
     training = config.training
     precision = "fp16" if training.fp16 else "bf16" if training.bf16 else "no"
     _check_launcher(precision)
-    has_gpu = torch.cuda.is_available()
+    has_gpu = use_gpu and torch.cuda.is_available()
     if training.cuda and not has_gpu:
         raise FlagError("--cuda: no GPU is visible to torch; leave the flag out to run on the CPU")
     if training.fp16 and not has_gpu:

@@ -26,16 +26,19 @@ class RunExport:
         config: of the run, with `--save_hf`.
         data, network: of the run.
         accelerator: its processes; the main one writes.
+        output_dir: of the run, which may replace what it exported before.
 
     Raises:
         UserError: a head that transformers does not have, a folder that is not empty, no login at the Hub.
     """
 
-    def __init__(self, config: Config, data: RunData, network: SANBertNetwork, accelerator: Accelerator):
+    def __init__(
+        self, config: Config, data: RunData, network: SANBertNetwork, accelerator: Accelerator, output_dir: Path
+    ):
         self.config, self.data, self.network, self.accelerator = config, data, network, accelerator
         training = config.training
         heads = {task: task_id for task_id, task in enumerate(data.tasks)}
-        self.export = HfExport(config, network, heads, Path(training.output_dir))
+        self.export = HfExport(config, network, heads, output_dir)
         self.hub: HubRepo | None = None
         if training.push_to_hub is not None and accelerator.is_main_process and not training.encode_mode:
             self.hub = HubRepo(training.push_to_hub, training.hub_private, str(training.save_hf))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from itertools import islice
+from pathlib import Path
 from statistics import median
 
 from accelerate.utils import set_seed
@@ -29,7 +30,7 @@ from mt_dnn.data.class_weights import class_weights
 from mt_dnn.data.run_batches import RunBatches
 from mt_dnn.data.run_data import RunData
 from mt_dnn.inference import encode_dataset, eval_model
-from mt_dnn.model import MTDNNModel, UpdateReport
+from mt_dnn.model import MTDNNModel
 from mt_dnn.reporting.report_points import Heartbeat, ReportPoints, duration
 from mt_dnn.reporting.run_log import found, opening, use, written
 from mt_dnn.reporting.run_result import RunClock, RunResult, metrics_text
@@ -68,9 +69,10 @@ class Trainer:
     Args:
         config: of the run.
         until_end: keeps the lock of the output folder until the run ends; by default the folder is not locked.
+        exported_by: output folder of the run whose model in `--save_hf` may be replaced; by default this run's.
     """
 
-    def __init__(self, config: Config, until_end: ExitStack | None = None):
+    def __init__(self, config: Config, until_end: ExitStack | None = None, exported_by: Path | None = None):
         training = config.training
         self.config = config
         self.output_dir = writable_folder(training.output_dir)
@@ -92,7 +94,8 @@ class Trainer:
         self.model = self._build_model(self.batches.updates_in(self.sampler))
         self.export: RunExport | None = None
         if training.save_hf is not None:
-            self.export = RunExport(config, self.data, self.model.network, self.accelerator)
+            before = exported_by or self.output_dir
+            self.export = RunExport(config, self.data, self.model.network, self.accelerator, before)
         set_seed(training.seed, device_specific=True)
         pad_token_id = getattr(self.model.network.bert.config, "pad_token_id", None) or 0
         self.collater = Collater(pad_token_id, do_padding=config.data.do_padding, max_seq_len=config.model.max_seq_len)
@@ -105,7 +108,6 @@ class Trainer:
         self.checkpoints = RunCheckpoints(config, self.model, self.data.train, state, self.output_dir, checkpoint)
         self.points = ReportPoints(training.log_per_updates, self.model.total_updates)
         self.seconds: list[float] = []
-        self.searched: UpdateReport | None = None  # the last update that had the regularizer
         self.skipped = SkippedUpdates(training.max_skipped, self.data.tasks, self.output_dir)
         self.stop = StopSignals(self.accelerator)
         self.model.stop_requested = self.stop.got_signal
@@ -187,7 +189,6 @@ class Trainer:
             batches_done += len(batches)
             if self.model.last_finite:
                 self.skipped.reset()
-                self.searched = self.searched if report.emb_val is None else report
                 self.telemetry.add(report)
             else:
                 self.skipped.add(epoch, self.model.updates, batches)
@@ -231,7 +232,7 @@ class Trainer:
         if self.points.includes(updates):
             task = self.data.tasks[batch.task_id]
             learning_rate = float(self.model.schedule.get_last_lr()[0])
-            line = self.telemetry.flush(epoch, updates, task, self.searched, learning_rate)
+            line = self.telemetry.flush(epoch, updates, task, self.losses.searched, learning_rate)
             self.log.info("%s, task %s: %s", self._position(epoch), task, line)
             self.heartbeat.reset()
         self.heartbeat.beat(lambda: f"{self._position(epoch)}{self._pace()}")

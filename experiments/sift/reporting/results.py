@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from data_utils.errors import DataError
 from data_utils.storage.text_files import read_json
@@ -36,6 +46,9 @@ class _Schema(BaseModel):
 
 Probability = Annotated[float, Field(ge=0, le=1 + 1e-6, allow_inf_nan=False)]  # sums of single precision may exceed 1
 
+# A metric that is not defined, such as the correlation of a constant, is null there and nan here.
+Measured = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+
 
 class _Stored(_Schema):
     """A test set: probabilities of a classification, or scores of a regression."""
@@ -43,7 +56,7 @@ class _Stored(_Schema):
     golds: list[int] | list[FiniteFloat] = Field(min_length=1)
     probabilities: list[list[Probability]] = []
     scores: list[FiniteFloat] = []
-    metrics: dict[str, FiniteFloat]
+    metrics: dict[str, Measured]
 
 
 class PgdResult(_Schema):
@@ -82,7 +95,7 @@ class Robustness(_Schema):
 
 class Epoch(_Schema):
     epoch: int
-    metrics: dict[str, dict[str, float]]
+    metrics: dict[str, dict[str, Measured]]
 
 
 class _Tuned(_Schema):
@@ -257,7 +270,7 @@ def _checked(stored: _Stored, where: str, path: Path) -> Tested:
     found = _predicted_numbers(stored, where, path) if stored.scores else _predictions(stored, where, path)
     for name, value in found.measures.items():
         given = stored.metrics.get(name, value)
-        if abs(given - value) > TOLERANCE:
+        if not (math.isnan(value) or abs(given - value) <= TOLERANCE):
             raise DataError(f"{where}: {name} is {given:.2f} in the file, {value:.2f} by its predictions", path)
     return found
 

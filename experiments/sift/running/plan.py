@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,7 +56,11 @@ def trial_specs(study: Study, folders: Folders) -> dict[tuple[str, int], list[Ru
 
 
 def trials_of(specs: Mapping[tuple[str, int], Sequence[RunSpec]], study: Study) -> dict[str, list[Trial]]:
-    """The trials of each method from finished tuning runs; a run that diverged has the metric's worst value."""
+    """The trials of each method from finished tuning runs.
+
+    A run that diverged has the metric's worst value. A metric that is not defined, as of a model that answers every
+    text with the same number, counts as 0.
+    """
     trials: dict[str, list[Trial]] = {}
     assert study.tuning is not None
     for (method, number), runs in specs.items():
@@ -67,7 +72,8 @@ def trials_of(specs: Mapping[tuple[str, int], Sequence[RunSpec]], study: Study) 
                 losses.append(sys.float_info.max / len(runs))
                 continue
             test = record["evaluation"][TRAINED][spec.tests[0]]
-            values.append(test["metrics"][study.metric])
+            value = test["metrics"][study.metric]
+            values.append(0.0 if value is None or math.isnan(value) else value)
             losses.append(_loss(test))
         flags = study.tuning.grid[method][number]
         trials.setdefault(method, []).append(Trial(flags, mean(values), mean(losses)))

@@ -26,7 +26,7 @@ import transformers
 
 from data_utils.errors import DataError, DivergedError, NotFiniteError, OneLineParser, run_command_line
 from data_utils.storage.files import atomic_write
-from data_utils.storage.text_files import read_json, read_json_lines
+from data_utils.storage.text_files import read_json, read_json_lines, with_null
 from experiments.sift.attacks.robustness import measure_robustness
 from experiments.sift.running.runs import Record, run_key, score, settings_of
 from experiments.sift.running.study import TRAINED, command_line
@@ -161,7 +161,7 @@ def execute(spec: RunSpec) -> Record:
             **found,
         }
         with atomic_write(spec.result) as file:
-            json.dump(record, file)
+            json.dump(with_null(record), file)
         shutil.rmtree(work, ignore_errors=True)
     return record
 

@@ -9,6 +9,7 @@ from .adversarial_training import AdversarialTraining
 from .alum import AlumPerturbation
 from .freelb import FreeLbPerturbation
 from .mtdnn_release import MtdnnReleasePerturbation
+from .neftune import NeftunePerturbation
 from .r3f import R3fPerturbation
 from .random_noise import RandomPerturbation
 from .sift import SiftPerturbation
@@ -26,6 +27,7 @@ PERTURBATIONS: dict[str, type[AdversarialPerturbation]] = {
         AlumPerturbation,
         FreeLbPerturbation,
         R3fPerturbation,
+        NeftunePerturbation,
     )
 }
 
@@ -35,6 +37,7 @@ __all__ = [
     "AlumPerturbation",
     "FreeLbPerturbation",
     "MtdnnReleasePerturbation",
+    "NeftunePerturbation",
     "R3fPerturbation",
     "RandomPerturbation",
     "SiftPerturbation",

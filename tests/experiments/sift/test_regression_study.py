@@ -18,10 +18,10 @@ from data_utils.storage.text_files import write_lines
 from experiments.sift import report
 from experiments.sift.reporting.results import read_study
 from experiments.sift.reporting.statistics import _counts, sample
-from experiments.sift.running import layout
-from experiments.sift.running.plan import run_specs, trial_specs, trials_of
+from experiments.sift.running import layout, plan
+from experiments.sift.running.plan import best_flags, run_specs, trial_specs, trials_of
 from experiments.sift.running.study import Study
-from experiments.sift.running.study_run import execute
+from experiments.sift.running.study_run import RunSpec, execute
 
 TASK_DEF = Path("experiments/glue/glue_task_def.yml").resolve()
 SIZES = {"train": 12, "dev": 6, "test": 9}
@@ -117,3 +117,37 @@ def test_the_bootstrap_of_a_correlation_is_that_of_the_drawn_examples():
     for row, places in zip([found.values, *found.resampled], drawn, strict=True):
         expected = [100 * pearsonr(golds[places], one[places]).statistic for one in scores[:2]]
         assert row == pytest.approx([*expected, 0.0])
+
+
+def test_a_run_whose_correlation_is_not_defined_is_reported(results: Path, tmp_path: Path):
+    """A model that answers every text with the same number: null in the run's file, nan in the report."""
+    path = sorted((results / "runs").glob("*.json"))[0]
+    file = json.loads(path.read_text())
+    file["history"][0]["metrics"]["stsb_dev"] = dict.fromkeys(("Pearson", "Spearman"))
+    stored = file["evaluation"]["trained"]["stsb_test"]
+    stored["scores"], stored["metrics"] = [2.5] * len(stored["scores"]), dict.fromkeys(("Pearson", "Spearman"))
+    path.write_text(json.dumps(file))
+    (run,) = (run for run in read_study(results).runs if run.path == path)
+    assert np.isnan(run.dev_scores("Pearson", "stsb")).all()
+    assert np.isnan(list(run.evaluation["trained"]["stsb_test"].measures.values())).all()
+    report.main([str(results.parent), "--output", str(tmp_path / "report")])
+    assert "nan" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_a_trial_whose_metric_is_not_defined_is_never_chosen(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    assert study.tuning is not None
+    tuning = study.tuning.model_copy(update={"grid": {"plain": [{"seed": 1}, {"seed": 2}]}})
+    tried = study.model_copy(update={"tuning": tuning})
+    folders = layout.Folders(*(tmp_path for _ in layout.Folders._fields))
+    metrics = {"1": None, "2": 12.5}
+
+    def record(spec: RunSpec) -> dict[str, Any]:
+        value = metrics[str(spec.flags["seed"])]
+        test = {"golds": [1.0, 2.0], "scores": [1.0, 1.0], "metrics": {"Pearson": value}}
+        return {"evaluation": {"trained": {spec.tests[0]: test}}}
+
+    monkeypatch.setattr(plan, "finished", record)
+    (trials,) = trials_of(trial_specs(tried, folders), tried).values()
+    assert [trial.value for trial in trials] == [0.0, 12.5] and best_flags(trials) == {"seed": 2}

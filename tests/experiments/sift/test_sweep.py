@@ -60,7 +60,7 @@ def test_the_grid_has_freelb_once_for_it_has_no_alpha():
 
 def test_defaults_are_one_point_a_method_and_level_whose_flags_change_nothing(tmp_path: Path):
     points = sweep.points_of(sweep.parse_args(["--defaults"]))
-    assert len(points) == 7 * 3
+    assert len(points) == 8 * 3
     for point in points:
         own = {"adv_train": "true", "adv_opt": point.method, "adv_norm_level": point.level}
         options: dict[str, Any] = {"encoder": "tiny", "data_dir": tmp_path, "epochs": 1}

@@ -46,8 +46,8 @@ def test_methods_that_differ_from_smart_by_more_than_sizes():
     found = {method: parse_args(["--adv_opt", method]).adversarial for method in measured_defaults.BY_METHOD}
     assert found["alum"].adv_start_ratio == 0.5
     assert {a.adv_start_ratio for name, a in found.items() if name != "alum"} == {0.0}
-    assert [name for name, a in found.items() if a.adv_noise == "uniform"] == ["freelb", "r3f"]
-    assert [name for name, a in found.items() if a.adv_k == 0] == ["random", "r3f"]
+    assert [name for name, a in found.items() if a.adv_noise == "uniform"] == ["freelb", "r3f", "neftune"]
+    assert [name for name, a in found.items() if a.adv_k == 0] == ["random", "r3f", "neftune"]
 
 
 @pytest.mark.parametrize(

@@ -204,7 +204,7 @@ def test_a_switch_takes_a_value_too():
         ("--test_datasets cola,rte,cola", "--test_datasets: found cola more than once"),
         ("--fp16 --bf16", "--fp16 and --bf16: found both"),
         ("--seed -1", "--seed"),
-        ("--adv_opt smort", "alum, freelb, r3f (did you mean 'smart'?)"),
+        ("--adv_opt smort", "alum, freelb, r3f, neftune (did you mean 'smart'?)"),
         ("--adv_norm_level postln", "accepted: pre_ln, post_ln, deberta, hidden:N (did you mean 'post_ln'?)"),
         ("--adv_norm_level hidden:x", "accepted: pre_ln, post_ln, deberta, hidden:N"),
         (

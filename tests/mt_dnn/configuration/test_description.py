@@ -40,6 +40,8 @@ SENTENCES = {
     "from 50 % of the updates on",
     "--adv_train --adv_opt freelb": "FreeLB: the mean task loss over 2 points of adversarial noise at the word "
     "embeddings, radius 3 % of each sentence, step size 3 %",
+    "--adv_train --adv_opt neftune": "NEFTune: the task loss under noise without a search at the word embeddings, "
+    "uniform noise of at most 5 / √(tokens · hidden)",
     "--adv_train --adv_opt r3f": "R3F: smooth predictions under noise without a search at the word embeddings, uniform "
     "noise of at most 30 % of each vector's root mean square, α = 3",
     "--adv_train --adv_opt random --adv_norm_level post_ln": "Random noise: no search, noise at the normalized "

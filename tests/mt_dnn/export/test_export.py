@@ -23,6 +23,7 @@ from mt_dnn.configuration.config import Config, parse_args
 from mt_dnn.export.export import FAMILIES, HeadLayout, HfExport, main, sequence_classifier
 from mt_dnn.loss import BceCriterion
 from mt_dnn.matcher import SANBertNetwork
+from mt_dnn.training.dry_run import dry_run
 from mt_dnn.training.trainer import Trainer, train
 from tasks.definition import TaskDef
 from tests.encoders import tiny_encoder
@@ -315,6 +316,8 @@ def test_the_same_run_again_replaces_its_own_model(
     tiny_run(Path("out"), *flags, "--seed", "1")
     weights = Path("hf/mnli/model.safetensors")
     before = weights.read_bytes()
+    dry_run(tiny_config(Path("out"), *flags))
+    assert weights.read_bytes() == before
     tiny_run(Path("out"), *flags, "--seed", "2")
     assert weights.read_bytes() != before
     assert {path.name for path in tmp_path.iterdir() if path.name.startswith(("hf", ".hf"))} == {"hf"}

@@ -28,7 +28,7 @@ NO_BALL: dict[str, Any] = {"noise_var": 0.05, "projection": "none"}
 
 
 def test_the_registry_holds_each_method_under_its_name() -> None:
-    assert list(PERTURBATIONS) == ["random", "at", "vat", "smart", "alum", "freelb", "r3f"]
+    assert list(PERTURBATIONS) == ["random", "at", "vat", "smart", "alum", "freelb", "r3f", "neftune"]
     assert all(method.name == name for name, method in PERTURBATIONS.items())
 
 

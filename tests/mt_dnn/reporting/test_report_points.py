@@ -64,8 +64,10 @@ def test_lines_of_a_run_without_a_bar_tell_pace_time_left_and_scored_batches(
     assert "epoch 1 of 1, cola_dev: 1 of 2 batches scored" in log
 
 
-def test_a_resumed_run_has_the_points_and_the_figures_of_an_unbroken_one(tmp_path: Path) -> None:
-    flags = (*SIFT, "--log_per_updates", "4", "--save_per_updates_on", "--save_per_updates", "3")
+@pytest.mark.parametrize("every", ["1", "5"])
+def test_a_resumed_run_has_the_points_and_the_figures_of_an_unbroken_one(tmp_path: Path, every: str) -> None:
+    """Those of the last regularized update too, where that was before the checkpoint."""
+    flags = (*SIFT, "--adv_every", every, "--log_per_updates", "4", "--save_per_updates_on", "--save_per_updates", "3")
     tiny_run(tmp_path / "whole", *flags)
     for at in ("model_0_3.pt", "model_0_6.pt", "model_0.pt"):
         tiny_run(tmp_path / at, *flags, "--resume", "--model_ckpt", str(tmp_path / "whole" / at))

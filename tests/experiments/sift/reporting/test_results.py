@@ -194,7 +194,7 @@ def out_test(file: dict[str, Any]) -> dict[str, Any]:
         (lambda file: out_test(file)["probabilities"].__setitem__(0, [1.0]), "classes"),
         (lambda file: out_test(file)["probabilities"].__setitem__(0, [float("nan"), 1]), "finite"),
         (lambda file: out_test(file)["probabilities"].__setitem__(0, [1e300, 0]), "less than or equal to 1"),
-        (lambda file: out_test(file)["metrics"].update(ACC=float("nan")), "finite"),
+        (lambda file: out_test(file)["metrics"].update(ACC=float("nan")), "ACC is nan in the file, 80"),
         (lambda file: file["evaluation"]["trained"].pop("cola_in_test"), "no stage 'trained', test 'cola_in_test'"),
         (lambda file: file.pop("seed"), "seed: field required"),
         (lambda file: file.update(robustness={"pgd": {"t": {"pre_ln": {"radii": [0.0], "correct": []}}}}), "radius,"),
