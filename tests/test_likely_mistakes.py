@@ -57,7 +57,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (SEVERAL.replace("rude,loud", "rude,rude"), "--label: found 'rude' 2 times, accepted: once"),
         (f"{SEVERAL} --task_type Regression", "--task_type: found Regression for 2 label columns, accepted: Mu"),
         (f"{TRAIN} --lerning_rate 1", "unknown flag --lerning_rate (did you mean '--learning_rate'?)"),
-        (f"{TRAIN} --adv_norm_level post-ln", "accepted: pre_ln, post_ln, deberta (did you mean 'post_ln'?)"),
+        (f"{TRAIN} --adv_norm_level post-ln", "accepted: pre_ln, post_ln, deberta, hidden:N (did you mean 'post_ln'?)"),
         (
             TRAIN.replace("--train_datasets reviews", "--train_datasets reviws"),
             f"--train_datasets: reviws: {TASK_DEF}: found no task 'reviws' (did you mean 'reviews'?)",
