@@ -109,6 +109,8 @@ class _MeanInChunks(torch.autograd.Function):
             ]
             with torch.enable_grad():
                 value = share * gradient * ctx.divergence(*leaves)
+            if not value.requires_grad:  # the divergence detaches the only one that has a gradient
+                continue
             parts = zip(found, places, leaves, strict=True)
             wanted = [(whole, place, leaf) for whole, place, leaf in parts if whole is not None]
             gradients = torch.autograd.grad(value, [leaf for _, _, leaf in wanted], materialize_grads=True)

@@ -128,3 +128,11 @@ def test_a_token_that_is_not_finite_makes_its_example_so(number: float) -> None:
     assert batch.finite(perturbed).tolist() == [True, False]
     assert batch.finite(perturbed[mask == 1]).tolist() == [True, False]
     assert batch.finite(torch.full((2, 3, 4), 6e4, dtype=torch.float16)).tolist() == [True, True]
+
+
+def test_a_divergence_that_detaches_the_only_one_with_a_gradient_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = logits(7, 11)
+    monkeypatch.setattr(chunks, "CHUNK_NUMBERS", 22)
+    value = mean_in_chunks(lambda p, q: (p - q.detach()).square().mean(), first.detach(), second)
+    (gradient,) = torch.autograd.grad(value, second)
+    assert not gradient.any()
