@@ -1,8 +1,18 @@
-"""The settings that `prepro_std.py --from` suggests for a training on a table, as a file for `train.py --config`.
+"""The settings that `prepro_std.py --from` suggests for training on a table, as a file for `train.py --config`.
 
-They are the usual ones for fine-tuning such encoders [Devlin et al. 2019; Mosbach et al. 2021]: AdamW, batches of 32, a
-learning rate that rises over the first tenth of the updates. Small encoders take a larger rate; small tables take more
-epochs, since a few dozen updates leave a model where it began.
+They are the usual ones for fine-tuning such encoders [Devlin et al. 2019; Mosbach et al. 2021]: AdamW, batches of 32,
+and a learning rate that rises during the first tenth of the updates. Small encoders take a larger rate. Small tables
+take more epochs, because a few dozen updates hardly change a model.
+
+Checked with MiniLM, plain fine-tuning, seed 2018, on the tenth of two tables that `--from` holds out: accuracy in
+percent after each of 8 epochs at the suggested rate of 1e-4 (standard errors 1.3 and 1.7):
+
+- UCI sentiment, 2,684 rows, 5 epochs suggested: 90.6, 93.6, 93.6, 95.0, 94.3, 94.6, 95.0, 94.6. At 5e-5 the best
+  epoch has 94.6, at 2e-4 93.0.
+- tweets with and without hate, 1,869 rows, 7 epochs suggested: 90.9, 93.8, 92.3, 92.8, 92.8, 92.8, 91.8, 92.3.
+
+The model that a run exports is that of the epoch with the best development score, so more epochs cost time, not
+accuracy. Larger encoders and pairs of texts were not checked.
 """
 
 from __future__ import annotations
