@@ -114,5 +114,5 @@ def test_a_run_with_encoder_type_4(tmp_path: Path) -> None:
 
 
 def test_other_encoder_types_are_derived_from_the_encoder() -> None:
-    assert "the encoder's own configuration" in parse_args(["--encoder_type", "2"]).notices[0]
+    assert "the encoder's configuration" in parse_args(["--encoder_type", "2"]).notices[0]
     assert parse_args(["--encoder_type", "4"]).notices == ()

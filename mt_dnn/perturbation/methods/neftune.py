@@ -30,8 +30,9 @@ class NeftunePerturbation(AdversarialTraining):
 
     Args:
         noise_var: σ, the paper's α: 5, 10 or 15 there.
-        length: what L counts: `padded`, the tokens of the batch's longest text, as transformers' Trainer and the
-            paper's code do; or `real`, each text's own tokens, so that its noise does not depend on its batch.
+        length: what L counts: `real`, each text's own tokens, so that its noise depends neither on its batch nor on
+            the number of processes; or `padded`, the tokens of the batch's longest text, as transformers' Trainer and
+            the paper's code do.
         projection: `none`, since noise without a search needs no ball.
 
     Shape:
@@ -48,7 +49,7 @@ class NeftunePerturbation(AdversarialTraining):
     default_noise = "uniform"
     replaces_task_loss = True
 
-    def __init__(self, *arguments: Any, length: str = "padded", **options: Any):
+    def __init__(self, *arguments: Any, length: str = "real", **options: Any):
         self._length = length
         super().__init__(*arguments, **options)
 

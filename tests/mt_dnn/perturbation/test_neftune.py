@@ -28,7 +28,7 @@ def test_the_loss_and_its_gradient_are_those_of_transformers_at_equal_draws(head
     expected = model(**batch).loss
     handle.remove()
     del words.neftune_noise_alpha
-    method = NeftunePerturbation.with_defaults(noise_var=ALPHA)
+    method = NeftunePerturbation.with_defaults(noise_var=ALPHA, length="padded")
     torch.manual_seed(4)
     found = method.regularize(
         lambda: model(**batch), model, None, batch["attention_mask"], task_loss=lambda output: output.loss

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import prepro_std
+from experiments.preparation import command as preparation
 from data_utils.errors import DataError, FlagError
 from data_utils.readers import read_canonical_tsv
 from data_utils.task_def import DataFormat
@@ -219,13 +219,13 @@ def test_an_unknown_name_is_told(tmp_path: Path):
 
 def test_token_files_are_made_once_and_again_where_a_source_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls = []
-    tokenize = prepro_std.main
+    tokenize = preparation.main
 
     def counted(argv: list[str]) -> None:
         calls.append(argv)
         tokenize(argv)
 
-    monkeypatch.setattr(prepro_std, "main", counted)
+    monkeypatch.setattr(preparation, "main", counted)
     write_uci(tmp_path / "data")
     write_advglue(tmp_path / "data")
 
