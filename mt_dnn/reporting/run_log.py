@@ -31,8 +31,8 @@ def opening(config: Config, data: RunData, total_updates: int, accelerator: Acce
         f"{datasets}; {_sizes(data.evaluation.values())} to evaluate on",
         f"Training: {_count(training.epochs, 'epoch')}, {_count(total_updates, 'update')}, on "
         f"{accelerator.device.type} with {_count(processes, 'process')}; encoder {config.encoder}",
-        f"Every epoch ends with an evaluation and a checkpoint: {training.output_dir}/model_0.pt after epoch 1, "
-        "model_1.pt after epoch 2, and so on",
+        f"Every epoch ends with an evaluation and a checkpoint: {training.output_dir}/model_0.pt after epoch 1"
+        + (", model_1.pt after epoch 2, and so on" if training.epochs > 1 else ""),
     ]
 
 
