@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments.preparation import command as preparation
 from data_utils.errors import DataError, FlagError
 from data_utils.readers import read_canonical_tsv
 from data_utils.task_def import DataFormat
+from experiments.preparation import command as preparation
 from experiments.sift.data import hutto, study_data
 from experiments.sift.data.glue_pairs import Pair
 from experiments.sift.data.hutto import Example, normal_form
