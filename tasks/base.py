@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data_utils.errors import DataError, FlagError, UserError, nearest
+from data_utils.errors import DataError, FlagError, UserError
 from data_utils.metrics import Metric, calc_metrics, undefined
 from data_utils.prepro import Line, Split, Tokenization
 from data_utils.task_def import OF_CLASSES, DataFormat, LossCriterion
@@ -27,7 +27,7 @@ from module.pooler import Pooler
 from module.san import AnswerOptions, SANClassifier
 from tasks.interfaces import Batch, Criterion, Definition, Examples, Network
 from tasks.table_rows import as_text
-from tasks.values import Answer, Entries, Evaluation, ModelInputs, Values, check_classes
+from tasks.values import Answer, Entries, Evaluation, ModelInputs, Values, check_classes, class_index
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -382,26 +382,3 @@ class Task:
 def _unlabeled(split: Split, fields: Mapping[str, Any]) -> bool:
     """An empty field is an example without a label; in a training file it is a mistake."""
     return not fields["label"] and not split.is_train
-
-
-def class_index(task_def: Definition, split: Split, number: int, text: object) -> int:
-    """The index of a class. The TSV has its name, or its number if the definition has no names.
-
-    Raises:
-        DataError: there is no such class.
-    """
-    labels = task_def.label_vocab
-    if labels is not None:
-        if text in labels:
-            return labels[str(text)]
-        known = list(labels.tok2ind)
-        hint = nearest(str(text), known)
-        raise DataError(f"found the label {text!r}{hint}; accepted: {', '.join(known)}", split.path, number)
-    try:
-        index = int(str(text))
-    except ValueError:
-        index = -1
-    if not 0 <= index < task_def.n_class:
-        accepted = f"a whole number from 0 to {task_def.n_class - 1}"
-        raise DataError(f"found the label {text!r}; accepted: {accepted}", split.path, number)
-    return index

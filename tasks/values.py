@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
+from data_utils.errors import DataError, nearest
+from data_utils.prepro import Split
 from module.sentence_masks import from_mtdnn_mask, sentence_masks
+from tasks.interfaces import Definition
 
 Values = np.ndarray | Sequence[Any]  # one of each example
 
@@ -108,3 +111,26 @@ def check_texts(predictions: Sequence[Any]) -> None:
     for own in predictions:
         if not isinstance(own, str):
             raise ValueError(f"found the prediction {own!r}; accepted: a text")
+
+
+def class_index(task_def: Definition, split: Split, number: int, text: object) -> int:
+    """The index of a class. The TSV has its name, or its number if the definition has no names.
+
+    Raises:
+        DataError: there is no such class.
+    """
+    labels = task_def.label_vocab
+    if labels is not None:
+        if text in labels:
+            return labels[str(text)]
+        known = list(labels.tok2ind)
+        hint = nearest(str(text), known)
+        raise DataError(f"found the label {text!r}{hint}; accepted: {', '.join(known)}", split.path, number)
+    try:
+        index = int(str(text))
+    except ValueError:
+        index = -1
+    if not 0 <= index < task_def.n_class:
+        accepted = f"a whole number from 0 to {task_def.n_class - 1}"
+        raise DataError(f"found the label {text!r}; accepted: {accepted}", split.path, number)
+    return index

@@ -13,7 +13,7 @@ from data_utils.tables.content import encodable, stem_of, suffix_of
 from data_utils.tables.delimited import delimited_text, read_csv, read_tsv
 from data_utils.tables.excel import read_excel, write_excel
 from data_utils.tables.json_rows import json_text, read_json_rows
-from data_utils.tables.library import is_saved, named_tables, saved_tables
+from data_utils.tables.named import is_saved, named_tables, saved_tables
 from data_utils.tables.parquet import read_parquet, write_parquet
 from data_utils.tables.table import Layout, Row, Table
 

@@ -47,6 +47,11 @@ class Rows:
 LogitRows = Tensor | Rows  # logits with one distribution per row
 
 
+def as_tensor(rows: LogitRows) -> Tensor:
+    """The logits of these rows, (rows, classes), copied if they are selected ones."""
+    return rows.tensor() if isinstance(rows, Rows) else rows
+
+
 def selected_rows(logits: Tensor, index: Tensor) -> LogitRows:
     """The rows of logits (all rows, classes) at these indices; `Rows` if there are so many that chunks are compared."""
     if len(index) == len(logits):

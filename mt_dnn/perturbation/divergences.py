@@ -45,6 +45,18 @@ class Criterion(nn.Module):
         raise TypeError(f"{type(self).__name__} is a base class")
 
 
+def is_mean_over_rows(divergence: Callable[..., Tensor]) -> bool:
+    """Whether D is known to be a mean over rows without parameters, so that it can be computed in chunks of rows.
+
+    A custom function is not: it is called once with all rows, whatever their number.
+    """
+    return (
+        isinstance(divergence, Criterion)
+        and type(divergence).forward is Criterion.forward
+        and next(divergence.parameters(), None) is None
+    )
+
+
 class MseCriterion(Criterion):
     """Mean over B·C of (input − target)²; a column of outputs (B, 1) is compared with labels (B,)."""
 

@@ -10,8 +10,15 @@ import torch
 from torch import Tensor
 
 from .ball import is_finite
-from .chunks import LogitRows, Rows, mean_in_chunks, selected_rows
-from .divergences import PADDING_LOGIT, MseCriterion, SymKlCriterion, grouped, over_labels
+from .chunks import LogitRows, Rows, as_tensor, mean_in_chunks, selected_rows
+from .divergences import (
+    PADDING_LOGIT,
+    MseCriterion,
+    SymKlCriterion,
+    grouped,
+    is_mean_over_rows,
+    over_labels,
+)
 
 Divergence = Callable[..., Tensor]
 TaskLoss = Callable[[Any], Tensor]
@@ -181,15 +188,17 @@ class Comparison:
             divergence: replaces the batch's D.
         """
         divergence = divergence or self.divergence
-        if isinstance(first, Rows) or isinstance(second, Rows):
+        if is_mean_over_rows(divergence) and (isinstance(first, Rows) or isinstance(second, Rows)):
             return mean_in_chunks(divergence, first, second)
+        first, second = as_tensor(first), as_tensor(second)
         if len(first) == 0:
             return first.sum() + second.sum()  # zero, with a gradient
         if self.view == "labels" and not isinstance(divergence, MseCriterion):
             return over_labels(divergence, first, second)
         real = self._real_columns()
         if real is None or not getattr(divergence, "over_columns", False):
-            return mean_in_chunks(divergence, first, second)
+            in_chunks = is_mean_over_rows(divergence)
+            return mean_in_chunks(divergence, first, second) if in_chunks else divergence(first, second)
         real = real.to(first.device, torch.promote_types(first.dtype, torch.float32))
         return divergence(first, second, first.size(-1) / real)
 

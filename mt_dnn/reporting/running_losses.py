@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from mt_dnn.model import UpdateReport
+from mt_dnn.training.update import UpdateReport
 
 # Name in every report, by name in `UpdateReport`.
 LOSSES = {"task_loss": "loss", "adv_loss": "R", "unlabeled": "R_unlabeled", "bregman": "bregman"}

@@ -17,10 +17,10 @@ from accelerate.utils import gather_object
 from data_utils.storage.files import atomic_write, write_errors
 from mt_dnn.configuration.config import GROUPS, RESUME_FLAGS, UPLOAD_FLAGS, Config
 from mt_dnn.configuration.flags import flags_of
-from mt_dnn.model import UpdateReport
 from mt_dnn.reporting.curves import Curves
 from mt_dnn.reporting.run_result import RunResult
 from mt_dnn.reporting.running_losses import FIGURES, RISES, RunningLosses
+from mt_dnn.training.update import UpdateReport
 
 METRICS_FILE = "metrics.jsonl"
 # Flags that say where things lie or what is shown, not what is computed.

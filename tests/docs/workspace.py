@@ -18,8 +18,8 @@ from transformers import BertConfig, BertForSequenceClassification, TrainingArgu
 
 from data_utils.pretrained import EMBEDDED_NAME
 from examples.plain_pytorch import read_sentences
-from mt_dnn.model import UpdateReport
 from mt_dnn.reporting.telemetry import Telemetry
+from mt_dnn.training.update import UpdateReport
 from tests.docs.pages import ROOT, Block
 from tests.docs.shell import commands
 from tests.mt_dnn.runs import tiny_config

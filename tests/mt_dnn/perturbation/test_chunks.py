@@ -136,3 +136,23 @@ def test_a_divergence_that_detaches_the_only_one_with_a_gradient_has_none(monkey
     value = mean_in_chunks(lambda p, q: (p - q.detach()).square().mean(), first.detach(), second)
     (gradient,) = torch.autograd.grad(value, second)
     assert not gradient.any()
+
+
+@pytest.mark.parametrize("index", [None, [0, 2, 3, 6]])
+def test_a_custom_divergence_gets_all_rows_at_once(index: list[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It need not be a mean over rows, and may have parameters, whose gradient chunks would lose."""
+    factor = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+    perturbed, clean = (part.detach().view(1, 7, 11) for part in logits(7, 11))
+    mask = torch.zeros(1, 7)
+    mask[0, list(range(7)) if index is None else index] = 1
+
+    def value() -> tuple[float, float]:
+        batch = Comparison(clean, mask, lambda p, q: factor * (p - q).square().sum(), task_type="tokens")
+        ((first, second),) = batch.pairs(perturbed)
+        found = batch.distance(first, second)
+        return found.item(), torch.autograd.grad(found, factor)[0].item()
+
+    whole = value()
+    monkeypatch.setattr(chunks, "CHUNK_NUMBERS", 22)
+    assert value() == pytest.approx(whole, abs=1e-12)
+    assert whole[1] > 1

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from data_utils.errors import UserError
-from mt_dnn.model import UpdateReport
 from mt_dnn.reporting.telemetry import Telemetry, ascent_gain
+from mt_dnn.training.update import UpdateReport
 from tests.mt_dnn.runs import SIFT, tiny_config, tiny_run
 
 
