@@ -23,10 +23,10 @@ from mt_dnn.configuration.config import Config, parse_args
 from mt_dnn.export.export import FAMILIES, HeadLayout, HfExport, main, sequence_classifier
 from mt_dnn.loss import BceCriterion
 from mt_dnn.matcher import SANBertNetwork
-from mt_dnn.training.dry_run import dry_run
 from mt_dnn.training.trainer import Trainer, train
 from tasks.definition import TaskDef
 from tests.encoders import tiny_encoder
+from tests.mt_dnn.export.tasks import WORDS, tanh_tasks
 from tests.mt_dnn.runs import RUN, assert_same, parameters, tiny_config, tiny_run
 
 needs_embedded = pytest.mark.skipif(
@@ -42,7 +42,6 @@ OTHER_NAMES = {
     "deberta": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 2},
     "modernbert": {f"{name}_token_id": 0 for name in ("pad", "eos", "bos", "cls", "sep")},
 }
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "The", "the", "FILM", "film", "was", "fine"]
 
 
 def _network(family: str, actf: str | None, **changes: Any) -> SANBertNetwork:
@@ -80,16 +79,6 @@ def _batch(network: SANBertNetwork) -> dict[str, Tensor]:
     if getattr(config, "type_vocab_size", 0) > 1:
         batch["token_type_ids"] = torch.tensor([[0, 0, 0, 1, 1, 1, 1], [0, 0, 1, 1, 0, 0, 0]])
     return batch
-
-
-@pytest.fixture
-def tokenizer(tmp_path: Path) -> str:
-    """A folder with a small cased tokenizer."""
-    folder = tmp_path / "tokenizer"
-    folder.mkdir()
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": false}')
-    return str(folder)
 
 
 def _export(network: SANBertNetwork, folder: Path, tokenizer: str, **flags: Any) -> Path:
@@ -227,18 +216,11 @@ def _umask() -> int:
     return value
 
 
-def _tanh_tasks(folder: Path) -> str:
-    """The tiny run's tasks with the activation of BERT's class."""
-    path = folder / "tasks.yml"
-    path.write_text((RUN / "task_def.yml").read_text().replace("}", ", actf: tanh}"))
-    return str(path)
-
-
 ONE_TASK = ("--train_datasets", "cola", "--test_datasets", "cola", "--best_metric", "cola:ACC")
 
 
 def test_a_run_writes_its_best_epoch_and_trains_as_without_the_flag(tmp_path: Path, tokenizer: str) -> None:
-    flags = (*ONE_TASK, "--task_def", _tanh_tasks(tmp_path), "--learning_rate", "1e-7")
+    flags = (*ONE_TASK, "--task_def", tanh_tasks(tmp_path), "--learning_rate", "1e-7")
     tiny_run(tmp_path / "plain", *flags)
     save = ("--save_hf", str(tmp_path / "hf"), "--tokenizer", tokenizer)
     result = tiny_run(tmp_path / "run", *flags, *save)
@@ -265,7 +247,7 @@ def test_a_run_writes_its_best_epoch_and_trains_as_without_the_flag(tmp_path: Pa
 def test_a_checkpoint_is_exported_as_its_run_did_and_one_task_into_the_folder_itself(
     tmp_path: Path, tokenizer: str
 ) -> None:
-    flags = ("--epochs", "1", "--task_def", _tanh_tasks(tmp_path), "--save_hf", str(tmp_path / "run"))
+    flags = ("--epochs", "1", "--task_def", tanh_tasks(tmp_path), "--save_hf", str(tmp_path / "run"))
     tiny_run(tmp_path / "out", *flags, "--tokenizer", tokenizer, "--max_seq_len", "20")
     checkpoint = ["--checkpoint", str(tmp_path / "out" / "model_0.pt")]
     main([*checkpoint, "--save_hf", str(tmp_path / "all")])
@@ -300,74 +282,12 @@ def test_what_would_fail_at_the_end_is_refused_before_training(
     monkeypatch.chdir(tmp_path)
     Path("FULL").mkdir()
     Path("FULL/file").write_text("")
-    tasks = _tanh_tasks(tmp_path)
+    tasks = tanh_tasks(tmp_path)
     given = ("--task_def", tasks, "--save_hf", "hf", *(() if flags[1] == "TANH" else ("--tokenizer", tokenizer)))
     with pytest.raises((FlagError, DataError), match=message) as caught:
         Trainer(tiny_config(Path("out"), *given, *(tasks if flag == "TANH" else flag for flag in flags)))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*.pt")) and not Path("hf").exists()
-
-
-def test_the_same_run_again_replaces_its_own_model(
-    tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    flags = ("--task_def", _tanh_tasks(tmp_path), "--save_hf", "hf", "--tokenizer", tokenizer, "--epochs", "1")
-    tiny_run(Path("out"), *flags, "--seed", "1")
-    weights = Path("hf/mnli/model.safetensors")
-    before = weights.read_bytes()
-    dry_run(tiny_config(Path("out"), *flags))
-    assert weights.read_bytes() == before
-    tiny_run(Path("out"), *flags, "--seed", "2")
-    assert weights.read_bytes() != before
-    assert {path.name for path in tmp_path.iterdir() if path.name.startswith(("hf", ".hf"))} == {"hf"}
-    with pytest.raises(FlagError, match="hf is not empty; accepted: a new or an empty folder, or the one of an"):
-        tiny_run(Path("another"), *flags)
-
-
-@pytest.mark.parametrize("before", ["exported", "interrupted", "elsewhere", "by another run"])
-def test_a_users_files_are_never_replaced(
-    before: str, tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither in the folder of the same run, nor in a folder of the same name that the run did not write."""
-    flags = ("--task_def", _tanh_tasks(tmp_path), "--tokenizer", tokenizer, "--epochs", "1")
-    out, here = tmp_path / "out", tmp_path / "here"
-    for folder in (here, tmp_path / "there"):
-        folder.mkdir()
-    monkeypatch.chdir(tmp_path / "there" if before == "elsewhere" else here)
-    if before == "interrupted":
-        Trainer(tiny_config(out, *flags, "--save_hf", "hf"))
-    else:
-        tiny_run(tmp_path / "another" if before == "by another run" else out, *flags, "--save_hf", "hf")
-    monkeypatch.chdir(here)
-    Path("hf").mkdir(exist_ok=True)
-    Path("hf/notes.txt").write_text("mine")
-    with pytest.raises(FlagError, match="--save_hf: .*hf (is not empty|holds files that .*: notes.txt); accepted"):
-        tiny_run(out, *flags, "--save_hf", "hf")
-    assert Path("hf/notes.txt").read_text() == "mine"
-
-
-def test_files_that_come_to_the_folder_during_a_run_stay(tmp_path: Path, tokenizer: str) -> None:
-    config = Config.from_flags({"save_hf": str(tmp_path / "hf"), "tokenizer": tokenizer})
-    export = HfExport(config, _network("bert", "tanh"), {"cola": 0})
-    (tmp_path / "hf").mkdir()
-    (tmp_path / "hf" / "notes.txt").write_text("mine")
-    with pytest.raises(FlagError, match="hf is not empty"):
-        export.write(ModelCard("---\nlibrary_name: transformers\n---\n"))
-    assert [path.name for path in (tmp_path / "hf").iterdir()] == ["notes.txt"]
-
-
-def test_the_command_replaces_no_model_of_a_run(
-    tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The default of --output_dir is a run's, and the command is not that run."""
-    monkeypatch.chdir(tmp_path)
-    flags = ("--task_def", _tanh_tasks(tmp_path), "--tokenizer", tokenizer, "--epochs", "1")
-    tiny_run(Path("checkpoint"), *flags, "--save_hf", "hf")
-    before = Path("hf/mnli/model.safetensors").read_bytes()
-    with pytest.raises(FlagError, match="hf is not empty"):
-        main(["--checkpoint", "checkpoint/model_0.pt", "--save_hf", "hf"])
-    assert Path("hf/mnli/model.safetensors").read_bytes() == before
 
 
 def test_a_tokenizer_of_a_larger_vocabulary_is_refused(tmp_path: Path, tokenizer: str) -> None:
