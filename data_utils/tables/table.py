@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from data_utils.errors import DataError, UserError, nearest
 
+TRUTHS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}  # texts in the column of a yes or no
 LARGEST_TABLE = 1 << 32  # bytes of a file when unpacked, and characters of all cells together
 
 

@@ -30,7 +30,6 @@ from experiments.preparation.own_rows import (
     without_minus_one,
     without_shared,
 )
-from tasks.definition import TaskDefs
 
 DEFINITION = "task_def.yml"  # in the folder of the TSVs
 SEED = 2018  # of the share that is held out
@@ -77,7 +76,7 @@ class OwnTask:
         choices: what is done about rows that cannot be used as they are.
         encoding: of text files, as in `read_table`.
         split: which split a single table is; None: train.
-        known: the task definitions that there are; a source without a training table needs its task's.
+        task_def: the YAML of the tasks that there are; a source without a training table needs its task's definition.
 
     Attributes:
         name: the task's.
@@ -102,7 +101,7 @@ class OwnTask:
         choices: Choices | None = None,
         encoding: str | None = None,
         split: str | None = None,
-        known: TaskDefs | None = None,
+        task_def: Path | None = None,
     ):
         found, tables = find_tables(source, cache_dir, encoding)
         if split is not None:
@@ -125,7 +124,7 @@ class OwnTask:
         if self.is_new:
             self._learn(rows, tables["train"], task_type)
         else:
-            self._take_over(rows, known, source)
+            self._take_over(rows, task_def, source)
         rows = without_shared(rows, self.choices.shared_texts, self.findings)
         self.splits = {own: [self._example(row) for row in found] for own, found in rows.items()}
         self.held_out = self.is_new and "dev" not in self.splits
@@ -167,12 +166,15 @@ class OwnTask:
             )
         self._check_labels(rows)
 
-    def _take_over(self, rows: dict[str, list[OwnRow]], known: TaskDefs | None, source: str) -> None:
+    def _take_over(self, rows: dict[str, list[OwnRow]], path: Path | None, source: str) -> None:
         """Take the task's type and labels from the definition that there is, and hold the rows against them.
 
         Raises:
             UserError: there is none, or it is of other texts.
         """
+        from tasks.definition import TaskDefs  # whose import takes seconds; a mistake in a table is reported before
+
+        known = TaskDefs(path) if path is not None and path.is_file() else None
         if known is None or self.name not in known.names:
             names = "" if known is None else f"; --task_name names one of {', '.join(known.names)}"
             raise DataError(f"found no train table, and no definition of a task {self.name!r}{names}", source)
@@ -322,6 +324,8 @@ def write_definition(path: Path, tasks: Sequence[OwnTask], actf: str | None = No
     Raises:
         UserError: it defines one of them otherwise, or cannot be read or written.
     """
+    from tasks.definition import TaskDefs
+
     text = path.read_text(encoding="utf-8") if path.is_file() and TaskDefs(path).names else ""
     defined = yaml.safe_load(text) or {}
     new = {}

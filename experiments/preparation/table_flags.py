@@ -13,8 +13,6 @@ from experiments.preparation.own_labels import SETTINGS
 from experiments.preparation.own_rows import Columns
 from experiments.preparation.own_summary import task_summary, write_config
 from experiments.preparation.own_tables import CHOICES, Choices, OwnTask, write_definition
-from tasks import get_task
-from tasks.definition import TaskDefs
 
 
 def add_table_flags(parser: argparse.ArgumentParser) -> None:
@@ -107,16 +105,13 @@ class OwnTables:
     """
 
     def __init__(self, args: argparse.Namespace):
-        from mt_dnn.export.export import head_activation  # what it imports takes seconds, and --help has not to wait
-
         self._args = args
         columns = Columns(args.text, args.label, args.id, args.label_separator)
         choices = Choices(args.missing_labels, args.similar_labels, args.shared_texts)
-        known = TaskDefs(args.task_def) if args.task_def.is_file() else None
         self._tasks = [
             OwnTask(
                 source, columns, args.task_name, args.task_type, args.dev_share, args.transformer_cache, choices,
-                args.encoding, args.split, known,
+                args.encoding, args.split, args.task_def,
             )
             for source in args.sources
         ]  # fmt: skip
@@ -125,6 +120,11 @@ class OwnTables:
             raise FlagError(
                 f"--from: found tables of one name ({', '.join(names)}), accepted: a name each, or --task_name"
             )
+        # What these import takes seconds: a mistake in a table is reported before.
+        from mt_dnn.export.export import head_activation
+        from tasks import get_task
+        from tasks.definition import TaskDefs
+
         self._actf = head_activation(args.model, args.transformer_cache)
         write_definition(args.task_def, [task for task in self._tasks if task.is_new], self._actf)
         task_defs = TaskDefs(args.task_def)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_utils.errors import FlagError, OneLineParser, at_least, nearest
 from mt_dnn.configuration.flags import truth
+from mt_dnn.prediction.model_path import check_model_path
 
 if TYPE_CHECKING:
     from data_utils.tables import Table
@@ -112,6 +113,7 @@ def answer_a_table(arguments: argparse.Namespace) -> None:
 
     output: Path = arguments.output
     metrics_file = _checked_output(output, arguments.source)
+    check_model_path(arguments.model)
     table: Table = read_table(arguments.source, encoding=arguments.encoding)
     text = tuple(column_of(table, name, "text") for name in _columns(arguments.text, table, "text"))
     label = tuple(column_of(table, name, "label") for name in _columns(arguments.label, table, "label"))

@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -281,11 +278,3 @@ def test_a_link_to_the_table_is_the_table(run: Any) -> None:
 def test_one_of_both_ways_is_taken(flags: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         predict.main(flags.split())
-
-
-def test_a_mistake_in_a_table_is_reported_before_slow_imports() -> None:
-    root, missing = Path(predict.__file__).parent, "no_such_table.csv"
-    given = f"-X importtime predict.py --model m --from {missing} --text a --output b.csv"
-    done = subprocess.run([sys.executable, *given.split()], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 2 and f"error: {missing}: cannot be read" in done.stderr
-    assert not re.search(r"\|\s+(torch|transformers)$", done.stderr, re.MULTILINE)
