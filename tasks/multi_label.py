@@ -40,6 +40,7 @@ class MultiLabelTask(Task):
     label_type = np.float32
     many_labels = True
     distils = True
+    answer_parts = ("probability", "classes")
     view = "labels"
 
     @classmethod
