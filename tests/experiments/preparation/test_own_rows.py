@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from data_utils.errors import UserError
+from experiments.preparation.own_definition import write_definition
 from experiments.preparation.own_labels import similar
 from experiments.preparation.own_rows import Columns
-from experiments.preparation.own_tables import Choices, OwnTask, write_definition
+from experiments.preparation.own_tables import Choices, OwnTask
 from tasks.definition import TaskDefs
 
 COLUMNS = Columns(("text",), ("label",))
