@@ -45,7 +45,7 @@ class SentenceAdversarialMixin(AdversarialMixin):
     Cost: K + 1 passes over all texts of a batch in addition to the loss's own.
 
     Seeds, log, evaluation and `hyperparameter_search` are those of `AdversarialMixin`. α was measured for
-    classification; similarity scores move less, so that they need a larger α (docs/own_loop.md).
+    classification; choose it by the size of the loss, since R of similarity scores is the same under every loss.
 
     Args:
         perturbation: the method. Accepted are those that compare, at the levels `pre_ln`, `post_ln` and `deberta`.
