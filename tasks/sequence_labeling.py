@@ -39,6 +39,7 @@ class SequenceLabelingTask(Task):
     many_labels = True
     pads = False
     distils = True
+    answer_parts = ("probability", "items")
     view = "tokens"
 
     @classmethod

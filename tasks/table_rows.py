@@ -72,7 +72,10 @@ def fields_of_row(data_format: DataFormat, cells: Sequence[Any]) -> dict[str, An
     if not all(texts):
         return None
     names = TEXT_COLUMNS[data_format] if len(texts) > 1 else ("premise",)
-    return dict(zip(names, texts, strict=True))
+    fields = dict(zip(names, texts, strict=True))
+    if "context" in fields and isinstance(cells[-1], str):
+        fields["context"] = cells[-1].translate(SEPARATORS)  # as long as in the table, where answers are counted
+    return fields
 
 
 def as_text(cell: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import json
 import math
@@ -10,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data_utils.errors import DataError, UserError, nearest
+from data_utils.errors import DataError, FlagError, UserError, nearest
 
+TRUTHS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}  # texts in the column of a yes or no
 LARGEST_TABLE = 1 << 32  # bytes of a file when unpacked, and characters of all cells together
 
 
@@ -156,6 +158,26 @@ def column_of(table: Table, column: str, flag: str) -> str:
             + ", ".join(table.columns)
         )
     return column
+
+
+def named_columns(given: str, known: Sequence[str], flag: str) -> tuple[str, ...]:
+    """The columns that a flag names.
+
+    Args:
+        given: a column's name, or several with commas between them, blanks around or not. A name with a comma stands
+            alone, or in quotes: `"a, b",c`.
+        known: the columns that there are.
+
+    Raises:
+        FlagError: a column is named twice.
+    """
+    if given in known:
+        return (given,)
+    names = tuple(name.strip() for name in next(csv.reader([given], skipinitialspace=True), [given]))
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise FlagError(f"--{flag}: found {twice[0]!r} {names.count(twice[0])} times, accepted: once")
+    return names
 
 
 class WrittenNumber(float):

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from data_utils.errors import UserError
-from tasks.multi_label import TRUTHS
+from data_utils.tables.table import TRUTHS
 
 NOT_FINITE = ("nan", "inf", "infinity")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")

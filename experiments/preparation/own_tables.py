@@ -11,26 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from data_utils.errors import DataError, FlagError, TaskDefError, UserError, nearest
 from data_utils.prepro import UNLABELED
-from data_utils.storage.files import atomic_write
 from data_utils.tables import Table, find_tables
 from experiments.canonical import NO_LABEL, Example, Reading, write_canonical
+from experiments.preparation.missing_labels import with_labels, without_other_marks, without_training_marks
 from experiments.preparation.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, truths
 from experiments.preparation.own_rows import (
+    ColumnFlags,
     Columns,
     Findings,
     OwnRow,
     merge_similar,
     read_rows,
     text_key,
-    with_labels,
-    without_minus_one,
     without_shared,
 )
-from tasks.definition import TaskDefs
 
 DEFINITION = "task_def.yml"  # in the folder of the TSVs
 SEED = 2018  # of the share that is held out
@@ -44,7 +41,8 @@ class Choices:
     """What is done about rows that would make training or its scores wrong: `stop` refuses them in a line.
 
     Attributes:
-        missing_labels: of rows without a label; drop leaves them out.
+        missing_labels: of rows without a label, or with a text that stands for none, such as `-`; drop leaves them out,
+            keep makes such a text a class.
         similar_labels: of labels that differ in case, blanks or the form of a number alone; merge takes the most
             frequent one for all, keep makes each a class.
         shared_texts: of texts in the training set that a development or test set has too; drop leaves them out of the
@@ -57,7 +55,7 @@ class Choices:
 
 
 CHOICES = {
-    "missing_labels": ("stop", "drop"),
+    "missing_labels": ("stop", "drop", "keep"),
     "similar_labels": ("stop", "merge", "keep"),
     "shared_texts": ("stop", "drop", "keep"),
 }
@@ -68,7 +66,7 @@ class OwnTask:
 
     Args:
         source: as in `find_tables`.
-        columns: which hold what, in all splits.
+        columns: which hold what, in all splits; flags are read with the columns that there are.
         name: the task's; None takes the source's, with `-` for what a task's name cannot have.
         task_type: Classification, Regression or MultiLabel. None: MultiLabel for several labels a text, Regression
             where each label of one column is a number and one is not whole, else Classification.
@@ -77,7 +75,7 @@ class OwnTask:
         choices: what is done about rows that cannot be used as they are.
         encoding: of text files, as in `read_table`.
         split: which split a single table is; None: train.
-        known: the task definitions that there are; a source without a training table needs its task's.
+        task_def: the YAML of the tasks that there are; a source without a training table needs its task's definition.
 
     Attributes:
         name: the task's.
@@ -94,7 +92,7 @@ class OwnTask:
     def __init__(
         self,
         source: str,
-        columns: Columns,
+        columns: Columns | ColumnFlags,
         name: str | None = None,
         task_type: str | None = None,
         dev_share: float = 0.1,
@@ -102,7 +100,7 @@ class OwnTask:
         choices: Choices | None = None,
         encoding: str | None = None,
         split: str | None = None,
-        known: TaskDefs | None = None,
+        task_def: Path | None = None,
     ):
         found, tables = find_tables(source, cache_dir, encoding)
         if split is not None:
@@ -112,6 +110,8 @@ class OwnTask:
         tables = {own: tables[own] for own in (*SPLITS, UNLABELED) if own in tables}
         for note in [note for table in tables.values() for note in table.notes]:
             print(note)
+        if isinstance(columns, ColumnFlags):
+            columns = columns.read(next(iter(tables.values())).columns, task_type)
         self.columns, self.choices = columns, choices or Choices()
         self.name = re.sub(r"[_/\s]+", "-", found) if name is None else name
         self.is_new = "train" in tables
@@ -125,7 +125,7 @@ class OwnTask:
         if self.is_new:
             self._learn(rows, tables["train"], task_type)
         else:
-            self._take_over(rows, known, source)
+            self._take_over(rows, task_def, source)
         rows = without_shared(rows, self.choices.shared_texts, self.findings)
         self.splits = {own: [self._example(row) for row in found] for own, found in rows.items()}
         self.held_out = self.is_new and "dev" not in self.splits
@@ -140,11 +140,13 @@ class OwnTask:
     def _learn(self, rows: dict[str, list[OwnRow]], table: Table, task_type: str | None) -> None:
         """Find the task type and the labels in the training rows, and hold the other rows against them."""
         column = self.columns.label[0]
+        if self._form == "one":
+            without_training_marks(rows, self.choices.missing_labels, self.findings)
         train = [label for row in rows["train"] for label in row.labels or ()]
         is_measure = self._form == "one" and (
             task_type == "Regression" or (task_type is None and are_measures(train) and bool(train))
         )
-        without_minus_one(rows, train, is_measure)
+        without_other_marks(rows, train, is_measure, self.findings)
         with_labels(rows, column, self.choices.missing_labels, self.findings)
         if self._form != "columns" and not is_measure:
             merge_similar(rows, self.choices.similar_labels, self.findings)
@@ -167,12 +169,15 @@ class OwnTask:
             )
         self._check_labels(rows)
 
-    def _take_over(self, rows: dict[str, list[OwnRow]], known: TaskDefs | None, source: str) -> None:
+    def _take_over(self, rows: dict[str, list[OwnRow]], path: Path | None, source: str) -> None:
         """Take the task's type and labels from the definition that there is, and hold the rows against them.
 
         Raises:
             UserError: there is none, or it is of other texts.
         """
+        from tasks.definition import TaskDefs  # whose import takes seconds; a mistake in a table is reported before
+
+        known = TaskDefs(path) if path is not None and path.is_file() else None
         if known is None or self.name not in known.names:
             names = "" if known is None else f"; --task_name names one of {', '.join(known.names)}"
             raise DataError(f"found no train table, and no definition of a task {self.name!r}{names}", source)
@@ -187,7 +192,7 @@ class OwnTask:
             )
         if self._form == "columns" and set(self.labels) != set(self.columns.label):
             raise TaskDefError(f"--label: task {self.name!r} has the labels {', '.join(self.labels)}, accepted: those")
-        without_minus_one(rows, self.labels, self.task_type == "Regression")
+        without_other_marks(rows, self.labels, self.task_type == "Regression", self.findings)
         with_labels(rows, self.columns.label[0], self.choices.missing_labels, self.findings)
         if self._form != "columns" and (self.labels or self.task_type == "Regression"):
             self._check_labels(rows)
@@ -302,37 +307,3 @@ def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], 
 def _passes(number: int, share: float) -> bool:
     """Whether a group is taken: of any stretch of neighbours `share`, to the nearest whole number."""
     return math.floor((number + 1) * share + 0.5) > math.floor(number * share + 0.5)
-
-
-def _as_yaml(entries: dict[str, Any]) -> str:
-    """Characters as they are, or escaped where a label has one that YAML takes for a line's end."""
-    shown = yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, default_flow_style=None)
-    if yaml.safe_load(shown) == entries:
-        return shown
-    return yaml.safe_dump(entries, sort_keys=False, default_flow_style=None)
-
-
-def write_definition(path: Path, tasks: Sequence[OwnTask], actf: str | None = None) -> None:
-    """Put tasks into a task definition, whose other tasks and comments stay; print what is added.
-
-    Args:
-        path: the YAML, new or not.
-        actf: activation of new tasks' heads.
-
-    Raises:
-        UserError: it defines one of them otherwise, or cannot be read or written.
-    """
-    text = path.read_text(encoding="utf-8") if path.is_file() and TaskDefs(path).names else ""
-    defined = yaml.safe_load(text) or {}
-    new = {}
-    for task in tasks:
-        entry = task.definition(actf)
-        if task.name not in defined:
-            new[task.name] = entry
-        elif defined[task.name] | {"actf": actf} != entry | {"actf": actf}:
-            raise TaskDefError(f"{path}: defines task {task.name!r} otherwise; take it out there, or give --task_name")
-    if new:
-        added = _as_yaml(new)
-        with atomic_write(path) as file:
-            file.write(text + ("\n" if text and not text.endswith("\n") else "") + added)
-        print(f"{path}:\n{added}", end="")

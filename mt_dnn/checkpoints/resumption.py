@@ -70,6 +70,8 @@ class RunCheckpoints:
 
     Attributes:
         first_here: the first epoch whose checkpoint is in this folder.
+        from_elsewhere: the run was resumed from a checkpoint in another folder, so that reports in this one are not
+            the run's.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class RunCheckpoints:
         self.folder, self.found = folder, found
         self.accelerator = model.accelerator
         self.first_here = 0
+        self.from_elsewhere = False
 
     def save(self, name: str, epoch: int, batches_done: int) -> None:
         """Write a checkpoint from which training goes on at that epoch, after that many of its batches.
@@ -206,6 +209,7 @@ class RunCheckpoints:
         self._report_length(progress["flags"], epoch)
         same_folder = path.resolve().parent == self.folder.resolve()
         self.first_here = int(progress.get("first_here", 0)) if same_folder else epoch
+        self.from_elsewhere = not same_folder
         return epoch, batches_done
 
     def _report_length(self, saved: Mapping[str, Any], epoch: int) -> None:

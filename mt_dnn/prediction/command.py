@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_utils.errors import FlagError, OneLineParser, at_least, nearest
 from mt_dnn.configuration.flags import truth
+from mt_dnn.prediction.model_path import check_model_path
 
 if TYPE_CHECKING:
     from data_utils.tables import Table
@@ -109,12 +110,15 @@ def answer_a_table(arguments: argparse.Namespace) -> None:
     """Read a table and write it with answers. The files are checked before the model is loaded."""
     from data_utils.log_wrapper import create_logger
     from data_utils.tables import column_of, read_table
+    from data_utils.tables.table import named_columns
 
     output: Path = arguments.output
     metrics_file = _checked_output(output, arguments.source)
+    check_model_path(arguments.model)
     table: Table = read_table(arguments.source, encoding=arguments.encoding)
-    text = tuple(column_of(table, name, "text") for name in _columns(arguments.text, table, "text"))
-    label = tuple(column_of(table, name, "label") for name in _columns(arguments.label, table, "label"))
+    text = tuple(column_of(table, name, "text") for name in named_columns(arguments.text, table.columns, "text"))
+    labels = () if arguments.label is None else named_columns(arguments.label, table.columns, "label")
+    label = tuple(column_of(table, name, "label") for name in labels)
     log = create_logger(None)
     for note in table.notes:
         log.warning("%s", note)
@@ -137,19 +141,6 @@ def answer_a_table(arguments: argparse.Namespace) -> None:
         table, text, label, arguments.all_scores, metrics, arguments.batch_size_eval, arguments.label_separator
     )
     answer_table(model, request, output, metrics_file)
-
-
-def _columns(given: str | None, table: Table, flag: str) -> list[str]:
-    """The columns that a flag names, with or without blanks after the commas. One column may have a comma in its name.
-
-    Raises:
-        FlagError: a column is named twice.
-    """
-    names = [] if given is None else [given] if given in table.columns else [own.strip() for own in given.split(",")]
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise FlagError(f"--{flag}: found {twice[0]!r} {names.count(twice[0])} times, accepted: once")
-    return names
 
 
 def _checked_output(output: Path, source: Path) -> Path:

@@ -11,12 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.errors import FlagError, UserError
+from data_utils.errors import DataError, FlagError, UserError
 from data_utils.metrics import Metric
 from data_utils.storage.files import atomic_write
-from data_utils.storage.text_files import with_null
+from data_utils.storage.text_files import read_json, with_null
 from data_utils.tables import Row, Table, write_table
 from mt_dnn.prediction.text_model import Scored, TaskModel, TextModel
+from tasks import Task
 from tasks.values import Answer
 
 logger = logging.getLogger(__name__)
@@ -69,9 +70,13 @@ def answer_table(model: TextModel, request: Request, output: Path, metrics_file:
         for note in scored.notes:
             logger.warning("%s", note)
         prefix = f"{task.name}_" if len(tasks) > 1 else ""
-        columns |= {prefix + name: own for name, own in answer_columns(scored.answers, request.all_scores).items()}
+        columns |= {
+            prefix + name: own for name, own in answer_columns(scored.answers, request.all_scores, task.task).items()
+        }
         found[task.name] = scored.metrics
     columns = free_names(columns, request.table.columns)
+    if not request.label:
+        _remove_old_metrics(metrics_file)
     write_table(output, request.table, columns)
     logger.info("%s: %d rows, new columns %s", output, len(request.table.rows), ", ".join(columns))
     if request.label:
@@ -81,6 +86,26 @@ def answer_table(model: TextModel, request: Request, output: Path, metrics_file:
         for name, value in values.items():
             logger.info("%s: %.2f", name, value)
         logger.info("%s: the metrics", metrics_file)
+
+
+def _remove_old_metrics(path: Path) -> None:
+    """Remove the metrics of earlier answers of the same name, which would seem to be those of the new ones."""
+    if not path.exists():
+        return
+    try:
+        found = read_json(path)
+    except DataError:
+        found = None
+    own = (
+        isinstance(found, dict)
+        and bool(found)
+        and all(name in Metric.__members__ or isinstance(value, float) for name, value in found.items())
+    )
+    if own:
+        path.unlink()
+        logger.warning("%s: removed, the metrics of an earlier run; without --label this run has none", path)
+    else:
+        logger.warning("%s: not of this run, and no file of metrics; it stays as it is", path)
 
 
 def check_texts(model: TextModel, text: Sequence[str]) -> None:
@@ -102,21 +127,24 @@ def check_texts(model: TextModel, text: Sequence[str]) -> None:
     raise FlagError(f"--text: {next(iter(refused.values()))}{hint}")
 
 
-def answer_columns(answers: Sequence[Answer], all_scores: bool) -> dict[str, list[Any]]:
-    """The answers as columns; there is no column for what no answer has.
+def answer_columns(answers: Sequence[Answer], all_scores: bool, task: Task) -> dict[str, list[Any]]:
+    """The answers as columns. A table has the columns of its task, also if no row has an answer.
 
     Args:
         all_scores: add the probability of every class as `probability_NAME`. If rows have different classes, such as
             candidates, add one column `probabilities` with lists.
     """
+    parts = task.answer_parts
     columns = {PREDICTION: [_short(answer.label) for answer in answers]}
-    if any(answer.probability is not None for answer in answers):
+    if "probability" in parts or any(answer.probability is not None for answer in answers):
         columns[PROBABILITY] = [_short(answer.probability) for answer in answers]
-    known = next((answer.probabilities for answer in answers if answer.probabilities is not None), None)
+    known: Any = next((answer.probabilities for answer in answers if answer.probabilities is not None), None)
+    if known is None and "classes" in parts:
+        known = dict.fromkeys(task.task_def.class_names())
     if all_scores and isinstance(known, dict):
         for name in known:
             columns[f"{PROBABILITY}_{name}"] = [_short((answer.probabilities or {}).get(name)) for answer in answers]
-    elif all_scores and known is not None:
+    elif all_scores and (known is not None or "items" in parts):
         columns[PROBABILITIES] = [_short(answer.probabilities) for answer in answers]
     return columns
 

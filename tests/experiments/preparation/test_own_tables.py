@@ -6,7 +6,8 @@ import pytest
 
 from data_utils.errors import UserError
 from experiments.canonical import Example
-from experiments.preparation.own_tables import Columns, OwnTask, hold_out, write_definition
+from experiments.preparation.own_definition import write_definition
+from experiments.preparation.own_tables import Columns, OwnTask, hold_out
 from tasks.definition import TaskDefs
 
 COLUMNS = Columns(("text",), ("label",))
@@ -112,7 +113,7 @@ def test_a_label_that_was_never_learned_is_told(tmp_path: Path) -> None:
         (
             [1.5, 2.5, "nan", "-Inf"] * 9,
             None,
-            "line 3: found the label 'nan', accepted: a finite number, as the others",
+            "line 3: found the label 'nan' in 9 of 36 rows of train, which usually means no label",
         ),
         ([1, 2, "inf"] * 9, None, "line 3: found the label 'inf', accepted: a finite number, as the others"),
     ],
