@@ -48,9 +48,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, nargs="+", default=[sentences], help="files of label TAB text")
     parser.add_argument("--decoder", type=Path, default=Path("small_decoder"), help="its folder (default: %(default)s)")
     parser.add_argument("--updates", type=int, default=400, help="updates of the decoder's training")
-    parser.add_argument("--rows", type=int, default=3000, help="rows to train on, of all files (default: %(default)s)")
-    parser.add_argument("--tests", type=int, default=1000, help="rows to test on (default: %(default)s)")
-    parser.add_argument("--epochs", type=float, default=3, help="passes over the rows (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=2000, help="rows to train on, of all files (default: %(default)s)")
+    parser.add_argument("--tests", type=int, default=400, help="rows to test on (default: %(default)s)")
+    parser.add_argument("--epochs", type=float, default=2, help="passes over the rows (default: %(default)s)")
     parser.add_argument("--radius", type=float, default=0.1, help="size of the attack's noise (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default: %(default)s)")
     arguments = parser.parse_args(argv)
@@ -90,7 +90,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         settings = TrainingArguments(
             folder, num_train_epochs=arguments.epochs, learning_rate=5e-4, per_device_train_batch_size=32, seed=seed,
-            lr_scheduler_type="linear", warmup_steps=10, save_strategy="no", report_to=[], disable_tqdm=True,
+            lr_scheduler_type="linear", save_strategy="no", report_to=[], disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(), logging_strategy="no",
         )  # fmt: skip
         trainer = kind(model=model, args=settings, train_dataset=data, data_collator=DataCollatorWithPadding(tokenizer))

@@ -44,9 +44,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", type=Path, nargs="+", default=[sentences], help="files of label TAB text")
     parser.add_argument("--decoder", type=Path, default=Path("small_decoder"), help="its folder (default: %(default)s)")
     parser.add_argument("--updates", type=int, default=400, help="updates of the decoder's training")
-    parser.add_argument("--rows", type=int, default=1600, help="rows to train on (default: %(default)s)")
-    parser.add_argument("--tests", type=int, default=400, help="rows to test on (default: %(default)s)")
-    parser.add_argument("--epochs", type=float, default=2, help="passes over the rows (default: %(default)s)")
+    parser.add_argument("--rows", type=int, default=1200, help="rows to train on (default: %(default)s)")
+    parser.add_argument("--tests", type=int, default=200, help="rows to test on (default: %(default)s)")
+    parser.add_argument("--epochs", type=float, default=1, help="passes over the rows (default: %(default)s)")
     parser.add_argument("--radius", type=float, default=0.1, help="size of the attack's noise (default: %(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default: %(default)s)")
     arguments = parser.parse_args(argv)
@@ -86,7 +86,7 @@ def run(
     with tempfile.TemporaryDirectory() as folder:
         settings = SFTConfig(
             folder, num_train_epochs=arguments.epochs, learning_rate=2e-3, per_device_train_batch_size=16, seed=seed,
-            lr_scheduler_type="linear", warmup_steps=10, save_strategy="no", report_to=[], disable_tqdm=True,
+            lr_scheduler_type="linear", save_strategy="no", report_to=[], disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(), bf16=False, logging_strategy="no", neftune_noise_alpha=neftune,
         )  # fmt: skip
         options: dict[str, Any] = {
