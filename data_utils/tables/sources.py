@@ -9,6 +9,7 @@ from typing import Any
 
 from data_utils.errors import DataError, UserError
 from data_utils.storage.files import atomic_write
+from data_utils.tables.conll import conll_text, read_conll
 from data_utils.tables.content import encodable, stem_of, suffix_of
 from data_utils.tables.delimited import delimited_text, read_csv, read_tsv
 from data_utils.tables.excel import read_excel, write_excel
@@ -22,11 +23,14 @@ TEXT_READERS: Mapping[str, Callable[[Path, str | None], Table]] = {
     ".tsv": read_tsv,
     ".jsonl": read_json_rows,
     ".json": read_json_rows,
+    ".conll": read_conll,
+    ".conllu": read_conll,
 }  # also packed, as .csv.gz
 OTHER_READERS: Mapping[str, Callable[[Path], Table]] = {".parquet": read_parquet, ".xlsx": read_excel}
 SUFFIXES = (*TEXT_READERS, *OTHER_READERS)
+WORD_SUFFIXES = (".conll", ".conllu")  # a line a word
 SPLIT_NAMES = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
-ACCEPTED = f"{', '.join(SUFFIXES)}, the first four also with .gz"
+ACCEPTED = f"{', '.join(SUFFIXES)}, all but the last two also with .gz"
 
 
 def read_table(path: Path | str, *, encoding: str | None = None) -> Table:
@@ -35,7 +39,7 @@ def read_table(path: Path | str, *, encoding: str | None = None) -> Table:
     Every cell is text, exactly as it stands in the file: `NA`, `007` and `1.0` stay as they are.
 
     Args:
-        path: `.csv`, `.tsv`, `.jsonl`, `.json` (also with `.gz`), `.parquet` or `.xlsx`.
+        path: `.csv`, `.tsv`, `.jsonl`, `.json`, `.conll`, `.conllu` (also with `.gz`), `.parquet` or `.xlsx`.
         encoding: of a text file without a mark of its encoding at its start; None: UTF-8.
 
     Raises:
@@ -139,6 +143,8 @@ def _write_text(path: Path, suffix: str, packed: bool, table: Table, new: Mappin
         # some call a file of JSON lines .json
         is_array = suffix == ".json" and not (own.kind == "jsonl" and suffix_of(Path(table.source)) == ".json")
         text = json_text(_with_values(table, new), is_array)
+    elif suffix in WORD_SUFFIXES:
+        text = conll_text(path, table, new)
     else:
         layout = own if own.kind == suffix[1:] else Layout(suffix[1:], own.encoding, "," if suffix == ".csv" else "\t")
         rows = [

@@ -35,13 +35,19 @@ def add_table_flags(parser: argparse.ArgumentParser) -> None:
         default="label",
         help="its column, or several with commas between them: a label each, 1 in rows that have it, else 0",
     )
+    own.add_argument(
+        "--sentence",
+        help="of a table with a word a row: its column that says to which sentence a word belongs; --text is that of "
+        "the words, --label that of their labels",
+    )
     own.add_argument("--label_separator", help="what divides several labels in the one label column, such as ';'")
     own.add_argument("--id", help="its column (default: rows are numbered)")
     own.add_argument("--encoding", help="of text files without a mark of it (default: utf-8), such as windows-1252")
     own.add_argument("--task_name", help="of the task (default: the file's, folder's or data set's name)")
     own.add_argument(
         "--task_type", choices=list(SETTINGS),
-        help="(default: MultiLabel for several labels, Regression for numbers that are not all whole)",
+        help="(default: SeqenceLabeling for lists of words, MultiLabel for several labels, Regression for numbers that "
+        "are not all whole)",
     )  # fmt: skip
     own.add_argument(
         "--split", choices=["train", "dev", "test", UNLABELED],
@@ -96,7 +102,7 @@ class OwnTables:
 
     def __init__(self, args: argparse.Namespace):
         self._args = args
-        columns = ColumnFlags(args.text, args.label, args.id, args.label_separator)
+        columns = ColumnFlags(args.text, args.label, args.id, args.label_separator, args.sentence)
         choices = Choices(args.missing_labels, args.similar_labels, args.shared_texts)
         self._tasks = [
             OwnTask(
@@ -154,5 +160,8 @@ class OwnTables:
         options: dict[str, object] = {"max_seq_len": args.max_seq_len, "transformer_cache": args.transformer_cache}
         if args.do_lower:
             options["do_lower_case"] = True
-        path = write_config(folder, new, args.task_def, args.model, options, self._actf is not None)
+        from mt_dnn.export.export import PROBLEM_TYPES
+
+        can_be_saved = self._actf is not None and all(task.task_type in PROBLEM_TYPES for task in new)
+        path = write_config(folder, new, args.task_def, args.model, options, can_be_saved)
         return f"next: python train.py --config {path} --adv_train --adv_norm_level post_ln"
