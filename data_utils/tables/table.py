@@ -157,9 +157,16 @@ def column_of(table: Table, column: str, flag: str) -> str:
         UserError: there is no such column; names those that there are.
     """
     if column not in table.columns:
+        near = nearest(column, table.columns)
+        unnamed = (
+            "; --columns names those of a file without names"
+            if not near and table.layout.kind in ("csv", "tsv")
+            else ""
+        )
         raise UserError(
-            f"{table.source}: found no column {column!r}{nearest(column, table.columns)}; --{flag} names it; accepted: "
+            f"{table.source}: found no column {column!r}{near}; --{flag} names it; accepted: "
             + ", ".join(table.columns)
+            + unnamed
         )
     return column
 

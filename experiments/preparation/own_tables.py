@@ -14,7 +14,8 @@ import numpy as np
 
 from data_utils.errors import DataError, FlagError, TaskDefError, UserError, nearest
 from data_utils.prepro import UNLABELED
-from data_utils.tables import Table, find_tables
+from data_utils.tables import Table, find_tables, read_table
+from data_utils.tables.content import stem_of
 from experiments.canonical import NO_LABEL, Example, Reading, list_field, write_canonical
 from experiments.preparation.missing_labels import with_labels, without_other_marks, without_training_marks
 from experiments.preparation.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, truths
@@ -73,7 +74,7 @@ class OwnTask:
     """A task made of tables.
 
     Args:
-        source: as in `find_tables`.
+        source: as in `find_tables`; or the files of a task's splits by their names.
         columns: which hold what, in all splits; flags are read with the columns that there are.
         name: the task's; None takes the source's, with `-` for what a task's name cannot have.
         task_type: Classification, Regression, MultiLabel or SeqenceLabeling. None: SeqenceLabeling for lists of words
@@ -82,7 +83,7 @@ class OwnTask:
         dev_share: of a source without a development set, so much of the training set is held out as one.
         cache_dir: where downloads are kept.
         choices: what is done about rows that cannot be used as they are.
-        encoding: of text files, as in `read_table`.
+        encoding, header: of text files, as `encoding` and `columns` in `read_table`.
         split: which split a single table is; None: train.
         task_def: the YAML of the tasks that there are; a source without a training table needs its task's definition.
 
@@ -100,7 +101,7 @@ class OwnTask:
 
     def __init__(
         self,
-        source: str,
+        source: str | Mapping[str, str],
         columns: Columns | ColumnFlags,
         name: str | None = None,
         task_type: str | None = None,
@@ -108,10 +109,18 @@ class OwnTask:
         cache_dir: str | None = None,
         choices: Choices | None = None,
         encoding: str | None = None,
+        header: Sequence[str] | None = None,
         split: str | None = None,
         task_def: Path | None = None,
     ):
-        found, tables = find_tables(source, cache_dir, encoding)
+        if isinstance(source, str):
+            found, tables = find_tables(source, cache_dir, encoding, header)
+        else:
+            found, tables = (
+                _name_of(source),
+                {own: read_table(path, encoding=encoding, columns=header) for own, path in source.items()},
+            )
+            source = ", ".join(source.values())
         if split is not None:
             if set(tables) != {"train"}:
                 raise FlagError(f"--split: found {source} with {', '.join(tables)}, accepted: a single table")
@@ -298,6 +307,12 @@ def _form_of(columns: Columns, task_type: str | None, tables: Mapping[str, Table
     if task_type not in (None, "MultiLabel"):
         raise FlagError(f"--task_type: found {task_type} for several labels a text, accepted: MultiLabel")
     return "several"
+
+
+def _name_of(splits: Mapping[str, str]) -> str:
+    """What the names of files have in common before `_train`, or the name of their folder."""
+    path = Path(splits["train"])
+    return re.sub(r"[-_.]*train$", "", stem_of(path)) or path.resolve().parent.name
 
 
 def _are_words(columns: Columns, task_type: str | None, tables: Mapping[str, Table]) -> bool:

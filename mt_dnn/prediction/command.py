@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from data_utils.tables import Table
 
 LONGEST = 512  # tokens of an example of a token file
-OF_TABLES = ("model", "text", "label", "label_separator", "sentence", "output", "all_scores", "encoding", "tokenizer")
+OF_TABLES = (
+    "model",
+    "text",
+    "label",
+    "label_separator",
+    "sentence",
+    "columns",
+    "output",
+    "all_scores",
+    "encoding",
+    "tokenizer",
+)
 OF_TOKEN_FILES = ("checkpoint", "task_id", "with_label", "by_window")
 
 
@@ -42,6 +53,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     table.add_argument("--label_separator", help="what divides several labels in the one label column, such as ';'")
     table.add_argument(
         "--sentence", help="of a table with a word a row: its column that says to which sentence a word belongs"
+    )
+    table.add_argument(
+        "--columns", help="names for a .csv, .tsv or .txt whose first line is a row already, with commas between them"
     )
     table.add_argument("--all_scores", action="store_true", help="add the probability of every class")
     table.add_argument("--encoding", help="of a text file without a mark of it (default: utf-8)")
@@ -120,7 +134,8 @@ def answer_a_table(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
     metrics_file = _checked_output(output, arguments.source)
     check_model_path(arguments.model)
-    table: Table = read_table(arguments.source, encoding=arguments.encoding)
+    header = None if arguments.columns is None else named_columns(arguments.columns, (), "columns")
+    table: Table = read_table(arguments.source, encoding=arguments.encoding, columns=header)
     text = tuple(column_of(table, name, "text") for name in named_columns(arguments.text, table.columns, "text"))
     labels = () if arguments.label is None else named_columns(arguments.label, table.columns, "label")
     label = tuple(column_of(table, name, "label") for name in labels)
