@@ -1,4 +1,4 @@
-"""MkDocs' hooks (mkdocs.yml, `hooks`): GitHub's anchors, the page of flags, formulas as MathML.
+"""MkDocs' hooks (mkdocs.yml, `hooks`): GitHub's anchors, the page of flags, formulas as MathML, narrow pictures.
 
 The build ends with an error at a formula that cannot be rendered, and at a page that loads from another host.
 """
@@ -14,9 +14,12 @@ from mkdocs.exceptions import PluginError
 
 from docs_build.commands import flags_page
 from docs_build.slugs import slug
+from experiments.sift.reporting.figures import NARROW
 
 FLAGS_MARK = "<!-- the flags of all commands -->"
 FORMULA = re.compile(r'<(span|div) class="arithmatex">(.*?)</\1>', re.DOTALL)
+PICTURE = re.compile(r'<img [^>]*src="([^"]+)\.svg"[^>]*>')
+NARROW_SCREEN = "(max-width: 44.9375em)"
 FROM_ELSEWHERE = re.compile(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="(?:https?:)?//[^"]*"|<link\b[^>]*>')
 
 
@@ -32,14 +35,22 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_page_content(content: str, page: Any, **_: Any) -> str:
-    """Replace TeX, which pymdownx.arithmatex marked, by MathML, which browsers draw without scripts."""
+    """Replace TeX, which pymdownx.arithmatex marked, by MathML, which browsers draw without scripts.
+
+    Narrow screens get the pictures that were drawn for them.
+    """
 
     def render(found: re.Match[str]) -> str:
         kind, text = found[1], html.unescape(found[2]).strip()
         tex = text[2:-2].strip()  # without \( \) or \[ \]
         return mathml(tex, block=kind == "div", where=page.file.src_uri)
 
-    return FORMULA.sub(render, content)
+    return PICTURE.sub(_with_narrow_one, FORMULA.sub(render, content))
+
+
+def _with_narrow_one(found: re.Match[str]) -> str:
+    source = f'<source media="{NARROW_SCREEN}" srcset="{found[1]}{NARROW}.svg">'
+    return f"<picture>{source}{found[0]}</picture>"
 
 
 def mathml(tex: str, block: bool, where: str) -> str:

@@ -21,7 +21,7 @@ from matplotlib import pyplot
 
 from data_utils.errors import OneLineParser, run_command_line
 from data_utils.storage.files import atomic_write
-from experiments.sift.reporting.figures import SETTINGS
+from experiments.sift.reporting.figures import SETTINGS, save_pictures
 
 NOTEBOOK = Path("examples/scale_invariance.ipynb")
 FIGURES = Path("docs/images")
@@ -113,10 +113,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=FIGURES, help="folder of the figures (default: %(default)s)")
     arguments = parser.parse_args(argv)
     store(arguments.notebook, run(arguments.notebook).outputs)
-    with matplotlib.rc_context(SETTINGS):
-        for label in pyplot.get_figlabels():
-            with atomic_write(arguments.folder / f"{label}.svg") as file:
-                pyplot.figure(label).savefig(file, format="svg", metadata={"Date": None})
+    for label in pyplot.get_figlabels():
+        save_pictures(pyplot.figure(label), arguments.folder, label)
 
 
 if __name__ == "__main__":

@@ -61,6 +61,8 @@ class Task:
         own_labels: the labels are the tokens themselves; token files have none.
         generates: the type needs the encoder's decoder.
         uses_word_table: the head also uses the encoder's word embeddings.
+        answer_parts: what an answer has besides of its label: "probability"; "classes", a probability of each class by
+            its name; "items", a probability of each item of a row, such as a candidate.
         view: how logits are compared as distributions: a name in `mt_dnn.perturbation.outputs.VIEWS`.
     """
 
@@ -78,6 +80,7 @@ class Task:
     own_labels = False
     generates = False
     uses_word_table = False
+    answer_parts: tuple[str, ...] = ()
     view: str = "classes"
 
     def __init__(self, task_def: Definition, opt: Mapping[str, Any] | None = None):

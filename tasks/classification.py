@@ -22,6 +22,7 @@ class ClassificationTask(Task):
 
     metrics = CLASS_METRICS
     distils = True
+    answer_parts = ("probability", "classes")
 
     @classmethod
     def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:

@@ -47,6 +47,7 @@ class SequenceGenerationTask(Task):
     metrics = METRICS
     pads = False
     generates = True
+    answer_parts = ("probability",)
     view = "next_tokens"
 
     @classmethod

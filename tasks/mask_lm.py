@@ -48,6 +48,7 @@ class MaskLMTask(Task):
     own_labels = True
     pads = False
     uses_word_table = True
+    answer_parts = ("probability",)
     view = "masked_tokens"
 
     @classmethod

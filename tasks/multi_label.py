@@ -12,6 +12,7 @@ from torch import Tensor
 from data_utils.errors import DataError
 from data_utils.metrics import LABEL_METRICS, Metric, calc_label_metrics, labels_without_area
 from data_utils.prepro import Split
+from data_utils.tables.table import TRUTHS
 from data_utils.task_def import LossCriterion
 from tasks.base import SMALLEST, Task
 from tasks.classification import count_mistakes
@@ -22,7 +23,6 @@ from tasks.values import Answer, Entries, Values
 
 THRESHOLD = 0.5  # of a probability, and of a gold label that is a fraction
 SHOWN = 60  # characters of a label in a message
-TRUTHS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}  # in a table's column of a label
 
 
 @register_task("MultiLabel")
@@ -40,6 +40,7 @@ class MultiLabelTask(Task):
     label_type = np.float32
     many_labels = True
     distils = True
+    answer_parts = ("probability", "classes")
     view = "labels"
 
     @classmethod

@@ -39,6 +39,7 @@ class RankingTask(Task):
     data_formats = (DataFormat.PremiseAndMultiHypothesis,)
     many_rows = True
     distils = True
+    answer_parts = ("probability", "items")
     view = "groups"
 
     @classmethod

@@ -73,6 +73,7 @@ class SpanClassificationTask(Task):
     pads = False
     in_windows = True
     distils = True
+    answer_parts = ("probability",)
     view = "spans"
     outputs: tuple[int, ...] = (2,)
     metrics: tuple[Metric, ...] = (Metric.EmF1, Metric.EmF12)

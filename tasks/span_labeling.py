@@ -62,6 +62,7 @@ class SpanSequenceLabelingTask(SequenceLabelingTask):
 
     data_formats = (DataFormat.CLUE_SPAN,)
     in_windows = True
+    answer_parts = ()
 
     @classmethod
     def mistakes(cls, entry: Mapping[Any, Any]) -> list[str]:

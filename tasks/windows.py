@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from data_utils.errors import DataError, FlagError
 from data_utils.prepro import Line, Split, Tokenization, parse_list
+from data_utils.readers import SEPARATORS
 from data_utils.spans import Offsets, tokens_of
 from tasks.table_rows import SHOWN, as_list, as_text
 
@@ -144,7 +145,8 @@ def answer_fields(context: str, label: Any) -> dict[str, Any]:
         ValueError: an answer is not in the context.
     """
     if isinstance(label, Mapping) and isinstance(label.get("text"), list):
-        return {"answers": json.dumps(label["text"]), "starts": json.dumps(label.get("answer_start"))}
+        parts = [own.translate(SEPARATORS) if isinstance(own, str) else own for own in label["text"]]
+        return {"answers": json.dumps(parts), "starts": json.dumps(label.get("answer_start"))}
     found = as_list(label)
     texts = [as_text(own) for own in ([label] if found is None else found)]
     for text in texts:

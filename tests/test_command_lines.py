@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,3 +46,32 @@ def test_a_number_out_of_range_is_answered_with_what_is_accepted(text: str) -> N
 @pytest.mark.parametrize(("text", "number"), [("1", 1), ("12", 12), (" 3", 3), ("+4", 4)])
 def test_a_number_within_range_is_taken(text: str, number: int) -> None:
     assert at_least(1)(text) == number
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "said"),
+    [
+        ("prepro_std.py --help", 0, ""),
+        ("prepro_std.py --from none.csv", 2, "error: none.csv: cannot be read"),
+        ("prepro_std.py --from own.csv --text txt", 2, "error: own.csv: found no column 'txt'"),
+        ("prepro_std.py --from own.csv --text text", 2, "error: own.csv, line 3: found no label"),
+        ("predict.py --help", 0, ""),
+        ("predict.py --model none --from none.csv --text a --output b.csv", 2, "error: none.*: (no|cannot)"),
+        ("predict.py --model own.csv --from own.csv --text txt --output b.csv", 2, "found no column 'txt'"),
+        ("predict.py --model none --from own.csv --text text --output b.csv", 2, "error: none: no such file or folder"),
+        ("train.py --help", 0, ""),
+        ("train.py --config none.yml", 2, "error: none.yml: cannot be read"),
+        ("train.py --config own.yml", 2, "error: own.yml, line 1: "),
+    ],
+)
+def test_help_and_a_likely_mistake_do_not_wait_for_slow_imports(
+    command: str, code: int, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own.csv").write_text("text,label\ngood,a\nbad,\n")
+    (tmp_path / "own.yml").write_text("epoch: 3\n")
+    script, *flags = command.split()
+    given = [sys.executable, "-X", "importtime", str(ROOT / script), *flags]
+    done = subprocess.run(given, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == code and re.search(said, done.stderr)
+    slow = r"\|\s+transformers$" if script == "train.py" else r"\|\s+(torch|transformers)$"  # its methods are torch's
+    assert not re.search(slow, done.stderr, re.MULTILINE)

@@ -262,7 +262,6 @@ def test_tables_of_ones_own_become_tasks(tmp_path: Path, capsys: pytest.CaptureF
     ("flags", "said"),
     [
         (["--from", "absent.csv"], "absent.csv: cannot be read"),
-        (["--from", "a.csv", "--text", "a,b,c"], "--text: found 3 columns, accepted: one or two"),
         (["--from", "a.csv", "b.csv", "--task_name", "x"], "--task_name: found 'x', accepted: one table's name"),
         (["--from", "a.csv", "--task_name", "my_x"], "--task_name: found 'my_x'"),
         (["--from", "a.csv", "--dev_share", "1"], "--dev_share: found 1, accepted"),

@@ -8,6 +8,7 @@ Rows:
   linear layers of one or the other library (`--cpu_linear`).
 - `smart` is SMART at `pre_ln`, `sift` the same search at `post_ln`, `smart-deberta` at `deberta`. The other methods run
   at `post_ln`. All have their measured defaults.
+- `evaluation` scores the same batches, without training. In a run, batches of evaluation have more examples.
 - `trainer` is a plain step of transformers' Trainer, `smart-pytorch` a step with that package's SMARTLoss (compare it
   with `smart`). Both get the same batches as our rows.
 - `standin` and `standin-smart` do what MT-DNN does: random batches padded to their longest sentence, Adamax one

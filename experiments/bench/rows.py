@@ -71,6 +71,13 @@ def _as_owned(contest: Contest, engine: str, sparse: bool, step: Step) -> Step:
     return run
 
 
+def evaluation(contest: Contest) -> Step:
+    """A batch's scores and predictions, as evaluation and prediction compute them."""
+    config = still_config(contest)
+    model = MTDNNModel(config, [contest.task_def], network=contest.network)
+    return _as_owned(contest, config.training.cpu_linear, model.word_gradient is not None, model.predict)
+
+
 def other(name: str, forwards: float, build: Callable[[Contest, Config], Step], grouped: bool = True) -> Row:
     """A row of another project, or of a stand-in for it."""
 
@@ -98,6 +105,7 @@ ROWS = {
         ours("random", 6, adv_opt="random", adv_norm_level="post_ln"),
         ours("r3f", 6, adv_opt="r3f", adv_norm_level="post_ln"),
         ours("freelb", 7, adv_opt="freelb", adv_norm_level="post_ln"),
+        Row("evaluation", 1, evaluation),
         other("trainer", 3, others.trainer_step),
         other("smart-pytorch", 8, others.smart_pytorch_step),
         other("standin", 3, others.standin_step, grouped=False),

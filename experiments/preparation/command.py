@@ -29,8 +29,6 @@ from data_utils.storage.text_files import write_lines
 from experiments.preparation.own_summary import loss_lines
 from experiments.preparation.own_tables import DEFINITION
 from experiments.preparation.table_flags import OwnTables, add_table_flags, check_table_flags
-from tasks import get_task
-from tasks.definition import TaskDefs
 
 GLUE = Path("experiments/glue/glue_task_def.yml")
 
@@ -70,6 +68,9 @@ def find_files(args: argparse.Namespace) -> list[Split]:
     Raises:
         UserError: there is none, or a task is of a kind that is not there yet.
     """
+    from tasks import get_task  # which takes seconds; --help and a mistake in a table do not wait for it
+    from tasks.definition import TaskDefs
+
     task_defs = TaskDefs(args.task_def)
     files, absent = [], []
     for task_name in task_defs.names:

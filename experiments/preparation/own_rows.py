@@ -7,14 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from data_utils.errors import UserError
+from data_utils.errors import FlagError, UserError
 from data_utils.tables import Row, Table, column_of
-from data_utils.tables.table import as_text
+from data_utils.tables.table import as_text, named_columns
 from experiments.canonical import SEPARATORS
 from experiments.preparation.own_labels import similar
-
-UNKNOWN = {"-1", "-1.0"}  # what some test sets have where there is no label
-SHOWN_PLACES = 5
 
 
 @dataclass(frozen=True)
@@ -25,6 +22,7 @@ class Columns:
         text: one, or two of a pair of texts.
         label: of the label, or several, a label each, with 0 or 1 in every row.
         id: of the example's id; None numbers the rows.
+        sentence: in a table with a word a row: which sentence it belongs to.
         separator: between the labels in one column, of texts with several labels; None: a cell is one label, or a list
             in JSON and Parquet.
     """
@@ -33,6 +31,42 @@ class Columns:
     label: tuple[str, ...]
     id: str | None = None
     separator: str | None = None
+    sentence: str | None = None
+
+
+@dataclass(frozen=True)
+class ColumnFlags:
+    """The flags that name columns, as they were given: which columns they are, the table decides.
+
+    Attributes:
+        text, label: a column's name, or several names with commas between them; quotes hold a name with a comma.
+        id, separator, sentence: as in `Columns`.
+    """
+
+    text: str
+    label: str
+    id: str | None = None
+    separator: str | None = None
+    sentence: str | None = None
+
+    def read(self, known: Sequence[str], task_type: str | None) -> Columns:
+        """The columns of a table that has the columns `known`.
+
+        Raises:
+            FlagError: too many, or columns that do not go with other flags.
+        """
+        text, label = named_columns(self.text, known, "text"), named_columns(self.label, known, "label")
+        if len(text) > 2:
+            raise FlagError(f"--text: found {len(text)} columns, accepted: one or two")
+        if len(label) > 1 and task_type not in (None, "MultiLabel"):
+            raise FlagError(f"--task_type: found {task_type} for {len(label)} label columns, accepted: MultiLabel")
+        if self.separator is not None and (len(label) > 1 or not self.separator.strip(" ")):
+            raise FlagError(
+                f"--label_separator: found {self.separator!r}, accepted: a text that divides labels in one column"
+            )
+        if self.sentence is not None and (len(text) > 1 or len(label) > 1 or self.separator is not None):
+            raise FlagError("--sentence: goes with one column of words and one of labels, and no --label_separator")
+        return Columns(text, label, self.id, self.separator, self.sentence)
 
 
 class OwnRow(NamedTuple):
@@ -134,54 +168,6 @@ def _text(row: Row, column: str, place: str) -> str:
 def _one_line(text: str) -> str:
     """A label or an id as the canonical files hold it."""
     return text.translate(SEPARATORS).strip()
-
-
-def without_minus_one(rows: dict[str, list[OwnRow]], labels: Sequence[str], is_measure: bool) -> None:
-    """Take -1 outside the training set for no label, where no training row has it, or where all rows have it.
-
-    Args:
-        rows: by split; changed in place.
-        labels: of the training rows.
-        is_measure: labels are numbers to predict, of which -1 may be one.
-    """
-    for split, found in rows.items():
-        if split == "train":
-            continue
-        if not any(row.labels for row in found):  # cells of several labels that are all empty
-            rows[split] = [row._replace(labels=None) for row in found]
-            continue
-        has = [bool(row.labels) and UNKNOWN.issuperset(row.labels or ()) for row in found]
-        if all(has) if is_measure else not UNKNOWN & set(labels):
-            rows[split] = [row._replace(labels=None) if own else row for row, own in zip(found, has, strict=True)]
-
-
-def with_labels(rows: dict[str, list[OwnRow]], column: str, choice: str, findings: Findings) -> None:
-    """See that all rows of a split have labels, or none of development and test rows has one.
-
-    Args:
-        rows: by split; changed in place.
-        column: of the label, for messages.
-        choice: stop or drop, of rows without a label.
-
-    Raises:
-        UserError: rows lack labels, and the choice is `stop`; names how many and the first of them.
-    """
-    for split, found in rows.items():
-        missing = [row.place for row in found if row.labels is None]
-        if not missing or (split != "train" and len(missing) == len(found)):
-            continue
-        if choice == "stop":
-            shown = ", ".join(own.rsplit(", ", 1)[-1] for own in missing[1:SHOWN_PLACES])
-            others = f"; {len(missing)} of {len(found)} rows of {split} have none ({shown}, …)" if shown else ""
-            raise UserError(
-                f"{missing[0]}: found no label in column {column!r}{others}; accepted: a label in every row, "
-                "or --missing_labels drop"
-            )
-        for place in missing:
-            findings.add(f"rows of {split} left out, having no label", place)
-        rows[split] = [row for row in found if row.labels is not None]
-        if not rows[split]:
-            raise UserError(f"{missing[0]}: no row of {split} has a label in column {column!r}; accepted: some that do")
 
 
 def merge_similar(rows: dict[str, list[OwnRow]], choice: str, findings: Findings) -> None:

@@ -44,7 +44,6 @@ def suggested_settings(encoder: str, examples: int, cache_dir: str | None = None
         "optimizer": "adamw",
         "learning_rate": SMALL_LEARNING_RATE if is_small else LEARNING_RATE,
         "batch_size": BATCH_SIZE,
-        "batch_size_eval": BATCH_SIZE,
         "epochs": epochs_for(examples),
         "warmup": WARMUP,
     }

@@ -19,9 +19,8 @@ from transformers import AutoTokenizer, BertModel
 
 from data_utils.errors import OneLineParser, run_command_line
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
-from data_utils.storage.files import atomic_write
 from data_utils.task_def import TaskType
-from experiments.sift.reporting.figures import COLOURS, SETTINGS
+from experiments.sift.reporting.figures import COLOURS, SETTINGS, save_pictures
 from mt_dnn.loss import CeCriterion, KlCriterion, SymKlCriterion
 from mt_dnn.perturbation import PERTURBATIONS
 from mt_dnn.perturbation.base import AdversarialPerturbation
@@ -210,9 +209,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     folder = parser.parse_args(argv).folder
     with matplotlib.rc_context(SETTINGS):
-        for name, draw in (("methods", draw_methods), ("levels", draw_levels)):
-            with atomic_write(folder / f"{name}.svg") as file:
-                draw().savefig(file, format="svg", metadata={"Date": None})
+        save_pictures(draw_methods(), folder, "methods", columns=2)
+        save_pictures(draw_levels(), folder, "levels")
 
 
 if __name__ == "__main__":

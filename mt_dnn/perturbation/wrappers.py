@@ -18,6 +18,7 @@ REENTRANT = (
     "activation checkpointing with use_reentrant=True gives no gradient of the noise; accepted: use_reentrant=False"
 )
 SHARDED = ("FullyShardedDataParallel", "DeepSpeedEngine")
+SHARDED_BY = "accepted: torch.distributed.fsdp.fully_shard, or DistributedDataParallel"
 # PEFT's methods that insert learned vectors among the words; a learned prefix is inserted in the attention instead.
 PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "CPT")
 
@@ -122,10 +123,7 @@ def check_wrappers(model: nn.Module, several_graphs: bool) -> None:
     """
     for layer in _layers(model):
         if type(layer).__name__ in SHARDED:
-            raise ValueError(
-                f"no perturbed passes in {type(layer).__name__}; accepted: DistributedDataParallel, or "
-                "torch.distributed.fsdp.fully_shard"
-            )
+            raise ValueError(f"no perturbed passes in {type(layer).__name__}; {SHARDED_BY}")
         if several_graphs and getattr(layer, "static_graph", False):
             raise ValueError(
                 "DistributedDataParallel(static_graph=True) takes one forward an update, this method has several; "
@@ -133,12 +131,32 @@ def check_wrappers(model: nn.Module, several_graphs: bool) -> None:
             )
     inner: Any = unwrapped(model)
     if any(type(module).__name__ in SHARDED for module in inner.modules()):
+        raise ValueError(f"no perturbed passes in parts of a model under FullyShardedDataParallel; {SHARDED_BY}")
+    if _is_tensor_parallel(inner):
         raise ValueError(
-            "no perturbed passes in parts of a model under FullyShardedDataParallel; accepted: fully_shard"
+            f"no perturbed passes under tensor parallelism, which splits products of matrices; {SHARDED_BY}"
         )
     _refuse_prompts(inner)
     if any(_is_reentrant(module) for module in inner.modules()):
         raise ValueError(REENTRANT)
+
+
+def _is_tensor_parallel(inner: nn.Module) -> bool:
+    """Whether parameters are split over processes otherwise than by `fully_shard`, which gathers them to compute.
+
+    The modules of torch are only looked up: a model with such parameters has imported them.
+    """
+    tensors, sharding = (sys.modules.get(f"torch.distributed.{name}") for name in ("tensor", "fsdp"))
+    if tensors is None:
+        return False
+    units = [part for part in inner.modules() if sharding is not None and isinstance(part, sharding.FSDPModule)]
+    gathered = {id(parameter) for unit in units for parameter in unit.parameters()}
+    for parameter in inner.parameters():
+        if isinstance(parameter, tensors.DTensor):
+            splits = sum(not placement.is_replicate() for placement in parameter.placements)
+            if id(parameter) not in gathered or splits > 1:
+                return True
+    return False
 
 
 def _refuse_prompts(inner: Any) -> None:

@@ -17,13 +17,13 @@ from mt_dnn.checkpoints.build import network_in
 from mt_dnn.checkpoints.checkpoint import checkpoints_in, load_checkpoint, newest_checkpoint
 from mt_dnn.configuration.config import Config
 from mt_dnn.prediction.hf_classifier import CONFIG_FILE, load_classifier
+from mt_dnn.prediction.model_path import ACCEPTED, check_model_path
 from mt_dnn.prediction.text_examples import TextTokenization
 from mt_dnn.prediction.text_model import TaskModel, TextModel, chosen_device, ready
 from mt_dnn.reporting.run_result import RESULT_FILE
 
 logger = logging.getLogger(__name__)
 
-ACCEPTED = "accepted: the folder of a run, a checkpoint model_*.pt, or a folder of --save_hf"
 LONGEST = 512  # tokens, where nothing tells
 WINDOW_PART = 3  # of a window, a question takes at most one part in three, and so does what it shares with the next
 
@@ -49,11 +49,9 @@ def load_model(
     Raises:
         UserError: there is no model, it is damaged, or its tokenizer is not found.
     """
-    place, device = Path(path), chosen_device(cuda)
+    place, device = check_model_path(path), chosen_device(cuda)
     if place.is_file():
         return _of_checkpoint(load_checkpoint(place), place, task, tokenizer, max_seq_len, device)
-    if not place.is_dir():
-        raise DataError(f"no such file or folder; {ACCEPTED}", place)
     if checkpoints_in(place) or (place / RESULT_FILE).is_file():
         found, content = _best_checkpoint(place)
         return _of_checkpoint(content, found, task, tokenizer, max_seq_len, device)

@@ -11,12 +11,17 @@ from typing import Any
 
 import numpy as np
 
-from data_utils.errors import FlagError, UserError
+from data_utils.errors import DataError, FlagError, UserError
 from data_utils.metrics import Metric
 from data_utils.storage.files import atomic_write
-from data_utils.storage.text_files import with_null
+from data_utils.storage.text_files import read_json, with_null
 from data_utils.tables import Row, Table, write_table
+from data_utils.tables.content import suffix_of
+from data_utils.tables.sentences import sentences_of
+from data_utils.tables.sources import WORD_SUFFIXES
 from mt_dnn.prediction.text_model import Scored, TaskModel, TextModel
+from mt_dnn.prediction.word_rows import answers_of_words
+from tasks import Task
 from tasks.values import Answer
 
 logger = logging.getLogger(__name__)
@@ -37,6 +42,7 @@ class Request:
         metrics: None for those of the task's definition.
         batch_size: rows in a batch; None for a full batch of tokens.
         separator: between several labels in one column; None where a cell is one label or a list.
+        sentence: in a table with a word a row, the column that says to which sentence it belongs.
     """
 
     table: Table
@@ -46,6 +52,7 @@ class Request:
     metrics: tuple[Metric, ...] | None = None
     batch_size: int | None = None
     separator: str | None = None
+    sentence: str | None = None
 
 
 def answer_table(model: TextModel, request: Request, output: Path, metrics_file: Path) -> None:
@@ -69,9 +76,15 @@ def answer_table(model: TextModel, request: Request, output: Path, metrics_file:
         for note in scored.notes:
             logger.warning("%s", note)
         prefix = f"{task.name}_" if len(tasks) > 1 else ""
-        columns |= {prefix + name: own for name, own in answer_columns(scored.answers, request.all_scores).items()}
+        columns |= {
+            prefix + name: own for name, own in answer_columns(scored.answers, request.all_scores, task.task).items()
+        }
         found[task.name] = scored.metrics
+    if suffix_of(output) in WORD_SUFFIXES:  # a column a task; metrics' programs read the last one as the prediction
+        columns = {name: values for name, values in columns.items() if name.endswith(PREDICTION)}
     columns = free_names(columns, request.table.columns)
+    if not request.label:
+        _remove_old_metrics(metrics_file)
     write_table(output, request.table, columns)
     logger.info("%s: %d rows, new columns %s", output, len(request.table.rows), ", ".join(columns))
     if request.label:
@@ -81,6 +94,26 @@ def answer_table(model: TextModel, request: Request, output: Path, metrics_file:
         for name, value in values.items():
             logger.info("%s: %.2f", name, value)
         logger.info("%s: the metrics", metrics_file)
+
+
+def _remove_old_metrics(path: Path) -> None:
+    """Remove the metrics of earlier answers of the same name, which would seem to be those of the new ones."""
+    if not path.exists():
+        return
+    try:
+        found = read_json(path)
+    except DataError:
+        found = None
+    own = (
+        isinstance(found, dict)
+        and bool(found)
+        and all(name in Metric.__members__ or isinstance(value, float) for name, value in found.items())
+    )
+    if own:
+        path.unlink()
+        logger.warning("%s: removed, the metrics of an earlier run; without --label this run has none", path)
+    else:
+        logger.warning("%s: not of this run, and no file of metrics; it stays as it is", path)
 
 
 def check_texts(model: TextModel, text: Sequence[str]) -> None:
@@ -102,21 +135,24 @@ def check_texts(model: TextModel, text: Sequence[str]) -> None:
     raise FlagError(f"--text: {next(iter(refused.values()))}{hint}")
 
 
-def answer_columns(answers: Sequence[Answer], all_scores: bool) -> dict[str, list[Any]]:
-    """The answers as columns; there is no column for what no answer has.
+def answer_columns(answers: Sequence[Answer], all_scores: bool, task: Task) -> dict[str, list[Any]]:
+    """The answers as columns. A table has the columns of its task, also if no row has an answer.
 
     Args:
         all_scores: add the probability of every class as `probability_NAME`. If rows have different classes, such as
             candidates, add one column `probabilities` with lists.
     """
+    parts = task.answer_parts
     columns = {PREDICTION: [_short(answer.label) for answer in answers]}
-    if any(answer.probability is not None for answer in answers):
+    if "probability" in parts or any(answer.probability is not None for answer in answers):
         columns[PROBABILITY] = [_short(answer.probability) for answer in answers]
-    known = next((answer.probabilities for answer in answers if answer.probabilities is not None), None)
+    known: Any = next((answer.probabilities for answer in answers if answer.probabilities is not None), None)
+    if known is None and "classes" in parts:
+        known = dict.fromkeys(task.task_def.class_names())
     if all_scores and isinstance(known, dict):
         for name in known:
             columns[f"{PROBABILITY}_{name}"] = [_short((answer.probabilities or {}).get(name)) for answer in answers]
-    elif all_scores and known is not None:
+    elif all_scores and (known is not None or "items" in parts):
         columns[PROBABILITIES] = [_short(answer.probabilities) for answer in answers]
     return columns
 
@@ -131,7 +167,19 @@ def free_names(columns: Mapping[str, list[Any]], taken: Sequence[str]) -> dict[s
 
 
 def _scored(task: TaskModel, request: Request) -> Scored:
-    table = request.table
+    """The answers to the rows of a table, and what a person should know of them."""
+    if request.sentence is None:
+        return _scored_rows(task, request, request.table)
+    if not task.labels_words or request.separator is not None:
+        raise FlagError("--sentence: found it, accepted: for tasks with a label a word, without --label_separator")
+    sentences = sentences_of(request.table, request.sentence, request.text[0])
+    scored = _scored_rows(task, request, sentences.table)
+    answers = answers_of_words(scored.answers, sentences.places, len(request.table.rows))
+    new = [note for note in sentences.table.notes if note not in request.table.notes]
+    return Scored(answers, scored.metrics, [*new, *scored.notes])
+
+
+def _scored_rows(task: TaskModel, request: Request, table: Table) -> Scored:
     rows = [tuple(_cell(row, column) for column in request.text) for row in table.rows]
     labels = None
     if request.label:

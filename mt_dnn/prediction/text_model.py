@@ -20,6 +20,7 @@ from mt_dnn.batcher import Collater
 from mt_dnn.data.run_data import check_fits_encoder
 from mt_dnn.data.sampler import EVALUATION_TOKENS, batches_by_length
 from mt_dnn.inference import in_order
+from mt_dnn.prediction.table_labels import is_unlabeled, without_marks
 from mt_dnn.prediction.text_examples import CUT, TextExamples, TextTokenization, tokenize_rows
 from tasks import Task, Values, check_metrics
 from tasks.interfaces import Batch
@@ -100,6 +101,11 @@ class TaskModel:
         """Whether a text may have any number of labels."""
         return self.task.task_def.task_type.name == "MultiLabel"
 
+    @property
+    def labels_words(self) -> bool:
+        """Whether a text gets a label for each of its words."""
+        return self.task.task_def.data_type == DataFormat.Seqence
+
     def format_of(self, count: int) -> DataFormat:
         """The format of rows with so many texts.
 
@@ -142,6 +148,7 @@ class TaskModel:
             check_metrics(self.task.task_def, metrics, "--metric")
             self.task.check_text(where)
         numbers = range(1, len(rows) + 1) if numbers is None else numbers
+        labels, marks = (None, {}) if labels is None else without_marks(self.task, labels)
         found = [NO_ANSWER] * len(rows)
         try:
             lines, unlabeled = self._lines(rows, labels, where, numbers)
@@ -151,7 +158,7 @@ class TaskModel:
         if labels is not None and not any("label" in sample for sample in samples):
             raise FlagError("--label: no row has a text and a label; accepted: a column with labels")
         if not samples:
-            return Scored(found, {}, self._notes([], found, 0, numbers, unit))
+            return Scored(found, {}, self._notes([], found, 0, {}, numbers, unit))
         examples = TextExamples(where, self.task, self.task_id, samples)
         check_fits_encoder(examples, self.network.bert)
         scores, predictions = self._run(examples, batch_size)
@@ -161,7 +168,7 @@ class TaskModel:
         values: dict[str, float] = {}
         if labels is not None:
             values = self._measure(samples, scores, predictions, metrics, where)
-        return Scored(found, values, self._notes(samples, found, unlabeled, numbers, unit))
+        return Scored(found, values, self._notes(samples, found, unlabeled, marks, numbers, unit))
 
     def _lines(
         self, rows: Sequence[Cells], labels: Sequence[Any] | None, where: str, numbers: Sequence[int]
@@ -180,7 +187,7 @@ class TaskModel:
                         f"found {takes_in_words(data_format)}, accepted: {takes_in_words(known)}, as in the rows before"
                     )
                 label = None if labels is None else labels[place]
-                given = {} if _is_unlabeled(label) else self.task.label_fields(fields, label)
+                given = {} if is_unlabeled(label) else self.task.label_fields(fields, label)
             except ValueError as error:
                 raise DataError(str(error), where, numbers[place]) from error
             unlabeled += labels is not None and not given
@@ -227,6 +234,7 @@ class TaskModel:
         samples: Sequence[Mapping[str, Any]],
         answers: Sequence[Answer],
         unlabeled: int,
+        marks: Mapping[str, int],
         numbers: Sequence[int],
         unit: str,
     ) -> list[str]:
@@ -240,7 +248,9 @@ class TaskModel:
             longest = self.text.spec.max_seq_len
             notes.append(f"{len(cut)} of {len(answers)} texts are longer than {longest} tokens and were cut")
         if unlabeled:
-            notes.append(f"{unlabeled} of {len(answers)} rows have no label and are in no metric")
+            shown = ", ".join(f"{own!r} in {count}" for own, count in marks.items())
+            written = f" (written as {shown})" if marks else ""
+            notes.append(f"{unlabeled} of {len(answers)} rows have no label{written} and are in no metric")
         return notes
 
 
@@ -371,10 +381,3 @@ def _rows(texts: Iterable[Any], formats: Sequence[DataFormat]) -> list[Cells]:
             is_row = isinstance(own, list | tuple) and not has_words
             found.append(tuple(own) if is_row else (own,))
     return found
-
-
-def _is_unlabeled(label: Any) -> bool:
-    """Whether a row has no label: nothing, an empty text, or of several columns nothing in any."""
-    if isinstance(label, tuple):
-        return all(map(_is_unlabeled, label))
-    return is_missing(label) or (isinstance(label, str) and not label.strip())

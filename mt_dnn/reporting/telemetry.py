@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -184,6 +185,20 @@ def _lines_until(path: Path, updates: int, epoch: int) -> list[str]:
         if stays:
             lines.append(line + "\n")
     return lines
+
+
+def set_aside(path: Path, log: Callable[[str], object]) -> None:
+    """Rename a `metrics.jsonl` of another run, if there is one, and say so: this run begins a file of its own.
+
+    Raises:
+        WriteError: it cannot be renamed.
+    """
+    if not path.is_file() or not path.stat().st_size:
+        return
+    number = next(own for own in itertools.count(1) if not path.with_stem(f"{path.stem}_{own}").exists())
+    with write_errors(path):
+        path.rename(path.with_stem(f"{path.stem}_{number}"))
+    log(f"{path}: of another run, now {path.stem}_{number}{path.suffix}")
 
 
 def _text(values: Mapping[str, float], digits: int = 4) -> str:

@@ -35,7 +35,7 @@ from mt_dnn.reporting.report_points import Heartbeat, ReportPoints, duration
 from mt_dnn.reporting.run_log import found, opening, use, written
 from mt_dnn.reporting.run_result import RunClock, RunResult, metrics_text
 from mt_dnn.reporting.running_losses import RunningLosses
-from mt_dnn.reporting.telemetry import METRICS_FILE, Telemetry
+from mt_dnn.reporting.telemetry import METRICS_FILE, Telemetry, set_aside
 from mt_dnn.training.delta_cache import delta_cache_of_run
 from mt_dnn.training.failures import SkippedUpdates, one_line_errors
 from mt_dnn.training.processes import build_accelerator
@@ -137,6 +137,8 @@ class Trainer:
                 file.write(self.config.to_yaml())
         self.describe(self.config)
         total, done = self.model.total_updates, self.model.updates
+        if self.main and self.checkpoints.from_elsewhere:
+            set_aside(self.output_dir / METRICS_FILE, self.log.info)
         telemetry = Telemetry(self.config, self.main, self.accelerator, done, first_epoch, self.losses)
         with (
             self.stop,

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, BertModel
 
 from data_utils.pretrained import EMBEDDED_NAME, resolve_pretrained
 from experiments.sift.pictures import SCALES, WORD, circles
+from experiments.sift.reporting.figures import NARROW
 from mt_dnn.perturbation.measured_defaults import BY_METHOD, measured
 from mt_dnn.reporting.telemetry import METRICS_FILE
 from tests.docs.pages import PAGES, ROOT
@@ -47,6 +48,11 @@ def test_the_telemetry_page_names_every_figure_and_no_other(tmp_path: Path) -> N
     names = {name for line in written for name in json.loads(line)} - {"ACC"}
     listed = [name for row in rows(DOCS / "telemetry.md", "name") for name in re.findall(r"`(\w+)`", row[0])]
     assert len(listed) == len(set(listed)) and set(listed) == names
+
+
+def test_every_picture_has_one_for_narrow_screens() -> None:
+    pictures = {name for page in DOCS.glob("*.md") for name in re.findall(r"\((images/\w+)\.svg\)", page.read_text())}
+    assert len(pictures) > 5 and all((DOCS / f"{name}{NARROW}.svg").is_file() for name in pictures)
 
 
 def test_the_defaults_are_the_measured_ones() -> None:

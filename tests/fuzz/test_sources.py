@@ -23,7 +23,8 @@ from experiments.glue.glue_layouts import LAYOUTS, Layout, Part
 from experiments.glue.glue_prepro import read_part
 from experiments.mlm import mlm_prepro
 from experiments.ner import prepro as ner_prepro
-from experiments.preparation.own_tables import Columns, OwnTask, write_definition
+from experiments.preparation.own_definition import write_definition
+from experiments.preparation.own_tables import Columns, OwnTask
 from experiments.sift.data import hutto, study_data
 from experiments.squad.squad_prepro import read_squad
 from experiments.superglue import superglue_prepro

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
+from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import MaxNLocator
 
+from data_utils.storage.files import atomic_write
 from experiments.sift.reporting.document import Panel
 
 # Colours that colour-blind readers can distinguish [Okabe & Ito 2008].
 COLOURS = ("#000000", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c8c00")
 MARKERS = "osD^vPX*"
 SIZE = (4.6, 3.7)  # inches
+NARROW = "-narrow"  # ends the name of a picture for narrow screens
+NARROW_SHAPE = 0.75  # height of a panel by its width
+NAME_WIDTH = 27  # characters of a line of a name at the vertical axis
+LINE_HEIGHT = 0.21  # inches
+NARROW_WIDTH = 4.6  # inches; 400 pixels of a telephone show its letters at about their size
 # The fixed salt makes ids inside the SVG, and so the file, reproducible.
 SETTINGS: dict[Any, Any] = {
     "svg.hashsalt": "sift",
@@ -82,6 +91,41 @@ def panel(
         file = io.StringIO()
         drawing.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return Panel(name, _in_words(title, x_label, y_label, series, ticks), file.getvalue())
+
+
+def save_pictures(drawing: Drawing, folder: Path, name: str, columns: int = 1) -> None:
+    """Write a picture for the docs, NAME.svg, and one for narrow screens with the same panels, NAME-narrow.svg.
+
+    Args:
+        columns: panels side by side on a narrow screen.
+    """
+    _save(drawing, folder / f"{name}.svg")
+    _stack(drawing, columns)
+    _save(drawing, folder / f"{name}{NARROW}.svg")
+
+
+def _stack(drawing: Drawing, columns: int) -> None:
+    """Put the panels into so many columns of a narrow picture, and break long names at the vertical axis."""
+    rows = -(-len(drawing.axes) // columns)
+    lines = 0
+    for axes, place in zip(drawing.axes, GridSpec(rows, columns, drawing), strict=False):
+        axes.set_subplotspec(place)
+        axes.tick_params(labelleft=bool(len(axes.get_yticks())))
+        names = [textwrap.fill(tick.get_text(), NAME_WIDTH) for tick in axes.get_yticklabels()]
+        if max(map(len, names), default=0) > NAME_WIDTH:
+            axes.set_yticks(axes.get_yticks(), names, parse_math=False)
+            lines = sum(1 + name.count("\n") for name in names)
+            if legend := axes.get_legend():  # stands above the panel, which is narrow now
+                legend.set_loc("upper right")
+                legend.set_bbox_to_anchor((1, 1.12), axes.transAxes)
+    shape = 1.1 if drawing.axes[0].get_aspect() == 1 else NARROW_SHAPE  # 1.1: a square below its title
+    height = max(NARROW_WIDTH / columns * shape, lines * LINE_HEIGHT)
+    drawing.set_size_inches(NARROW_WIDTH, rows * height)
+
+
+def _save(drawing: Drawing, path: Path) -> None:
+    with matplotlib.rc_context(SETTINGS), atomic_write(path) as file:
+        drawing.savefig(file, format="svg", metadata={"Date": None})
 
 
 def plain_axes(axes: Axes, title: str, x_label: str, y_label: str = "") -> None:

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from data_utils.errors import UserError
+from experiments.preparation.own_definition import write_definition
 from experiments.preparation.own_labels import similar
 from experiments.preparation.own_rows import Columns
-from experiments.preparation.own_tables import Choices, OwnTask, write_definition
+from experiments.preparation.own_tables import Choices, OwnTask
 from tasks.definition import TaskDefs
 
 COLUMNS = Columns(("text",), ("label",))
@@ -178,24 +179,26 @@ def test_a_test_set_without_several_labels_has_none(tmp_path: Path) -> None:
 def test_a_test_table_needs_the_definition_of_its_task(tmp_path: Path) -> None:
     first = OwnTask(folder_of(tmp_path / "own", train=many(*["a", "b"] * 9)), COLUMNS)
     write_definition(tmp_path / "task_def.yml", [first])
-    known = TaskDefs(tmp_path / "task_def.yml")
+    known = tmp_path / "task_def.yml"
     (tmp_path / "new.csv").write_text("text\nx\ny\n")
     new = str(tmp_path / "new.csv")
-    task = OwnTask(new, COLUMNS, name="own", split="test", known=known)
+    task = OwnTask(new, COLUMNS, name="own", split="test", task_def=known)
     assert task.splits == {"test": [("0", "", "x"), ("1", "", "y")]} and not task.is_new
     with pytest.raises(UserError, match="no definition of a task 'new'; --task_name names one of own"):
-        OwnTask(new, COLUMNS, split="test", known=known)
+        OwnTask(new, COLUMNS, split="test", task_def=known)
     with pytest.raises(UserError, match="found no train table, and no definition"):
         OwnTask(new, COLUMNS, split="test")
     with pytest.raises(UserError, match="--text: 2 columns make PremiseAndOneHypothesis"):
-        OwnTask(new, Columns(("text", "text"), ("label",)), name="own", split="test", known=known)
+        OwnTask(new, Columns(("text", "text"), ("label",)), name="own", split="test", task_def=known)
     (tmp_path / "new.csv").write_text("text,label\nx,a\ny,c\n")
     with pytest.raises(UserError, match="line 3: found the label 'c', accepted: a, b"):
-        OwnTask(new, COLUMNS, name="own", split="test", known=known)
-    unlabeled = OwnTask(new, COLUMNS, name="own", split="unlabeled", known=known)
+        OwnTask(new, COLUMNS, name="own", split="test", task_def=known)
+    unlabeled = OwnTask(new, COLUMNS, name="own", split="unlabeled", task_def=known)
     assert unlabeled.splits == {"unlabeled": [("0", "", "x"), ("1", "", "y")]}
     with pytest.raises(UserError, match="--split: found .*own with train, accepted|--split"):
-        OwnTask(folder_of(tmp_path / "two", train=[("a", "a")], dev=[("b", "b")]), COLUMNS, split="test", known=known)
+        OwnTask(
+            folder_of(tmp_path / "two", train=[("a", "a")], dev=[("b", "b")]), COLUMNS, split="test", task_def=known
+        )
 
 
 def test_blanks_around_labels_and_ids_that_stand_twice_are_told(tmp_path: Path) -> None:

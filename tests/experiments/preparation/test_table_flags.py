@@ -116,10 +116,12 @@ def test_small_encoders_take_a_larger_learning_rate(encoder: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
+        (["--text", "a,b,c"], "--text: found 3 columns, accepted: one or two"),
         (["--label", "a,a"], "--label: found 'a' 2 times"),
+        (["--label", "a,b", "--task_type", "Regression"], "--task_type: found Regression for 2 label columns"),
         (["--label", "a,b", "--label_separator", ";"], "--label_separator: found ';', accepted"),
         (["--encoding", "klingon"], "--encoding: found 'klingon'"),
-        (["--missing_labels", "keep"], "--missing_labels: invalid choice"),
+        (["--missing_labels", "merge"], "--missing_labels: invalid choice"),
     ],
 )
 def test_flags_that_do_not_go_together(flags: list[str], said: str, tmp_path: Path, encoder: Path) -> None:

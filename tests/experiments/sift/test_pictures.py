@@ -1,11 +1,16 @@
 """The pictures show what they say."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from transformers import BertConfig, BertModel
 
 from experiments.sift.pictures import CAPTIONS, GRID, RADIUS, SCALES, SHARE, circles, climbed, draw_methods, path
+from experiments.sift.reporting.figures import NARROW, NARROW_WIDTH, save_pictures
 
 
 @pytest.mark.parametrize("name", CAPTIONS)
@@ -46,3 +51,19 @@ def test_rescaled_tables_shrink_noise_at_pre_ln_alone() -> None:
 def test_a_panel_a_method() -> None:
     titles = [axis.get_title().split("\n")[0] for axis in draw_methods().axes]
     assert [title for title in titles if title] == [*CAPTIONS]
+
+
+def test_a_narrow_screen_gets_the_same_panels_one_below_another(tmp_path: Path) -> None:
+    drawing = Figure(figsize=(9, 3), layout="constrained")
+    for axis, name in zip(drawing.subplots(1, 3, sharey=True), ("a", "b", "c"), strict=True):
+        axis.set(title=name, yticks=[0], yticklabels=["a name that is far too long for a telephone"])
+    save_pictures(drawing, tmp_path, "three")
+    sizes = {}
+    for name in ("three", f"three{NARROW}"):
+        text = (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+        sizes[name] = [float(number) / 72 for number in re.findall(r'viewBox="0 0 (\S+) (\S+)"', text)[0]]
+    assert sizes["three"] == [9, 3]
+    assert sizes[f"three{NARROW}"] == pytest.approx([NARROW_WIDTH, 3 * 0.75 * NARROW_WIDTH])
+    lefts, tops = zip(*(axis.get_position().get_points()[0] for axis in drawing.axes), strict=True)
+    assert len(set(lefts)) == 1 and tops[0] > tops[1] > tops[2]
+    assert "\n" in drawing.axes[0].get_yticklabels()[0].get_text()

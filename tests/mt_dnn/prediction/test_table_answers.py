@@ -5,9 +5,6 @@ from __future__ import annotations
 import csv
 import gzip
 import json
-import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -200,9 +197,79 @@ def test_the_users_columns_are_never_overwritten(run: Any, caplog: pytest.LogCap
 def test_a_table_without_rows_stays_one(run: Any) -> None:
     Path("in.csv").write_text("review,stars\n")
     run("--task one --text review --output out.csv")
-    assert Path("out.csv").read_text() == "review,stars,prediction\n"
+    assert Path("out.csv").read_text() == "review,stars,prediction,probability\n"
     with pytest.raises(UserError, match="--label: no row has a text and a label"):
         run("--task one --text review --label stars --output out.csv")
+
+
+@pytest.mark.parametrize("task", ["one", "number", "several", "tags"])
+def test_the_columns_are_the_same_where_no_row_has_an_answer(run: Any, task: str) -> None:
+    headers = set()
+    for name, content in (("some", "review\nred\n"), ("empty", 'review\n" "\n'), ("none", "review\n")):
+        Path("in.csv").write_text(content)
+        run(f"--task {task} --text review --output {name}.csv --all_scores")
+        headers.add(read_table(f"{name}.csv").columns)
+    assert len(headers) == 1
+
+
+def test_marks_of_no_label_are_in_no_metric_and_are_counted(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = [["-1", "", "N/A", "-1.0", label][min(row, 4)] for row, label in enumerate(LABELS[:20])]
+    rows = zip(TEXTS[:20], shown, strict=True)
+    Path("in.csv").write_text("review,stars\n" + "".join(f"{text},{own}\n" for text, own in rows))
+    run("--task one --text review --output out.csv --label stars")
+    said = "4 of 20 rows have no label (written as '-1' in 1, 'N/A' in 1, '-1.0' in 1) and are in no metric"
+    assert said in capsys.readouterr().out
+    found = [row.cells["prediction"] for row in read_table("out.csv").rows][4:20]
+    assert json.loads(Path("out_metrics.json").read_text())["ACC"] == pytest.approx(
+        100 * accuracy_score(shown[4:], found)
+    )
+    Path("in.csv").write_text("review,z,x,y\nred,-1,-1,-1\nblue,1,0,0\n")
+    run("--task several --text review --label x,y,z --output out.csv")
+    assert "1 of 2 rows have no label (written as '-1' in 1) and are in no metric" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("label", ["-2", "d", "unknown"])
+def test_other_labels_that_the_task_does_not_have_are_refused(run: Any, label: str) -> None:
+    Path("in.csv").write_text(f"review,stars\nred,a\nblue,{label}\n")
+    with pytest.raises(UserError, match=f"in.csv, line 3: found the label '{label}'"):
+        run("--task one --text review --output out.csv --label stars")
+
+
+def test_minus_one_is_a_number_where_numbers_are_predicted(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.csv").write_text("review,stars\nred,-1\nblue,0.5\none,2\n")
+    run("--task number --text review --output out.csv --label stars")
+    assert "no label" not in capsys.readouterr().out
+    Path("in.csv").write_text("review,stars\nred,-1\nblue,-1\n")
+    with pytest.raises(UserError, match="--label: no row has a text and a label"):
+        run("--task number --text review --output out.csv --label stars")
+
+
+def test_metrics_of_an_earlier_run_do_not_stay(run: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    run("--task one --text review --output out.csv --label stars")
+    run("--task one --text review --output out.csv")
+    assert not Path("out_metrics.json").exists()
+    assert "out_metrics.json: removed, the metrics of an earlier run" in capsys.readouterr().out
+    for other in ("{}", '{"lr": 3}', "[1]", "no JSON"):
+        Path("out_metrics.json").write_text(other)
+        run("--task one --text review --output out.csv")
+        assert Path("out_metrics.json").read_text() == other
+        assert "out_metrics.json: not of this run, and no file of metrics; it stays as it is" in capsys.readouterr().out
+
+
+def test_answers_of_squad_are_counted_from_the_start_of_the_context(run: Any) -> None:
+    rows = [
+        {"q": "red", "c": "  \n one two\tfour", "a": {"text": ["two\tfour", "one"], "answer_start": [8, 4]}},
+        {"q": "red", "c": "blue one", "a": {"text": ["blue"], "answer_start": [0]}},
+    ]
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("--task span --text q,c --label a --output out.jsonl", "in.jsonl")
+    found = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert [{name: own[name] for name in "qca"} for own in found] == rows
+    assert set(json.loads(Path("out_metrics.json").read_text())) == {"EmF1", "EmF1_exact"}
+    rows[0]["a"]["answer_start"][0] = 7
+    Path("in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(UserError, match="line 1: the answer 'two four' is not at character 7"):
+        run("--task span --text q,c --label a --output out.jsonl", "in.jsonl")
 
 
 def test_new_names_are_told(caplog: pytest.LogCaptureFixture) -> None:
@@ -211,9 +278,9 @@ def test_new_names_are_told(caplog: pytest.LogCaptureFixture) -> None:
     assert caplog.messages == ["the table has a column prediction; the new columns begin with model_"]
 
 
-def test_numbers_have_the_digits_that_single_precision_has() -> None:
+def test_numbers_have_the_digits_that_single_precision_has(model: TextModel) -> None:
     answers = [Answer("a", float(np.float32(0.1)), {"a": float(np.float32(0.1))}), Answer(None)]
-    assert answer_columns(answers, True) == {
+    assert answer_columns(answers, True, model.tasks["one"].task) == {
         "prediction": ["a", None], "probability": [0.1, None], "probability_a": [0.1, None],
     }  # fmt: skip
 
@@ -281,11 +348,3 @@ def test_a_link_to_the_table_is_the_table(run: Any) -> None:
 def test_one_of_both_ways_is_taken(flags: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         predict.main(flags.split())
-
-
-def test_a_mistake_in_a_table_is_reported_before_slow_imports() -> None:
-    root, missing = Path(predict.__file__).parent, "no_such_table.csv"
-    given = f"-X importtime predict.py --model m --from {missing} --text a --output b.csv"
-    done = subprocess.run([sys.executable, *given.split()], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 2 and f"error: {missing}: cannot be read" in done.stderr
-    assert not re.search(r"\|\s+(torch|transformers)$", done.stderr, re.MULTILINE)

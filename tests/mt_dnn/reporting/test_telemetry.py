@@ -110,6 +110,22 @@ def test_evaluations_that_come_again_are_not_there_twice(tmp_path: Path) -> None
         assert lines_of(tmp_path) == whole
 
 
+def test_lines_of_another_run_in_the_folder_are_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a run that is resumed from a checkpoint in another folder."""
+    flags = (*SIFT, "--log_per_updates", "2", "--save_per_updates_on", "--save_per_updates", "5")
+    first, other = tmp_path / "first", tmp_path / "other"
+    tiny_run(first, *flags)
+    tiny_run(other, *SIFT, "--epochs", "1", "--log_per_updates", "1")
+    theirs = (other / "metrics.jsonl").read_text()
+    for own in ("metrics_1.jsonl", "metrics_2.jsonl"):
+        tiny_run(other, *flags, "--resume", "--model_ckpt", str(first / "model_0_5.pt"))
+        assert lines_of(other) == [line for line in lines_of(first) if line["update"] > 5]
+        assert f"metrics.jsonl: of another run, now {own}" in capsys.readouterr().out
+    assert (other / "metrics_1.jsonl").read_text() == theirs
+    tiny_run(other, *flags, "--resume")
+    assert not (other / "metrics_3.jsonl").exists()
+
+
 def test_alum_is_plain_for_the_first_half_of_its_updates(tmp_path: Path) -> None:
     alum = ("--adv_train", "--adv_opt", "alum", "--adv_norm_level", "post_ln", "--log_per_updates", "1")
     tiny_run(tmp_path / "alum", *alum, "--save_per_updates_on", "--save_per_updates", "9")
