@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ from torch import Tensor
 
 pytest.importorskip("trl")
 
+import mt_dnn.perturbation
 from examples import continuous_adversarial_training as cat
 from examples import latent_adversarial_training as lat
 from tests.encoders import throughout
@@ -192,3 +194,11 @@ def test_the_away_term_leaves_unlikely_tokens_alone_and_is_finite_where_p_is_1()
     torch.testing.assert_close(found, torch.tensor((60 - torch.tensor(2.0).log()) / 2))
     (gradient,) = torch.autograd.grad(found, logits)
     assert not gradient[0, 0].any() and gradient[0, 1].isfinite().all() and gradient[0, 1].any()
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_only_public_names_of_the_library_are_used(example: str) -> None:
+    tree = ast.parse((ROOT / "examples" / f"{example}.py").read_text(encoding="utf-8"))
+    own = [x for x in ast.walk(tree) if isinstance(x, ast.ImportFrom) and str(x.module).startswith("mt_dnn")]
+    assert {node.module for node in own} == {"mt_dnn.perturbation"}
+    assert {alias.name for node in own for alias in node.names} <= set(mt_dnn.perturbation.__all__)

@@ -82,7 +82,8 @@ def trainer_of(kind: Any, model: Any, loss: nn.Module, data: Dataset, folder: Pa
     own = {name: options.pop(name) for name in ("task_type", "eval_dataset", "pairwise") if name in options}
     if issubclass(kind, SentenceAdversarialMixin):
         own |= {"perturbation": search(), "alpha": ALPHA}
-        own |= {name: options.pop(name) for name in ("perturbation", "alpha") if name in options}
+        names = ("perturbation", "alpha", "ascent_loss", "noise_mask")
+        own |= {name: options.pop(name) for name in names if name in options}
     base = {
         "output_dir": str(folder),
         "use_cpu": True,
@@ -334,11 +335,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "freelb": ({"perturbation": FreeLbPerturbation.with_defaults()}, "freelb needs the loss of a perturbed pass"),
     "neftune": ({"perturbation": NeftunePerturbation.with_defaults()}, "neftune needs the loss of a perturbed pass"),
     "layer": ({"perturbation": SmartPerturbation.with_defaults(level="hidden:0")}, "level 'hidden:0' with sentence-tr"),
+    "places": (
+        {"perturbation": SmartPerturbation.with_defaults(level=("pre_ln", "post_ln"))},
+        "level 'pre_ln,post_ln'",
+    ),
     "masks": ({"perturbation": SmartPerturbation.with_defaults(same_dropout=True)}, "same_dropout with sentence-trans"),
     "noise": ({"neftune_noise_alpha": 5.0}, "NEFTune draws noise in every forward"),
     "compiled": ({"torch_compile": True}, "perturbed passes of a compiled sentence-transformers model"),
     "reading": ({"task_type": "classes"}, "Sentences: task_type is 'classes'; accepted: none"),
     "groups": ({"pairwise": 2}, "Sentences: pairwise is not supported for sentence-transformers"),
+    "tokens": (
+        {"noise_mask": lambda batch: batch["attention_mask"]},
+        "Sentences: noise_mask is not supported for sentence-transformers",
+    ),
+    "ascent": ({"ascent_loss": lambda output, batch: output.sum()}, "ascent_loss: smart has no ascent on a loss other"),
 }
 
 
