@@ -1,4 +1,4 @@
-"""What R costs a decoder with a large vocabulary, in memory and time: plain, and SMART in chunks of tokens and without.
+"""What R costs a decoder with a large vocabulary, in memory and time: plain, SMART with and without chunks, FreeLB.
 
     python -m experiments.bench.decoders --vocabulary 150000 --batch_size 4 --tokens 64
 
@@ -21,9 +21,9 @@ import torch
 
 from data_utils.errors import OneLineParser, at_least, run_command_line
 from experiments.sift.reporting.tables import markdown_table
-from mt_dnn.perturbation import SmartPerturbation, chunks
+from mt_dnn.perturbation import FreeLbPerturbation, SmartPerturbation, chunks
 
-ROWS = ("plain", "SMART, whole", "SMART, in chunks")
+ROWS = ("plain", "SMART, whole", "SMART, in chunks", "FreeLB, K = 3")
 STEPS = 3
 
 
@@ -60,14 +60,17 @@ def cost(row: str, sizes: Sizes) -> Cost:
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     if row == "SMART, whole":
         chunks.CHUNK_NUMBERS = sys.maxsize
-    smart = None if row == "plain" else SmartPerturbation.for_model(model, radius=0.1)
+    smart = SmartPerturbation.for_model(model, radius=0.1) if "SMART" in row else None
+    freelb = FreeLbPerturbation.for_model(model, radius=0.1, k=3) if "FreeLB" in row else None
     before, seconds, loss = _peak(), [], 0.0
     for _ in range(STEPS):
         torch.manual_seed(1)  # the same noise in every step
         model.zero_grad()
         start = time.perf_counter()
-        output = model(**batch)
-        total = output.loss if smart is None else output.loss + smart.alpha * smart(model, batch, output)
+        output = None if freelb else model(**batch)
+        total = freelb(model, batch, None) if freelb else output.loss
+        if smart is not None:
+            total = total + smart.alpha * smart(model, batch, output)
         total.backward()
         seconds.append(time.perf_counter() - start)
         loss = total.item()
