@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from multiprocessing import get_context
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -67,8 +67,12 @@ def cost(row: str, sizes: Sizes) -> Cost:
         torch.manual_seed(1)  # the same noise in every step
         model.zero_grad()
         start = time.perf_counter()
-        output = None if freelb else model(**batch)
-        total = freelb(model, batch, None) if freelb else output.loss
+        output: Any = None
+        if freelb is not None:
+            total = freelb(model, batch, None)
+        else:
+            output = model(**batch)
+            total = output.loss
         if smart is not None:
             total = total + smart.alpha * smart(model, batch, output)
         total.backward()

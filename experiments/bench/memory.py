@@ -8,8 +8,8 @@ The decoder has Llama's layers. Nothing is run; GB are 10⁹ bytes. What it is c
   precision, 16 bytes a parameter, and the copy in bfloat16 that a pass computes with, 2 more.
 - LoRA: the model in bfloat16, 2 bytes a parameter; 16 bytes for each parameter of the adapters, which are at all linear
   layers of rank 16. Activations are counted as in full fine-tuning, which is an upper bound.
-- Sharded over N GPUs each holds one N-th of that. It gathers two layers, the word table and the head in bfloat16; in full
-  fine-tuning their gradients, too, before they are shared out.
+- Sharded over N GPUs each holds one N-th of that. It gathers two layers, the word table and the head in bfloat16; full
+  fine-tuning also their gradients, before they are shared out.
 - Activations: what a layer stores for the backward in bfloat16, 24 · hidden + 8 · intermediate bytes a token; with
   checkpointing its input alone, and one layer's while it is recomputed. SMART (any K) holds the activations of two
   passes, FreeLB those of K, NEFTune those of one.
