@@ -16,14 +16,17 @@ SPLIT = {"tp": "products of matrices", "cp": "a text's tokens", "sp": "a text's 
 # Modules of trainers that do not call a model once a batch, and what they do instead.
 LOSS_FROM_BODY = "computes its loss from the states of the student's body, not by its forward"
 UNSUPPORTED = {
-    "sentence_transformers": "encodes the texts of a batch one after the other, which have no R together",
+    "sentence_transformers": "encodes the texts of a batch one after the other (use SentenceAdversarialMixin)",
     "trl.trainer.distillation_trainer": LOSS_FROM_BODY,
     "trl.experimental.async_distillation": LOSS_FROM_BODY,
 }
 
 
-def refuse_bases(kind: type, mixin: type) -> None:
+def refuse_bases(kind: type, mixin: type, unsupported: Mapping[str, str]) -> None:
     """Check that a trainer's `compute_loss` calls the mixin's, and that its base calls a model once a batch.
+
+    Args:
+        unsupported: modules of trainers that do not, and what they do instead.
 
     Raises:
         ValueError: it does not.
@@ -35,7 +38,7 @@ def refuse_bases(kind: type, mixin: type) -> None:
         if override is not None and code is not None and "compute_loss" not in code.co_names:
             raise ValueError(unreached(kind))
     for base in bases:
-        for module, reason in UNSUPPORTED.items():
+        for module, reason in unsupported.items():
             if f"{base.__module__}.".startswith(f"{module}."):
                 raise ValueError(
                     f"{kind.__name__}: {base.__name__} {reason}; accepted: transformers' Trainer and those that call a "

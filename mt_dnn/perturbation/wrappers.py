@@ -50,15 +50,15 @@ def base_model(model: nn.Module) -> nn.Module:
     return inner
 
 
-def is_compiled(model: nn.Module, point: nn.Module | None = None) -> bool:
-    """Whether torch.compile compiles the model, or a part that contains `point`.
+def is_compiled(model: nn.Module, *points: nn.Module) -> bool:
+    """Whether torch.compile compiles the model, or a part that contains one of the `points`.
 
     Compiled code does not run hooks that are registered later.
     """
     if any(map(_is_compiled_module, _layers(model))):
         return True
-    parts = unwrapped(model).modules()
-    return point is not None and any(_is_compiled_module(part) and point in part.modules() for part in parts)
+    compiled = [part for part in unwrapped(model).modules() if _is_compiled_module(part)] if points else []
+    return any(point in part.modules() for part in compiled for point in points)
 
 
 def _is_compiled_module(module: nn.Module) -> bool:
@@ -83,9 +83,9 @@ def never_compiled(method: Call) -> Call:
 
 
 @contextmanager
-def uncompiled(model: nn.Module, point: nn.Module) -> Iterator[None]:
-    """The model in this block runs uncompiled if compiled code would not run hooks at `point`."""
-    with torch.compiler.set_stance("force_eager") if is_compiled(model, point) else nullcontext():
+def uncompiled(model: nn.Module, *points: nn.Module) -> Iterator[None]:
+    """The model in this block runs uncompiled if compiled code would not run hooks at the `points`."""
+    with torch.compiler.set_stance("force_eager") if is_compiled(model, *points) else nullcontext():
         yield
 
 
