@@ -39,7 +39,7 @@ class SequenceLabelingTask(Task):
     many_labels = True
     pads = False
     distils = True
-    answer_parts = ("probability", "items")
+    answer_parts: tuple[str, ...] = ("probability", "items")
     view = "tokens"
 
     @classmethod
@@ -67,7 +67,11 @@ class SequenceLabelingTask(Task):
         labels, (begin, end) = self.task_def.label_vocab, text.ends()
         assert labels is not None  # `check_text` has seen to it
         for number, fields in lines:
-            words, texts = (parse_list(split, number, column, fields[column]) for column in ("premise", "label"))
+            words = parse_list(split, number, "premise", fields["premise"])
+            if not fields["label"] and not split.is_train:
+                yield self._unlabeled(fields["uid"], self._ids(words, text, number), text)
+                continue
+            texts = parse_list(split, number, "label", fields["label"])
             if len(words) != len(texts):
                 found = f"{len(words)} words and {len(texts)} labels"
                 raise DataError(f"expected one label a word, found {found}", split.path, number)
@@ -90,6 +94,12 @@ class SequenceLabelingTask(Task):
             label = [labels[FIRST], *label[:room], labels[LAST]]
             example = {"uid": fields["uid"], "label": label, "token_id": token_id, "type_id": [0] * len(token_id)}
             yield example | ({CUT_LABEL: cut} if cut else {})
+
+    def _unlabeled(self, uid: str, ids: Sequence[Sequence[int]], text: Tokenization) -> dict[str, Any]:
+        """An example without labels, of the tokens of each word."""
+        begin, end = text.ends()
+        token_id = [begin, *[token for word in ids for token in word][: text.spec.max_seq_len - 2], end]
+        return {"uid": uid, "token_id": token_id, "type_id": [0] * len(token_id)}
 
     def _ids(self, words: Sequence[str], text: Tokenization, line: int) -> list[list[int]]:
         """The tokens of each word; the unknown token for a word that has none, such as a blank of no width."""
@@ -199,13 +209,11 @@ class SequenceLabelingTask(Task):
 
     def tokenize_texts(self, split: Split, lines: Sequence[Line], text: Tokenization) -> Iterator[dict[str, Any]]:
         """Lines with or without labels. `first_pieces` is the place of each word's first token, None without one."""
-        begin, end = text.ends()
         room = text.spec.max_seq_len - 2
         for line in lines:
             number, fields = line
             ids = self._ids(parse_list(split, number, "premise", fields["premise"]), text, number)
-            token_id = [begin, *[token for word in ids for token in word][:room], end]
-            example = {"uid": fields["uid"], "token_id": token_id, "type_id": [0] * len(token_id)}
+            example = self._unlabeled(fields["uid"], ids, text)
             if fields["label"]:
                 (example,) = self.tokenize(split, [line], text)
             starts = list(itertools.accumulate(map(len, ids), initial=1))[:-1]

@@ -1,6 +1,6 @@
 """A row of a user's table as the fields of a canonical line: which texts a data format needs, and what a cell may hold.
 
-A cell is a text, a number, a list, or nothing (None, NaN). A list may also be written as a text, in JSON.
+A cell is a text, a number, a list, or nothing (None, NaN). A list may also be written as a text.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data_utils.readers import GAP, SEPARATORS
+from data_utils.tables.lists import list_in
 from data_utils.task_def import DataFormat
 
 SHOWN = 60  # characters of a cell in a message
@@ -99,16 +100,14 @@ def is_missing(cell: Any) -> bool:
 
 
 def as_list(cell: Any) -> list[Any] | None:
-    """A list, or one written as a text in JSON; None: the cell is no list."""
+    """A list, or one written as a text in JSON's or Python's way; None: the cell is no list.
+
+    Raises:
+        ValueError: a list as numpy prints it.
+    """
     if isinstance(cell, list | tuple):
         return list(cell)
-    if isinstance(cell, str) and cell.lstrip().startswith("["):
-        try:
-            found = json.loads(cell)
-        except (ValueError, RecursionError):
-            return None
-        return found if isinstance(found, list) else None
-    return None
+    return list_in(cell) if isinstance(cell, str) else None
 
 
 def words_of(cell: Any) -> list[str]:

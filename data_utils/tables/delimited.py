@@ -21,53 +21,86 @@ from data_utils.tables.table import Layout, Table, as_text, check_columns, colum
 Fields = tuple[int, list[str]]  # the line in which a row begins, and its fields
 QUOTE = '"'
 SHOWN = 40  # characters in a message
-DIVIDERS = ",;\t"  # of a .csv
+DIVIDERS = ",;\t|"  # of a .csv
 LONE_RETURN = re.compile("\r(?!\n)")
-EXCEL_HINT = re.compile(r'"?sep=."?\s*', re.IGNORECASE)  # a line that only Excel reads: it names the divider
+EXCEL_HINT = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # a line that only Excel reads: it names the divider
+QUOTED_AFTER_BLANKS = re.compile(r'\s+".*"\s*', re.DOTALL)
 PRIVATE_USE = range(0xE000, 0xF900)  # characters that Unicode leaves without a meaning
 
 
-def read_csv(path: Path, encoding: str | None = None) -> Table:
-    """A `.csv`: the divider is that of comma, semicolon and tab which makes most columns of the first line.
+def read_csv(path: Path, encoding: str | None = None, columns: Sequence[str] | None = None) -> Table:
+    """A `.csv`: the divider is that of comma, semicolon, tab and `|` which makes most columns of the first line.
 
-    Quotes hold what divides. Empty lines are no rows.
+    Quotes hold what divides. Empty lines are no rows. A line `sep=;`, which Excel reads, says the divider.
+
+    Args:
+        columns: names for a file whose first line is a row; None where the first line names the columns.
 
     Raises:
         DataError: no columns, two of one name, a row with more or fewer, a quote that does not end; names the line.
     """
     text, found = read_text(path, encoding)
-    first = next(lines_of(text), "")
-    if EXCEL_HINT.fullmatch(first):
-        raise DataError(
-            f"found {first.strip()!r}, a line for Excel; accepted: names of columns in the first line", path, 1
-        )
-    divider = max(DIVIDERS, key=lambda own: len(next(csv.reader([first], delimiter=own), [])))
-    rows = list(_quoted(text, path, divider))
-    return _table(path, rows, Layout("csv", found, divider))
+    first, notes = next(lines_of(text), ""), []
+    hint = EXCEL_HINT.fullmatch(first)
+    if hint is not None:
+        text = "\n" + text[len(first) :]  # an empty line, so that lines keep their numbers
+        notes.append(f"{path}: {first.strip()!r} in the first line names the divider; it is no row, and is not written")
+        divider = hint[1]
+    else:
+        first = next((line for line in lines_of(text) if line.strip()), "")
+        counts = {own: len(next(csv.reader([first], delimiter=own), [])) for own in DIVIDERS}
+        divider = max(DIVIDERS, key=lambda own: (columns is not None and counts[own] == len(columns), counts[own]))
+    rows, more = _rows_of_csv(text, path, divider)
+    return _table(path, rows, Layout("csv", found, divider), [*notes, *more], columns)
 
 
-def read_tsv(path: Path, encoding: str | None = None) -> Table:
+def _rows_of_csv(text: str, path: Path, divider: str) -> tuple[list[Fields], list[str]]:
+    """The rows, and a note if quotes stand after blanks, as in `"a", "b"`; csv alone takes such for text."""
+    try:
+        rows = list(_quoted(text, path, divider))
+    except DataError:
+        rows = []
+    uneven = not rows or any(len(fields) != len(rows[0][1]) for _, fields in rows)
+    if f'{divider} "' in text and (
+        uneven or any(QUOTED_AFTER_BLANKS.fullmatch(own) for _, fields in rows for own in fields)
+    ):
+        try:
+            other = list(_quoted(text, path, divider, after_blanks=True))
+        except DataError:
+            other = []
+        if other and all(len(fields) == len(other[0][1]) for _, fields in other):
+            return other, [f"{path}: blanks after {divider!r} are left out, so that quotes after them are quotes"]
+    return rows or list(_quoted(text, path, divider)), []
+
+
+def read_tsv(path: Path, encoding: str | None = None, columns: Sequence[str] | None = None) -> Table:
     """A `.tsv`: a tab divides; quotes hold what divides, or are text, whichever the file shows.
 
     Programs that write quotes (pandas, Excel, R) put them around whole fields, and double those inside. A file in which
     every quote stands so is read their way. Elsewhere quotes are part of the text, and a note says so.
+
+    Args:
+        columns: as in `read_csv`.
 
     Raises:
         DataError: as `read_csv`.
     """
     text, found = read_text(path, encoding)
     if QUOTE not in text:
-        return _table(path, list(_plain(text)), Layout("tsv", found, "\t", quoted=False))
+        return _table(path, list(_plain(text)), Layout("tsv", found, "\t", quoted=False), given=columns)
     reason = _why_plain(text, path)
     if reason is None:
         rows = list(_quoted(text, path, "\t"))
-        return _table(path, rows, Layout("tsv", found, "\t"), _rows_in_quotes(path, rows))
+        return _table(path, rows, Layout("tsv", found, "\t"), _rows_in_quotes(path, rows), columns)
     note = f"{path}: quotes are read as part of the text: {reason}"
-    return _table(path, list(_plain(text)), Layout("tsv", found, "\t", quoted=False), [note])
+    return _table(path, list(_plain(text)), Layout("tsv", found, "\t", quoted=False), [note], columns)
 
 
-def _quoted(text: str, path: Path, divider: str) -> Iterator[Fields]:
+def _quoted(text: str, path: Path, divider: str, after_blanks: bool = False) -> Iterator[Fields]:
     """The rows where quotes hold what divides.
+
+    Args:
+        after_blanks: blanks after what divides are left out.
 
     Raises:
         DataError: the quotes are not well formed; names the line.
@@ -76,7 +109,7 @@ def _quoted(text: str, path: Path, divider: str) -> Iterator[Fields]:
     # A carriage return within a line is text, but csv refuses it outside quotes: another character takes its place.
     stand_in = next(own for own in map(chr, PRIVATE_USE) if own not in text) if LONE_RETURN.search(text) else ""
     held = LONE_RETURN.sub(stand_in, text) if stand_in else text
-    reader = csv.reader(lines_of(held), delimiter=divider, strict=True)
+    reader = csv.reader(lines_of(held), delimiter=divider, strict=True, skipinitialspace=after_blanks)
     began = 1
     try:
         for fields in reader:
@@ -84,7 +117,8 @@ def _quoted(text: str, path: Path, divider: str) -> Iterator[Fields]:
                 yield began, [own.replace(stand_in, "\r") for own in fields] if stand_in else fields
             began = reader.line_num + 1
     except csv.Error as error:
-        raise DataError(f"is no row of a table ({error})", path, began) from error
+        hint = '; a quote inside quotes is doubled, "", and not escaped by a backslash' if '\\"' in text else ""
+        raise DataError(f"is no row of a table ({error}){hint}", path, began) from error
 
 
 def _plain(text: str) -> Iterator[Fields]:
@@ -153,9 +187,20 @@ def _quotes_around(text: str, rows: Sequence[Fields]) -> Iterator[list[bool]]:
         yield has
 
 
-def _table(path: Path, rows: Sequence[Fields], layout: Layout, notes: Sequence[str] = ()) -> Table:
+def _table(
+    path: Path, rows: Sequence[Fields], layout: Layout, notes: Sequence[str] = (), given: Sequence[str] | None = None
+) -> Table:
+    """The rows as a table.
+
+    Args:
+        given: names of the columns; None where they are the first row.
+    """
+    if given is not None:
+        rows = [(1, list(given)), *rows]
+        notes = [*notes, f"{path}: the columns are named by --columns; where the table is written, these are line 1"]
     if not rows:
         raise DataError("found no names of columns; accepted: a first line that names them", path, 1)
+    rows, left_out = _without_empty(path, rows)
     columns, named_so = column_names(rows[0][1], path)
     check_columns(columns, path, rows[0][0])
     for number, fields in rows:
@@ -165,9 +210,26 @@ def _table(path: Path, rows: Sequence[Fields], layout: Layout, notes: Sequence[s
                 expected = f"one column as in the first line, {columns[0][:SHOWN]!r}"
                 dividers = "commas, semicolons or tabs" if layout.kind == "csv" else "tabs"
                 accepted = f"; accepted: columns divided by {dividers}"
+            elif layout.quoted and len(fields) > len(columns):
+                accepted = f"; a text with {layout.delimiter!r} in it needs quotes around it"
             raise DataError(f"expected {expected}, found {len(fields)}{accepted}", path, number)
     named = ((number, dict(zip(columns, fields, strict=True))) for number, fields in itertools.islice(rows, 1, None))
-    return make_table(path, columns, named, layout, notes=[*notes, *named_so])
+    return make_table(path, columns, named, layout, notes=[*notes, *left_out, *named_so])
+
+
+def _without_empty(path: Path, rows: Sequence[Fields]) -> tuple[Sequence[Fields], list[str]]:
+    """The rows without columns that have neither a name nor a cell, if there are several, and a note on them.
+
+    Spreadsheets write such at the end of each line.
+    """
+    names = rows[0][1]
+    empty = [at for at, name in enumerate(names) if not name.strip()]
+    even = all(len(fields) == len(names) for _, fields in rows)
+    if len(empty) < 2 or not even or any(fields[at].strip() for _, fields in rows for at in empty):
+        return rows, []
+    kept = [at for at in range(len(names)) if at not in empty]
+    note = f"{path}: {len(empty)} columns without a name and without content are left out"
+    return [(number, [fields[at] for at in kept]) for number, fields in rows], [note]
 
 
 def delimited_text(path: Path, table: Table, columns: Sequence[str]) -> str:

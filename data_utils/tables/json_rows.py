@@ -20,19 +20,63 @@ DECODER = decoder(parse_float=WrittenNumber)
 def read_json_rows(path: Path, encoding: str | None = None) -> Table:
     """A `.json` or `.jsonl`: an object a line, or an array of objects. Columns are all keys, as they first appear.
 
+    In a `.json` one object may hold the rows too: under one of its keys, as in `{"data": [{…}, {…}]}`, in pandas' form
+    "split", or as a list a column. A note says so.
+
     Raises:
         DataError: not such JSON, or no row at all; names the line, or the array's element.
     """
     text, found = read_text(path, encoding)
     is_array = text.lstrip().startswith("[")
-    rows = list(_of_array(text, path) if is_array else _of_lines(text, path))
+    is_document = path.name.lower().removesuffix(".gz").endswith(".json") and not is_array
+    single = _single_object(text, path) if is_document else None
+    inside = None if single is None else _rows_inside(single)
+    if inside is not None:
+        rows, note = list(enumerate(inside[0], start=1)), [f"{path}: {inside[1]}"]
+        is_array = True
+    else:
+        rows, note = list(_of_array(text, path) if is_array else _of_lines(text, path)), []
     if len(rows) == 1 and rows[0][1] and all(isinstance(value, dict) for value in rows[0][1].values()):
         hint = 'accepted: an object a row, which pandas writes with orient="records"'
         raise DataError(f"holds one object, whose values are objects; {hint}", path, rows[0][0])
     columns = list(dict.fromkeys(key for _, row in rows for key in row))
     if not columns:
         raise DataError("found no rows; accepted: JSON objects, one a line or in an array", path)
-    return make_table(path, columns, rows, Layout("json" if is_array else "jsonl", found))
+    return make_table(path, columns, rows, Layout("json" if is_array else "jsonl", found), notes=note)
+
+
+def _single_object(text: str, path: Path) -> dict[str, Any] | None:
+    """The object that is all of a text; None where it is something else, such as an object a line."""
+    first = next((line for line in lines_of(text) if line.strip()), "")
+    try:
+        json.loads(first)
+        if text.strip() != first.strip():
+            return None
+    except (ValueError, RecursionError):
+        pass  # an object on several lines
+    try:
+        found = parse_json(text, path, decoder=DECODER)
+    except DataError:
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _rows_inside(found: dict[str, Any]) -> tuple[list[dict[str, Any]], str] | None:
+    """The rows that an object holds, and in words where; None where it is no table."""
+    lists = {key: own for key, own in found.items() if isinstance(own, list) and own}
+    of_objects = [key for key, own in lists.items() if all(isinstance(row, dict) for row in own)]
+    if len(of_objects) == 1:
+        key = of_objects[0]
+        others = ", ".join(repr(own) for own in found if own != key)
+        return lists[key], f"the rows are those of the key {key!r}" + (f"; left out: {others}" if others else "")
+    names, data = found.get("columns"), lists.get("data", [])
+    if isinstance(names, list) and data and all(isinstance(row, list) and len(row) == len(names) for row in data):
+        return [dict(zip(map(str, names), row, strict=True)) for row in data], "the rows are those of the key 'data'"
+    if found and len(lists) == len(found) and len({len(own) for own in lists.values()}) == 1:
+        return [
+            dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)
+        ], "holds a list a column"
+    return None
 
 
 def _of_array(text: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,5 +63,22 @@ def named_tables(name: str, configuration: str, cache_dir: str | None) -> dict[s
 
 
 def _table(source: str, data: Any) -> Table:
-    names = {column: tuple(feature.names) for column, feature in data.features.items() if hasattr(feature, "names")}
-    return make_table(source, list(data.features), enumerate(data, start=1), Layout("datasets"), names)
+    names = {column: own for column, feature in data.features.items() if (own := _class_names(feature))}
+    lists = [column for column in names if not hasattr(data.features[column], "names")]
+    rows = ((number, _with_names(row, lists, names)) for number, row in enumerate(data, start=1))
+    return make_table(source, list(data.features), rows, Layout("datasets"), names)
+
+
+def _class_names(feature: Any) -> tuple[str, ...]:
+    """The names of a feature's classes, or of those of a list's items; none where it has none."""
+    items = feature[0] if isinstance(feature, list) and len(feature) == 1 else getattr(feature, "feature", feature)
+    return tuple(getattr(items, "names", None) or ())
+
+
+def _with_names(row: dict[str, Any], lists: Sequence[str], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """A row whose lists of classes hold names instead of numbers; None for a number without a name, such as -1."""
+    found = {}
+    for column in lists:
+        known = dict(enumerate(names[column]))
+        found[column] = None if row[column] is None else [known.get(own) for own in row[column]]
+    return {**row, **found}

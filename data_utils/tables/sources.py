@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_utils.errors import DataError, UserError
+from data_utils.errors import DataError, FlagError, UserError
 from data_utils.storage.files import atomic_write
+from data_utils.tables.conll import conll_text, read_conll
 from data_utils.tables.content import encodable, stem_of, suffix_of
 from data_utils.tables.delimited import delimited_text, read_csv, read_tsv
 from data_utils.tables.excel import read_excel, write_excel
@@ -17,26 +18,32 @@ from data_utils.tables.named import is_saved, named_tables, saved_tables
 from data_utils.tables.parquet import read_parquet, write_parquet
 from data_utils.tables.table import Layout, Row, Table
 
-TEXT_READERS: Mapping[str, Callable[[Path, str | None], Table]] = {
-    ".csv": read_csv,
-    ".tsv": read_tsv,
+DELIMITED_READERS = {".csv": read_csv, ".tsv": read_tsv, ".txt": read_tsv}
+TEXT_READERS: Mapping[str, Callable[..., Table]] = {
+    **DELIMITED_READERS,
     ".jsonl": read_json_rows,
+    ".ndjson": read_json_rows,
     ".json": read_json_rows,
+    ".conll": read_conll,
+    ".conllu": read_conll,
 }  # also packed, as .csv.gz
 OTHER_READERS: Mapping[str, Callable[[Path], Table]] = {".parquet": read_parquet, ".xlsx": read_excel}
 SUFFIXES = (*TEXT_READERS, *OTHER_READERS)
+WORD_SUFFIXES = (".conll", ".conllu")  # a line a word
 SPLIT_NAMES = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
-ACCEPTED = f"{', '.join(SUFFIXES)}, the first four also with .gz"
+ACCEPTED = f"{', '.join(SUFFIXES)}, all but the last two also with .gz"
 
 
-def read_table(path: Path | str, *, encoding: str | None = None) -> Table:
+def read_table(path: Path | str, *, encoding: str | None = None, columns: Sequence[str] | None = None) -> Table:
     """A file as a table; its ending says the format.
 
     Every cell is text, exactly as it stands in the file: `NA`, `007` and `1.0` stay as they are.
 
     Args:
-        path: `.csv`, `.tsv`, `.jsonl`, `.json` (also with `.gz`), `.parquet` or `.xlsx`.
+        path: `.csv`, `.tsv`, `.txt` (as `.tsv`), `.jsonl`, `.ndjson`, `.json`, `.conll`, `.conllu` (also with `.gz`),
+            `.parquet` or `.xlsx`.
         encoding: of a text file without a mark of its encoding at its start; None: UTF-8.
+        columns: names for a `.csv`, `.tsv` or `.txt` whose first line is a row.
 
     Raises:
         UserError: another ending; a file that cannot be read, with its line or row.
@@ -45,12 +52,18 @@ def read_table(path: Path | str, *, encoding: str | None = None) -> Table:
     suffix = suffix_of(path)
     if (path.name.lower().endswith(".gz") and suffix not in TEXT_READERS) or suffix not in SUFFIXES:
         raise DataError(f"found the ending {''.join(path.suffixes[-2:])!r}, accepted: {ACCEPTED}", path)
+    if suffix in DELIMITED_READERS:
+        return DELIMITED_READERS[suffix](path, encoding, columns)
+    if columns is not None:
+        raise FlagError(f"--columns: found it with {path}, accepted: with {', '.join(DELIMITED_READERS)}")
     if suffix in TEXT_READERS:
         return TEXT_READERS[suffix](path, encoding)
     return OTHER_READERS[suffix](path)
 
 
-def find_tables(source: str, cache_dir: str | None = None, encoding: str | None = None) -> tuple[str, dict[str, Table]]:
+def find_tables(
+    source: str, cache_dir: str | None = None, encoding: str | None = None, columns: Sequence[str] | None = None
+) -> tuple[str, dict[str, Table]]:
     """The name and the splits (`train`, `dev`, `test`) that a source has, one at least.
 
     Args:
@@ -58,21 +71,42 @@ def find_tables(source: str, cache_dir: str | None = None, encoding: str | None 
             a folder of `datasets`' `save_to_disk`; or a data set's name, `imdb`, or with its configuration,
             `nyu-mll/glue:cola`.
         cache_dir: where downloads are kept.
-        encoding: as in `read_table`.
+        encoding, columns: as in `read_table`.
 
     Raises:
         UserError: there is nothing of that name, or no such split.
     """
     path = Path(source)
+    if columns is not None and not path.is_file() and not path.is_dir() and suffix_of(path) not in SUFFIXES:
+        raise FlagError(f"--columns: found it with {source}, accepted: with {', '.join(DELIMITED_READERS)}")
     if path.is_dir() and is_saved(path):
         return path.resolve().name, _known_splits(saved_tables(path), source)
     if path.is_dir():
-        return path.resolve().name, _tables_in(path, encoding)
+        return path.resolve().name, _tables_in(path, encoding, columns)
     if path.is_file() or suffix_of(path) in SUFFIXES:
-        return stem_of(path), {"train": read_table(path, encoding=encoding)}
+        return stem_of(path), {"train": read_table(path, encoding=encoding, columns=columns)}
     name, _, configuration = source.partition(":")
     found = named_tables(name, configuration, cache_dir)
     return configuration or name.rsplit("/", 1)[-1], _known_splits(found, name)
+
+
+def find_splits(sources: Sequence[str]) -> dict[str, str] | None:
+    """The files that are splits of one task by their names, such as `train.csv` and `dev.csv`, or `own_train.csv` and
+    `own_dev.csv`; None where the files are tables of their own.
+
+    Returns:
+        The files by split.
+    """
+    found: dict[str, str] = {}
+    first: set[tuple[Path, str]] = set()
+    for source in sources:
+        path = Path(source)
+        rest, _, last = f"_{stem_of(path)}".replace("-", "_").replace(".", "_").rpartition("_")
+        if path.is_dir() or suffix_of(path) not in SUFFIXES or last not in SPLIT_NAMES or SPLIT_NAMES[last] in found:
+            return None
+        found[SPLIT_NAMES[last]] = source
+        first.add((path.parent.resolve(), rest))
+    return found if len(first) == 1 and len(found) > 1 and "train" in found else None
 
 
 def _known_splits(found: Mapping[str, Table], source: str) -> dict[str, Table]:
@@ -82,17 +116,17 @@ def _known_splits(found: Mapping[str, Table], source: str) -> dict[str, Table]:
     return tables
 
 
-def _tables_in(folder: Path, encoding: str | None) -> dict[str, Table]:
+def _tables_in(folder: Path, encoding: str | None, columns: Sequence[str] | None) -> dict[str, Table]:
     files: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        split = SPLIT_NAMES.get(stem_of(file)) if suffix_of(file) in SUFFIXES else None
+        split = SPLIT_NAMES.get(stem_of(file)) if suffix_of(file) in SUFFIXES and suffix_of(file) != ".txt" else None
         if split is not None and split in files:
             raise DataError(f"is a second {split} table, with {files[split]}; accepted: one of them", file)
         if split is not None:
             files[split] = file
     if not files:
         raise DataError(f"found no table; accepted: train, dev and test with the ending {ACCEPTED}", folder)
-    return {split: read_table(file, encoding=encoding) for split, file in files.items()}
+    return {split: read_table(file, encoding=encoding, columns=columns) for split, file in files.items()}
 
 
 def write_table(path: Path | str, table: Table, new_columns: Mapping[str, Sequence[Any]] | None = None) -> None:
@@ -135,12 +169,15 @@ def _with_values(table: Table, new: Mapping[str, Sequence[Any]]) -> list[dict[st
 
 def _write_text(path: Path, suffix: str, packed: bool, table: Table, new: Mapping[str, Sequence[Any]]) -> None:
     own = table.layout
-    if suffix in (".json", ".jsonl"):
+    if suffix in (".json", ".jsonl", ".ndjson"):
         # some call a file of JSON lines .json
         is_array = suffix == ".json" and not (own.kind == "jsonl" and suffix_of(Path(table.source)) == ".json")
         text = json_text(_with_values(table, new), is_array)
+    elif suffix in WORD_SUFFIXES:
+        text = conll_text(path, table, new)
     else:
-        layout = own if own.kind == suffix[1:] else Layout(suffix[1:], own.encoding, "," if suffix == ".csv" else "\t")
+        kind, divider = ("csv", ",") if suffix == ".csv" else ("tsv", "\t")
+        layout = own if own.kind == kind else Layout(kind, own.encoding, divider)
         rows = [
             Row(row.number, {**row.cells, **{column: values[at] for column, values in new.items()}}, {})
             for at, row in enumerate(table.rows)

@@ -36,11 +36,13 @@ class Layout:
     """How a table's file is written, so that a copy of it with more columns can be written alike.
 
     Attributes:
-        kind: csv, tsv, jsonl, json (an array), parquet, xlsx or datasets.
+        kind: csv, tsv, jsonl, json (an array), conll, parquet, xlsx or datasets.
         encoding: of a text file.
-        delimiter: between the columns of a csv.
+        delimiter: between the columns of a csv or conll.
         quoted: of a tsv: quotes around a field are no part of it.
         arrow: of a Parquet file: its columns with their types.
+        lines: of a conll: all of them, without line feeds.
+        word_lines: of a conll: the numbers of the lines of each row's words.
     """
 
     kind: str
@@ -48,6 +50,8 @@ class Layout:
     delimiter: str = ","
     quoted: bool = True
     arrow: Any = field(default=None, repr=False, compare=False)
+    lines: Sequence[str] = field(default=(), repr=False, compare=False)
+    word_lines: Sequence[Sequence[int]] = field(default=(), repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class Table:
     @property
     def unit(self) -> str:
         """What `Row.number` counts: a line of a text file, else a row."""
-        return "line" if self.layout.kind in ("csv", "tsv", "jsonl") else "row"
+        return "line" if self.layout.kind in ("csv", "tsv", "jsonl", "conll") else "row"
 
     def place(self, row: Row) -> str:
         """Where a row is, for messages: `reviews.csv, line 7`."""
@@ -153,9 +157,16 @@ def column_of(table: Table, column: str, flag: str) -> str:
         UserError: there is no such column; names those that there are.
     """
     if column not in table.columns:
+        near = nearest(column, table.columns)
+        unnamed = (
+            "; --columns names those of a file without names"
+            if not near and table.layout.kind in ("csv", "tsv")
+            else ""
+        )
         raise UserError(
-            f"{table.source}: found no column {column!r}{nearest(column, table.columns)}; --{flag} names it; accepted: "
+            f"{table.source}: found no column {column!r}{near}; --{flag} names it; accepted: "
             + ", ".join(table.columns)
+            + unnamed
         )
     return column
 

@@ -10,7 +10,6 @@ last. Tags are taken as they are.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,8 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from data_utils.errors import DataError, OneLineParser, run_command_line
-from data_utils.storage.text_files import read_lines
+from data_utils.tables.conll import COLUMN, DOCUMENT
+from data_utils.tables.content import lines_of, read_text
 from experiments.canonical import UNUSED_SEED, Example, Reading, first_file, list_field, write_canonical
 
 FILES = {
@@ -29,27 +29,29 @@ FILES = {
     "test": ("test.txt", "eng.testb"),
 }
 COLUMNS = {"ner": -1, "chunk": -2, "pos": -3}  # of a line, by task
-DOCUMENT = "-DOCSTART-"
 Sentence = list[list[str]]  # the columns of each word
-COLUMN = re.compile(r"[^ \t]+")  # rarer blanks of Unicode belong to a word
 
 
-def read_sentences(path: Path) -> Iterator[Sentence]:
+def read_sentences(path: Path, encoding: str | None = None) -> Iterator[Sentence]:
     """The columns of each word of each sentence, two at least.
+
+    Args:
+        encoding: as in `read_text`.
 
     Raises:
         DataError: a line with another number of columns than the lines before.
     """
     sentence: Sentence = []
     width = 0
-    for number, line in read_lines(path):
-        columns = COLUMN.findall(line)
+    text, _ = read_text(path, encoding)
+    for number, line in enumerate(lines_of(text), start=1):
+        columns = COLUMN.findall(line.removesuffix("\n").removesuffix("\r"))
         if columns and columns[0] != DOCUMENT:
             found = min(len(columns), 1 + len(COLUMNS))  # CoNLL-2003 may have more between word and tags
             width = width or found
             if found != width or width < 2:
                 expected = f"{width} columns as above" if width > 1 else "a word and its tag or tags"
-                raise DataError(f"expected {expected}, found {line!r}", path, number)
+                raise DataError(f"expected {expected}, found {line.rstrip()!r}", path, number)
             sentence.append(columns)
         elif sentence:
             yield sentence
@@ -75,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description="files in CoNLL's columns → canonical TSV")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of the files")
     parser.add_argument("--seed", type=int, help=UNUSED_SEED)
+    parser.add_argument("--encoding", help="of files without a mark of it (default: utf-8), such as latin-1")
     parser.add_argument("--output_dir", type=Path, default=Path("data/canonical_data"), help="folder of the TSVs")
     args = parser.parse_args(argv)
     found = {split: first_file(args.data_dir, names) for split, names in FILES.items()}
@@ -82,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         names = "; ".join(" or ".join(names) for names in FILES.values())
         raise DataError(f"found none of {names}; name their folder with --data_dir", args.data_dir)
     # All files are read before one is written.
-    read = {split: list(read_sentences(path)) for split, path in found.items() if path is not None}
+    read = {split: list(read_sentences(path, args.encoding)) for split, path in found.items() if path is not None}
     for split, path in found.items():
         if path is None:
             print(f"skipped {split}: {args.data_dir} has no {' or '.join(FILES[split])}")

@@ -19,6 +19,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "Classification": {"metric_meta": ["ACC", "F1MAC"], "loss": "CeCriterion", "adv_loss": "SymKlCriterion"},
     "Regression": {"metric_meta": ["Pearson", "Spearman"], "loss": "MseCriterion", "adv_loss": "MseCriterion"},
     "MultiLabel": {"metric_meta": ["F1MIC", "F1MAC", "ACC"], "loss": "BceCriterion", "adv_loss": "SymKlCriterion"},
+    "SeqenceLabeling": {"metric_meta": ["SeqEval", "ACC"], "loss": "SeqCeCriterion", "adv_loss": "SymKlCriterion"},
 }
 
 

@@ -22,6 +22,7 @@ class Columns:
         text: one, or two of a pair of texts.
         label: of the label, or several, a label each, with 0 or 1 in every row.
         id: of the example's id; None numbers the rows.
+        sentence: in a table with a word a row: which sentence it belongs to.
         separator: between the labels in one column, of texts with several labels; None: a cell is one label, or a list
             in JSON and Parquet.
     """
@@ -30,6 +31,7 @@ class Columns:
     label: tuple[str, ...]
     id: str | None = None
     separator: str | None = None
+    sentence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -38,13 +40,14 @@ class ColumnFlags:
 
     Attributes:
         text, label: a column's name, or several names with commas between them; quotes hold a name with a comma.
-        id, separator: as in `Columns`.
+        id, separator, sentence: as in `Columns`.
     """
 
     text: str
     label: str
     id: str | None = None
     separator: str | None = None
+    sentence: str | None = None
 
     def read(self, known: Sequence[str], task_type: str | None) -> Columns:
         """The columns of a table that has the columns `known`.
@@ -61,7 +64,9 @@ class ColumnFlags:
             raise FlagError(
                 f"--label_separator: found {self.separator!r}, accepted: a text that divides labels in one column"
             )
-        return Columns(text, label, self.id, self.separator)
+        if self.sentence is not None and (len(text) > 1 or len(label) > 1 or self.separator is not None):
+            raise FlagError("--sentence: goes with one column of words and one of labels, and no --label_separator")
+        return Columns(text, label, self.id, self.separator, self.sentence)
 
 
 class OwnRow(NamedTuple):

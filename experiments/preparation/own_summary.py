@@ -42,7 +42,10 @@ def _labels(task: OwnTask, examples: Sequence[Example]) -> str:
     if task.task_type == "Regression":
         numbers = [float(label) for label in labels]
         return f"labels from {min(numbers):g} to {max(numbers):g}, mean {sum(numbers) / len(numbers):g}"
-    if task.task_type == "MultiLabel":
+    if task.task_type == "SeqenceLabeling":
+        found = Counter(name for label in labels for name in json.loads(label))
+        counts = [(name, found[name]) for name in task.labels]
+    elif task.task_type == "MultiLabel":
         truths = [json.loads(label) for label in labels]
         counts = [(name, sum(own[at] for own in truths)) for at, name in enumerate(task.labels)]
     else:

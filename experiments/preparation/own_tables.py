@@ -14,8 +14,9 @@ import numpy as np
 
 from data_utils.errors import DataError, FlagError, TaskDefError, UserError, nearest
 from data_utils.prepro import UNLABELED
-from data_utils.tables import Table, find_tables
-from experiments.canonical import NO_LABEL, Example, Reading, write_canonical
+from data_utils.tables import Table, find_tables, read_table
+from data_utils.tables.content import stem_of
+from experiments.canonical import NO_LABEL, Example, Reading, list_field, write_canonical
 from experiments.preparation.missing_labels import with_labels, without_other_marks, without_training_marks
 from experiments.preparation.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, truths
 from experiments.preparation.own_rows import (
@@ -27,6 +28,14 @@ from experiments.preparation.own_rows import (
     read_rows,
     text_key,
     without_shared,
+)
+from experiments.preparation.own_words import (
+    SPECIAL,
+    have_words,
+    read_word_rows,
+    with_word_lists,
+    word_labels,
+    word_metrics,
 )
 
 DEFINITION = "task_def.yml"  # in the folder of the TSVs
@@ -65,15 +74,16 @@ class OwnTask:
     """A task made of tables.
 
     Args:
-        source: as in `find_tables`.
+        source: as in `find_tables`; or the files of a task's splits by their names.
         columns: which hold what, in all splits; flags are read with the columns that there are.
         name: the task's; None takes the source's, with `-` for what a task's name cannot have.
-        task_type: Classification, Regression or MultiLabel. None: MultiLabel for several labels a text, Regression
-            where each label of one column is a number and one is not whole, else Classification.
+        task_type: Classification, Regression, MultiLabel or SeqenceLabeling. None: SeqenceLabeling for lists of words
+            with lists of labels, MultiLabel for several labels a text, Regression where each label of one column is a
+            number and one is not whole, else Classification.
         dev_share: of a source without a development set, so much of the training set is held out as one.
         cache_dir: where downloads are kept.
         choices: what is done about rows that cannot be used as they are.
-        encoding: of text files, as in `read_table`.
+        encoding, header: of text files, as `encoding` and `columns` in `read_table`.
         split: which split a single table is; None: train.
         task_def: the YAML of the tasks that there are; a source without a training table needs its task's definition.
 
@@ -91,7 +101,7 @@ class OwnTask:
 
     def __init__(
         self,
-        source: str,
+        source: str | Mapping[str, str],
         columns: Columns | ColumnFlags,
         name: str | None = None,
         task_type: str | None = None,
@@ -99,29 +109,39 @@ class OwnTask:
         cache_dir: str | None = None,
         choices: Choices | None = None,
         encoding: str | None = None,
+        header: Sequence[str] | None = None,
         split: str | None = None,
         task_def: Path | None = None,
     ):
-        found, tables = find_tables(source, cache_dir, encoding)
+        if isinstance(source, str):
+            found, tables = find_tables(source, cache_dir, encoding, header)
+        else:
+            found, tables = (
+                _name_of(source),
+                {own: read_table(path, encoding=encoding, columns=header) for own, path in source.items()},
+            )
+            source = ", ".join(source.values())
         if split is not None:
             if set(tables) != {"train"}:
                 raise FlagError(f"--split: found {source} with {', '.join(tables)}, accepted: a single table")
             tables = {split: tables["train"]}
         tables = {own: tables[own] for own in (*SPLITS, UNLABELED) if own in tables}
-        for note in [note for table in tables.values() for note in table.notes]:
-            print(note)
         if isinstance(columns, ColumnFlags):
             columns = columns.read(next(iter(tables.values())).columns, task_type)
+        tables = with_word_lists(tables, columns)
+        for note in [note for table in tables.values() for note in table.notes]:
+            print(note)
         self.columns, self.choices = columns, choices or Choices()
         self.name = re.sub(r"[_/\s]+", "-", found) if name is None else name
         self.is_new = "train" in tables
         self.findings = Findings()
-        rows = {own: read_rows(table, columns, own in LABELED, self.findings) for own, table in tables.items()}
+        read = read_word_rows if _are_words(columns, task_type, tables) else read_rows
+        rows = {own: read(table, columns, own in LABELED, self.findings) for own, table in tables.items()}
         if self.is_new and not rows["train"]:
             raise DataError("found no examples; at least one is needed", tables["train"].source)
         if split == UNLABELED:
             rows = {split: [row._replace(labels=None) for row in rows[split]]}
-        self._form = _form_of(columns, task_type, tables, rows)
+        self._form = "words" if read is read_word_rows else _form_of(columns, task_type, tables)
         if self.is_new:
             self._learn(rows, tables["train"], task_type)
         else:
@@ -146,7 +166,8 @@ class OwnTask:
         is_measure = self._form == "one" and (
             task_type == "Regression" or (task_type is None and are_measures(train) and bool(train))
         )
-        without_other_marks(rows, train, is_measure, self.findings)
+        if self._form != "words":  # of which - and ? may be labels
+            without_other_marks(rows, train, is_measure, self.findings)
         with_labels(rows, column, self.choices.missing_labels, self.findings)
         if self._form != "columns" and not is_measure:
             merge_similar(rows, self.choices.similar_labels, self.findings)
@@ -154,7 +175,10 @@ class OwnTask:
         if self._form == "columns":
             self.task_type, self.labels = "MultiLabel", list(self.columns.label)
             return
-        if self._form == "several":
+        if self._form == "words":
+            found = table.class_names.get(column) or classes([label for _, label in placed], table.source, column)
+            self.task_type, self.labels = "SeqenceLabeling", word_labels(found, table.source)
+        elif self._form == "several":
             self.task_type = "MultiLabel"
             self.labels = list(table.class_names.get(column) or sorted({label for _, label in placed}))
             if not self.labels:
@@ -192,7 +216,8 @@ class OwnTask:
             )
         if self._form == "columns" and set(self.labels) != set(self.columns.label):
             raise TaskDefError(f"--label: task {self.name!r} has the labels {', '.join(self.labels)}, accepted: those")
-        without_other_marks(rows, self.labels, self.task_type == "Regression", self.findings)
+        if self._form != "words":
+            without_other_marks(rows, self.labels, self.task_type == "Regression", self.findings)
         with_labels(rows, self.columns.label[0], self.choices.missing_labels, self.findings)
         if self._form != "columns" and (self.labels or self.task_type == "Regression"):
             self._check_labels(rows)
@@ -209,6 +234,8 @@ class OwnTask:
 
     def _example(self, row: OwnRow) -> Example:
         """A row as the fields of a canonical TSV."""
+        if self._form == "words":
+            return row.uid, NO_LABEL if row.labels is None else list_field(row.labels), list_field(row.texts)
         if row.labels is None:
             label = NO_LABEL
         elif self._form == "columns":
@@ -223,6 +250,8 @@ class OwnTask:
     @property
     def data_format(self) -> str:
         """Of the canonical TSVs."""
+        if self._form == "words":
+            return "Seqence"
         return "PremiseAndOneHypothesis" if len(self.columns.text) == 2 else "PremiseOnly"
 
     def definition(self, actf: str | None = None) -> dict[str, Any]:
@@ -231,16 +260,19 @@ class OwnTask:
         Args:
             actf: activation of the head.
         """
+        labels = [*self.labels, *SPECIAL] if self._form == "words" else self.labels
         entry: dict[str, Any] = {
             "data_format": self.data_format,
             "task_type": self.task_type,
-            "n_class": len(self.labels) or 1,
+            "n_class": len(labels) or 1,
             **SETTINGS[self.task_type],
             "split_names": list(self.splits),
         }
-        if self.labels:
-            entry["labels"] = self.labels
-        if actf is not None:
+        if self._form == "words":
+            entry["metric_meta"] = word_metrics(self.labels)
+        if labels:
+            entry["labels"] = labels
+        if actf is not None and self._form != "words":
             entry["actf"] = actf
         return entry
 
@@ -260,9 +292,7 @@ class OwnTask:
         return [name for name, count in zip(self.labels, counts, strict=True) if not count]
 
 
-def _form_of(
-    columns: Columns, task_type: str | None, tables: Mapping[str, Table], rows: Mapping[str, Sequence[OwnRow]]
-) -> str:
+def _form_of(columns: Columns, task_type: str | None, tables: Mapping[str, Table]) -> str:
     """How a row's labels stand: `columns`, one with 0 or 1 for each; `several` in one column; `one`.
 
     Raises:
@@ -277,6 +307,28 @@ def _form_of(
     if task_type not in (None, "MultiLabel"):
         raise FlagError(f"--task_type: found {task_type} for several labels a text, accepted: MultiLabel")
     return "several"
+
+
+def _name_of(splits: Mapping[str, str]) -> str:
+    """What the names of files have in common before `_train`, or the name of their folder."""
+    path = Path(splits["train"])
+    return re.sub(r"[-_.]*train$", "", stem_of(path)) or path.resolve().parent.name
+
+
+def _are_words(columns: Columns, task_type: str | None, tables: Mapping[str, Table]) -> bool:
+    """Whether the rows are sentences with a label a word.
+
+    Raises:
+        FlagError: another task type for them, or this one for other texts.
+    """
+    found = have_words(tables, columns)
+    if found != (task_type == "SeqenceLabeling") and task_type is not None:
+        what, accepted = "lists of words and labels", "SeqenceLabeling"
+        if not found:
+            what = "other texts than lists of words with lists of labels"
+            accepted = "a table with such lists, or --sentence for a table with a word a row"
+        raise FlagError(f"--task_type: found {task_type} for {what}, accepted: {accepted}")
+    return found
 
 
 def hold_out(examples: Sequence[Example], share: float) -> tuple[list[Example], list[Example]]:

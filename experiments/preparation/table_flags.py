@@ -6,9 +6,12 @@ import argparse
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 from data_utils.errors import FlagError
 from data_utils.prepro import UNLABELED, Split, is_train_split
+from data_utils.tables.sources import find_splits
+from data_utils.tables.table import named_columns
 from experiments.preparation.own_definition import write_definition
 from experiments.preparation.own_labels import SETTINGS
 from experiments.preparation.own_rows import ColumnFlags
@@ -21,9 +24,9 @@ def add_table_flags(parser: argparse.ArgumentParser) -> None:
     own = parser.add_argument_group("tables of your own")
     own.add_argument(
         "--from", dest="sources", nargs="+", default=[], metavar="TABLE",
-        help="a .csv, .tsv, .jsonl or .json file (also .gz), .parquet or .xlsx with named columns, a folder with "
-        "train.csv, perhaps dev.csv and test.csv, a folder of datasets' save_to_disk, or a data set's name (NAME or "
-        "NAME:CONFIGURATION); each is a task",
+        help="a .csv, .tsv, .jsonl, .json or .conll file (also .gz), .parquet or .xlsx with named columns, a folder "
+        "with train.csv, perhaps dev.csv and test.csv, a folder of datasets' save_to_disk, or a data set's name (NAME "
+        "or NAME:CONFIGURATION); each is a task, but files such as own_train.csv and own_dev.csv are splits of one",
     )  # fmt: skip
     own.add_argument(
         "--text",
@@ -35,13 +38,22 @@ def add_table_flags(parser: argparse.ArgumentParser) -> None:
         default="label",
         help="its column, or several with commas between them: a label each, 1 in rows that have it, else 0",
     )
+    own.add_argument(
+        "--sentence",
+        help="of a table with a word a row: its column that says to which sentence a word belongs; --text is that of "
+        "the words, --label that of their labels",
+    )
     own.add_argument("--label_separator", help="what divides several labels in the one label column, such as ';'")
+    own.add_argument(
+        "--columns", help="names for a .csv, .tsv or .txt whose first line is a row already, with commas between them"
+    )
     own.add_argument("--id", help="its column (default: rows are numbered)")
     own.add_argument("--encoding", help="of text files without a mark of it (default: utf-8), such as windows-1252")
     own.add_argument("--task_name", help="of the task (default: the file's, folder's or data set's name)")
     own.add_argument(
         "--task_type", choices=list(SETTINGS),
-        help="(default: MultiLabel for several labels, Regression for numbers that are not all whole)",
+        help="(default: SeqenceLabeling for lists of words, MultiLabel for several labels, Regression for numbers that "
+        "are not all whole)",
     )  # fmt: skip
     own.add_argument(
         "--split", choices=["train", "dev", "test", UNLABELED],
@@ -75,7 +87,8 @@ def check_table_flags(args: argparse.Namespace) -> None:
     """
     if not 0 < args.dev_share < 1:
         raise FlagError(f"--dev_share: found {args.dev_share:g}, accepted: a number above 0 and below 1")
-    if args.task_name is not None and (len(args.sources) != 1 or re.search(r"[_/\s]", args.task_name)):
+    tables = 1 if find_splits(args.sources) is not None else len(args.sources)
+    if args.task_name is not None and (tables != 1 or re.search(r"[_/\s]", args.task_name)):
         raise FlagError(
             f"--task_name: found {args.task_name!r}, accepted: one table's name, without '_', '/' and spaces"
         )
@@ -96,14 +109,19 @@ class OwnTables:
 
     def __init__(self, args: argparse.Namespace):
         self._args = args
-        columns = ColumnFlags(args.text, args.label, args.id, args.label_separator)
+        columns = ColumnFlags(args.text, args.label, args.id, args.label_separator, args.sentence)
         choices = Choices(args.missing_labels, args.similar_labels, args.shared_texts)
+        header = None if args.columns is None else named_columns(args.columns, (), "columns")
+        splits = find_splits(args.sources)
+        sources: list[Any] = args.sources if splits is None else [splits]
+        if splits is not None:
+            print("one task of several files: " + ", ".join(f"{own} is {file}" for own, file in splits.items()))
         self._tasks = [
             OwnTask(
                 source, columns, args.task_name, args.task_type, args.dev_share, args.transformer_cache, choices,
-                args.encoding, args.split, args.task_def,
+                args.encoding, header, args.split, args.task_def,
             )
-            for source in args.sources
+            for source in sources
         ]  # fmt: skip
         names = [task.name for task in self._tasks]
         if len(set(names)) < len(names):
@@ -145,6 +163,10 @@ class OwnTables:
             if not Path(args.sources[0]).is_file():  # predict.py takes no folders and names
                 return scoring
             as_table = ["--from", args.sources[0], "--text", args.text]
+            if args.columns is not None:
+                as_table += ["--columns", args.columns]
+            if args.sentence is not None:
+                as_table += ["--sentence", args.sentence]
             if args.encoding is not None:
                 as_table += ["--encoding", args.encoding]
             return (
@@ -154,5 +176,8 @@ class OwnTables:
         options: dict[str, object] = {"max_seq_len": args.max_seq_len, "transformer_cache": args.transformer_cache}
         if args.do_lower:
             options["do_lower_case"] = True
-        path = write_config(folder, new, args.task_def, args.model, options, self._actf is not None)
+        from mt_dnn.export.export import PROBLEM_TYPES
+
+        can_be_saved = self._actf is not None and all(task.task_type in PROBLEM_TYPES for task in new)
+        path = write_config(folder, new, args.task_def, args.model, options, can_be_saved)
         return f"next: python train.py --config {path} --adv_train --adv_norm_level post_ln"

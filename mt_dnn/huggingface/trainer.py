@@ -68,9 +68,10 @@ class AdversarialMixin:
 
     Raises:
         UnsupportedLevelError: the model has no injection point of the method's level.
-        ValueError: FSDP or DeepSpeed; several GPUs in one process; a model that `check_wrappers` refuses; a
-            `compute_loss` of a subclass that does not call this one; a method that needs the loss on the labels, in a
-            trainer whose loss is something else; norms over sentences with rows that hold several.
+        ValueError: version 1 of FSDP, DeepSpeed or tensor parallelism; several GPUs in one process; a model that
+            `check_wrappers` refuses; a `compute_loss` of a subclass that does not call this one; a method that needs
+            the loss on the labels, in a trainer whose loss is something else; norms over sentences with rows that hold
+            several.
     """
 
     # Modules whose trainers are refused, and why.

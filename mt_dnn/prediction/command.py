@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from data_utils.tables import Table
 
 LONGEST = 512  # tokens of an example of a token file
-OF_TABLES = ("model", "text", "label", "label_separator", "output", "all_scores", "encoding", "tokenizer")
+OF_TABLES = (
+    "model",
+    "text",
+    "label",
+    "label_separator",
+    "sentence",
+    "columns",
+    "output",
+    "all_scores",
+    "encoding",
+    "tokenizer",
+)
 OF_TOKEN_FILES = ("checkpoint", "task_id", "with_label", "by_window")
 
 
@@ -30,7 +41,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     table = parser.add_argument_group("a table")
     table.add_argument("--model", help="folder of a run, a checkpoint, or a folder of --save_hf")
     table.add_argument(
-        "--from", dest="source", type=Path, help="table with texts: .csv, .tsv, .jsonl, .json, .parquet, .xlsx"
+        "--from", dest="source", type=Path, help="table with texts: .csv, .tsv, .jsonl, .json, .parquet, .xlsx, .conll"
     )
     table.add_argument("--text", help="columns with the texts, comma-separated: premise,hypothesis or question,context")
     table.add_argument(
@@ -40,6 +51,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--label", help="column with the right answers: compute the metrics; of several labels a column each"
     )
     table.add_argument("--label_separator", help="what divides several labels in the one label column, such as ';'")
+    table.add_argument(
+        "--sentence", help="of a table with a word a row: its column that says to which sentence a word belongs"
+    )
+    table.add_argument(
+        "--columns", help="names for a .csv, .tsv or .txt whose first line is a row already, with commas between them"
+    )
     table.add_argument("--all_scores", action="store_true", help="add the probability of every class")
     table.add_argument("--encoding", help="of a text file without a mark of it (default: utf-8)")
     table.add_argument("--tokenizer", help="hub name or local folder (default: the one that the model names)")
@@ -110,15 +127,24 @@ def answer_a_table(arguments: argparse.Namespace) -> None:
     """Read a table and write it with answers. The files are checked before the model is loaded."""
     from data_utils.log_wrapper import create_logger
     from data_utils.tables import column_of, read_table
+    from data_utils.tables.content import suffix_of
+    from data_utils.tables.sources import WORD_SUFFIXES
     from data_utils.tables.table import named_columns
 
     output: Path = arguments.output
     metrics_file = _checked_output(output, arguments.source)
     check_model_path(arguments.model)
-    table: Table = read_table(arguments.source, encoding=arguments.encoding)
+    header = None if arguments.columns is None else named_columns(arguments.columns, (), "columns")
+    table: Table = read_table(arguments.source, encoding=arguments.encoding, columns=header)
     text = tuple(column_of(table, name, "text") for name in named_columns(arguments.text, table.columns, "text"))
     labels = () if arguments.label is None else named_columns(arguments.label, table.columns, "label")
     label = tuple(column_of(table, name, "label") for name in labels)
+    if arguments.sentence is not None:
+        column_of(table, arguments.sentence, "sentence")
+    if suffix_of(output) in WORD_SUFFIXES and table.layout.kind != "conll":
+        raise FlagError(
+            f"--output: found {output.name!r}, accepted: another ending, as the table has no lines of words"
+        )
     log = create_logger(None)
     for note in table.notes:
         log.warning("%s", note)
@@ -138,7 +164,14 @@ def answer_a_table(arguments: argparse.Namespace) -> None:
         cuda=arguments.cuda,
     )
     request = Request(
-        table, text, label, arguments.all_scores, metrics, arguments.batch_size_eval, arguments.label_separator
+        table,
+        text,
+        label,
+        arguments.all_scores,
+        metrics,
+        arguments.batch_size_eval,
+        arguments.label_separator,
+        arguments.sentence,
     )
     answer_table(model, request, output, metrics_file)
 

@@ -16,7 +16,11 @@ from data_utils.metrics import Metric
 from data_utils.storage.files import atomic_write
 from data_utils.storage.text_files import read_json, with_null
 from data_utils.tables import Row, Table, write_table
+from data_utils.tables.content import suffix_of
+from data_utils.tables.sentences import sentences_of
+from data_utils.tables.sources import WORD_SUFFIXES
 from mt_dnn.prediction.text_model import Scored, TaskModel, TextModel
+from mt_dnn.prediction.word_rows import answers_of_words
 from tasks import Task
 from tasks.values import Answer
 
@@ -38,6 +42,7 @@ class Request:
         metrics: None for those of the task's definition.
         batch_size: rows in a batch; None for a full batch of tokens.
         separator: between several labels in one column; None where a cell is one label or a list.
+        sentence: in a table with a word a row, the column that says to which sentence it belongs.
     """
 
     table: Table
@@ -47,6 +52,7 @@ class Request:
     metrics: tuple[Metric, ...] | None = None
     batch_size: int | None = None
     separator: str | None = None
+    sentence: str | None = None
 
 
 def answer_table(model: TextModel, request: Request, output: Path, metrics_file: Path) -> None:
@@ -74,6 +80,8 @@ def answer_table(model: TextModel, request: Request, output: Path, metrics_file:
             prefix + name: own for name, own in answer_columns(scored.answers, request.all_scores, task.task).items()
         }
         found[task.name] = scored.metrics
+    if suffix_of(output) in WORD_SUFFIXES:  # a column a task; metrics' programs read the last one as the prediction
+        columns = {name: values for name, values in columns.items() if name.endswith(PREDICTION)}
     columns = free_names(columns, request.table.columns)
     if not request.label:
         _remove_old_metrics(metrics_file)
@@ -159,7 +167,19 @@ def free_names(columns: Mapping[str, list[Any]], taken: Sequence[str]) -> dict[s
 
 
 def _scored(task: TaskModel, request: Request) -> Scored:
-    table = request.table
+    """The answers to the rows of a table, and what a person should know of them."""
+    if request.sentence is None:
+        return _scored_rows(task, request, request.table)
+    if not task.labels_words or request.separator is not None:
+        raise FlagError("--sentence: found it, accepted: for tasks with a label a word, without --label_separator")
+    sentences = sentences_of(request.table, request.sentence, request.text[0])
+    scored = _scored_rows(task, request, sentences.table)
+    answers = answers_of_words(scored.answers, sentences.places, len(request.table.rows))
+    new = [note for note in sentences.table.notes if note not in request.table.notes]
+    return Scored(answers, scored.metrics, [*new, *scored.notes])
+
+
+def _scored_rows(task: TaskModel, request: Request, table: Table) -> Scored:
     rows = [tuple(_cell(row, column) for column in request.text) for row in table.rows]
     labels = None
     if request.label:

@@ -12,8 +12,8 @@ from tasks.table_rows import is_missing
 
 
 def is_unlabeled(label: Any) -> bool:
-    """Whether a row has no label: nothing, an empty text, or of several columns nothing in any."""
-    if isinstance(label, tuple):
+    """Whether a row has no label: nothing, an empty text, or of several columns or words nothing in any."""
+    if isinstance(label, tuple) or (isinstance(label, list) and label):
         return all(map(is_unlabeled, label))
     return is_missing(label) or (isinstance(label, str) and not label.strip())
 

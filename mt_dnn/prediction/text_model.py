@@ -101,6 +101,11 @@ class TaskModel:
         """Whether a text may have any number of labels."""
         return self.task.task_def.task_type.name == "MultiLabel"
 
+    @property
+    def labels_words(self) -> bool:
+        """Whether a text gets a label for each of its words."""
+        return self.task.task_def.data_type == DataFormat.Seqence
+
     def format_of(self, count: int) -> DataFormat:
         """The format of rows with so many texts.
 

@@ -304,10 +304,10 @@ def test_a_folder_has_its_splits(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("a.txt", "ending '.txt', accepted: .csv"), ("a.xlsx.gz", "'.xlsx.gz', accepted"), ("empty", "no table")],
+    [("a.doc", "ending '.doc', accepted: .csv"), ("a.xlsx.gz", "'.xlsx.gz', accepted"), ("empty", "no table")],
 )
 def test_sources_that_are_none(name: str, said: str, tmp_path: Path) -> None:
-    written(tmp_path / "a.txt", "x")
+    written(tmp_path / "a.doc", "x")
     written(tmp_path / "a.xlsx.gz", "x")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=said):

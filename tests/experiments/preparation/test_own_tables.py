@@ -7,7 +7,7 @@ import pytest
 from data_utils.errors import UserError
 from experiments.canonical import Example
 from experiments.preparation.own_definition import write_definition
-from experiments.preparation.own_tables import Columns, OwnTask, hold_out
+from experiments.preparation.own_tables import Choices, Columns, OwnTask, hold_out
 from tasks.definition import TaskDefs
 
 COLUMNS = Columns(("text",), ("label",))
@@ -243,3 +243,18 @@ def test_the_held_out_share_has_each_set_of_labels(tmp_path: Path) -> None:
     given = [(0, 0)] * 80 + [(1, 0)] * 10 + [(1, 1)] * 10
     task = OwnTask(table(tmp_path / "own.jsonl", *several(*given)), SEVERAL, dev_share=0.2)
     assert Counter(label for _, label, _ in task.splits["dev"]) == {"[0, 0]": 16, "[1, 0]": 2, "[1, 1]": 2}
+
+
+def test_files_of_a_task_are_its_splits(tmp_path: Path) -> None:
+    files = {own: table(tmp_path / f"stars_{own}.jsonl", *rows(*labels)) for own, labels in (
+        ("train", ["a", "b"] * 9), ("dev", ["a"]), ("test", ["b"]),
+    )}  # fmt: skip
+    task = OwnTask(files, COLUMNS, choices=Choices(shared_texts="keep"))
+    assert (task.name, {own: len(found) for own, found in task.splits.items()}) == (
+        "stars",
+        {"train": 18, "dev": 1, "test": 1},
+    )
+    own = {"train": table(tmp_path / "train.jsonl", *rows(*["a", "b"] * 9))}
+    assert OwnTask(
+        {**own, "dev": files["dev"]}, COLUMNS, choices=Choices(shared_texts="keep")
+    ).name == tmp_path.name.replace("_", "-")
