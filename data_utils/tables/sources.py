@@ -29,6 +29,11 @@ TEXT_READERS: Mapping[str, Callable[..., Table]] = {
 }  # also packed, as .csv.gz
 OTHER_READERS: Mapping[str, Callable[[Path], Table]] = {".parquet": read_parquet, ".xlsx": read_excel}
 SUFFIXES = (*TEXT_READERS, *OTHER_READERS)
+INSTEAD = {  # what to do about files that hold tables, but are not read
+    **dict.fromkeys((".zip", ".bz2", ".xz", ".zst", ".7z", ".tar"), "; unpack it, or pack it with gzip"),
+    **dict.fromkeys((".xls", ".ods", ".numbers"), "; save it as .xlsx or .csv"),
+    **dict.fromkeys((".feather", ".arrow", ".pkl", ".pickle", ".orc"), "; pandas' to_parquet writes it anew"),
+}
 WORD_SUFFIXES = (".conll", ".conllu")  # a line a word
 SPLIT_NAMES = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
 ACCEPTED = f"{', '.join(SUFFIXES)}, all but the last two also with .gz"
@@ -51,7 +56,8 @@ def read_table(path: Path | str, *, encoding: str | None = None, columns: Sequen
     path = Path(path)
     suffix = suffix_of(path)
     if (path.name.lower().endswith(".gz") and suffix not in TEXT_READERS) or suffix not in SUFFIXES:
-        raise DataError(f"found the ending {''.join(path.suffixes[-2:])!r}, accepted: {ACCEPTED}", path)
+        hint = INSTEAD.get(path.suffix.lower(), "")
+        raise DataError(f"found the ending {''.join(path.suffixes[-2:])!r}, accepted: {ACCEPTED}{hint}", path)
     if suffix in DELIMITED_READERS:
         return DELIMITED_READERS[suffix](path, encoding, columns)
     if columns is not None:

@@ -11,7 +11,7 @@ from data_utils.errors import FlagError, UserError
 from data_utils.tables import Row, Table, column_of
 from data_utils.tables.table import as_text, named_columns
 from experiments.canonical import SEPARATORS
-from experiments.preparation.own_labels import similar
+from experiments.preparation.own_labels import similar, with_points
 
 
 @dataclass(frozen=True)
@@ -168,6 +168,27 @@ def _text(row: Row, column: str, place: str) -> str:
 def _one_line(text: str) -> str:
     """A label or an id as the canonical files hold it."""
     return text.translate(SEPARATORS).strip()
+
+
+def read_decimal_commas(rows: dict[str, list[OwnRow]], tables: Mapping[str, Table], findings: Findings) -> None:
+    """Read 2,5 as 2.5 where a file with semicolons has such numbers as labels, as spreadsheets write them.
+
+    Args:
+        rows: by split, a label each; changed in place.
+        tables: where they come from.
+    """
+    for split, found in rows.items():
+        layout = tables[split].layout
+        labels = [row.labels[0] for row in found if row.labels]
+        points = with_points(labels) if (layout.kind, layout.delimiter) == ("csv", ";") else None
+        if points is None:
+            continue
+        numbers = iter(points)
+        changed = [row._replace(labels=(next(numbers),)) if row.labels else row for row in found]
+        for row, own in zip(found, changed, strict=True):
+            if row != own:
+                findings.add("labels with a decimal comma, read as numbers", row.place)
+        rows[split] = changed
 
 
 def merge_similar(rows: dict[str, list[OwnRow]], choice: str, findings: Findings) -> None:
