@@ -13,6 +13,8 @@ from data_utils.tables.table import as_text, named_columns
 from experiments.canonical import SEPARATORS
 from experiments.preparation.own_labels import similar, with_points
 
+SHOWN = 60  # characters of a cell in a message
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -149,6 +151,9 @@ def _labels(row: Row, columns: Columns, table: Table) -> tuple[str, ...] | None:
         return found if any(own.strip() for own in found) else None
     value = row.values.get(first)
     if isinstance(value, list):
+        if any(isinstance(own, list | dict) or not as_text(own).strip() for own in value):
+            shown = str(value)[:SHOWN]
+            raise UserError(f"{table.place(row)}: found {shown} in column {first!r}, accepted: a list of labels")
         return tuple(as_text(label) for label in value)
     text = row.cells.get(first, "")
     if columns.separator is not None:

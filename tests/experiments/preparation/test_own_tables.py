@@ -279,3 +279,9 @@ def test_labels_that_seem_to_be_several_are_told(labels: list[str], said: str | 
     found = OwnTask(table(tmp_path / "a.jsonl", *rows(*labels * 9)), COLUMNS).findings.lines()
     assert bool(found) == (said is not None)
     assert not found or f"labels such as 'a|b', which seem to be several; --label_separator {said} divides" in found[0]
+
+
+@pytest.mark.parametrize("wrong", [["a", None], ["a", " "], ["a", ["b"]]])
+def test_a_list_holds_labels_alone(wrong: list[object], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"line 19: found \['a', .*\] in column 'label', accepted: a list of labels"):
+        OwnTask(table(tmp_path / "a.jsonl", *rows(*[["a"], ["b", "a"]] * 9, wrong)), COLUMNS)
