@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +117,20 @@ def find_splits(sources: Sequence[str]) -> dict[str, str] | None:
 
 
 def _known_splits(found: Mapping[str, Table], source: str) -> dict[str, Table]:
-    tables = {SPLIT_NAMES[split]: table for split, table in found.items() if split in SPLIT_NAMES}
-    if not tables:
+    known = [split for split in found if split in SPLIT_NAMES]
+    if not known:
         raise UserError(f"--from: {source} has the splits {', '.join(found)}, accepted: {', '.join(SPLIT_NAMES)}")
-    return tables
+    tables = {SPLIT_NAMES[split]: found[split] for split in known}
+    if len(tables) < len(known):
+        raise UserError(f"--from: {source} has the splits {', '.join(known)}, accepted: one of dev, valid, validation")
+    others = [split for split in found if split not in SPLIT_NAMES]
+    return _with_note(tables, f"{source}: splits that are not read: {', '.join(others)}" if others else None)
+
+
+def _with_note(tables: dict[str, Table], note: str | None) -> dict[str, Table]:
+    """The tables, the first one with a note for the user."""
+    first = next(iter(tables))
+    return tables if note is None else {**tables, first: replace(tables[first], notes=(*tables[first].notes, note))}
 
 
 def _tables_in(folder: Path, encoding: str | None, columns: Sequence[str] | None) -> dict[str, Table]:
@@ -132,7 +143,11 @@ def _tables_in(folder: Path, encoding: str | None, columns: Sequence[str] | None
             files[split] = file
     if not files:
         raise DataError(f"found no table; accepted: train, dev and test with the ending {ACCEPTED}", folder)
-    return {split: read_table(file, encoding=encoding, columns=columns) for split, file in files.items()}
+    others = sorted(
+        file.name for file in folder.iterdir() if suffix_of(file) in SUFFIXES and file not in files.values()
+    )
+    tables = {split: read_table(file, encoding=encoding, columns=columns) for split, file in files.items()}
+    return _with_note(tables, f"{folder}: files that are not read: {', '.join(others)}" if others else None)
 
 
 def write_table(path: Path | str, table: Table, new_columns: Mapping[str, Sequence[Any]] | None = None) -> None:

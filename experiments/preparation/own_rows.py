@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from data_utils.errors import FlagError, UserError
 from data_utils.tables import Row, Table, column_of
+from data_utils.tables.sources import SPLIT_NAMES
 from data_utils.tables.table import as_text, named_columns
 from experiments.canonical import SEPARATORS
 from experiments.preparation.own_labels import similar, with_points
@@ -155,6 +156,9 @@ def _labels(row: Row, columns: Columns, table: Table) -> tuple[str, ...] | None:
             shown = str(value)[:SHOWN]
             raise UserError(f"{table.place(row)}: found {shown} in column {first!r}, accepted: a list of labels")
         return tuple(as_text(label) for label in value)
+    if isinstance(value, dict):
+        shown = str(value)[:SHOWN]
+        raise UserError(f"{table.place(row)}: found {shown} in column {first!r}, accepted: a text, a number or a list")
     text = row.cells.get(first, "")
     if columns.separator is not None:
         if first not in table.columns:
@@ -173,6 +177,15 @@ def _text(row: Row, column: str, place: str) -> str:
 def _one_line(text: str) -> str:
     """A label or an id as the canonical files hold it."""
     return text.translate(SEPARATORS).strip()
+
+
+def report_split_columns(table: Table, findings: Findings) -> None:
+    """Report columns that divide the rows into training and other rows, which a single table is not read by."""
+    for column in table.columns:
+        values = {row.cells[column].strip().casefold() for row in table.rows}
+        if len(values) > 1 and values <= {*SPLIT_NAMES, ""} and "train" in values:
+            row = next(row for row in table.rows if row.cells[column].strip().casefold() != "train")
+            findings.add(f"column {column!r} names splits, but all rows are used for training", table.place(row))
 
 
 def read_decimal_commas(rows: dict[str, list[OwnRow]], tables: Mapping[str, Table], findings: Findings) -> None:

@@ -27,6 +27,7 @@ from experiments.preparation.own_rows import (
     merge_similar,
     read_decimal_commas,
     read_rows,
+    report_split_columns,
     text_key,
     without_shared,
 )
@@ -136,6 +137,8 @@ class OwnTask:
         self.name = re.sub(r"[_/\s]+", "-", found) if name is None else name
         self.is_new = "train" in tables
         self.findings = Findings()
+        if split is None and set(tables) == {"train"}:
+            report_split_columns(tables["train"], self.findings)
         read = read_word_rows if _are_words(columns, task_type, tables) else read_rows
         rows = {own: read(table, columns, own in LABELED, self.findings) for own, table in tables.items()}
         if self.is_new and not rows["train"]:

@@ -285,3 +285,15 @@ def test_labels_that_seem_to_be_several_are_told(labels: list[str], said: str | 
 def test_a_list_holds_labels_alone(wrong: list[object], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"line 19: found \['a', .*\] in column 'label', accepted: a list of labels"):
         OwnTask(table(tmp_path / "a.jsonl", *rows(*[["a"], ["b", "a"]] * 9, wrong)), COLUMNS)
+
+
+def test_a_column_that_names_splits_is_reported(tmp_path: Path) -> None:
+    labeled = [row | {"set": "Train" if number < 9 else "test"} for number, row in enumerate(rows(*["a", "b"] * 9))]
+    source = table(tmp_path / "a.jsonl", *labeled)
+    expected = f"column 'set' names splits, but all rows are used for training: 1 (first: {source}, line 10)"
+    assert OwnTask(source, COLUMNS).findings.lines() == [expected]
+
+
+def test_a_label_is_no_object(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="line 1: found {'name': 'a'} in column 'label', accepted: a text, a number or"):
+        OwnTask(table(tmp_path / "a.jsonl", *rows(*[{"name": "a"}, {"name": "b"}] * 9)), COLUMNS)
