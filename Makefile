@@ -22,7 +22,7 @@ SMART_PYTORCH := smart-pytorch==0.0.4 --hash=sha256:6caf02e6fb66adcd1be953e40f3e
 CHECKED_INSTALL := $(RUN) -m pip install --no-deps --require-hashes -r /dev/stdin
 PIP_AUDIT := pip-audit==2.10.1
 
-.PHONY: help setup mpnet demo sweep study bench gpu soak faults fuzz audit notebook test test-slow test-lowest quality format docs docs-serve clean
+.PHONY: help setup mpnet demo sweep study bench bench-decoders gpu soak faults fuzz audit notebook test test-slow test-lowest quality format docs docs-serve clean
 
 help:
 	@echo "make setup      the environment alone"
@@ -38,6 +38,7 @@ help:
 	@echo "make sweep      every method and level on the development set (ARGS=\"--methods vat --sizes 0.03,0.1\")"
 	@echo "make study      all runs of a study, docs/study.md (ARGS=\"experiments/sift/studies/cola.yml --data_root DIR --jobs 2\")"
 	@echo "make bench      the speed of training steps, ours and others' (ARGS=\"--rows smart,sift --data FILE.json\")"
+	@echo "make bench-decoders   memory and time of R over a large vocabulary (ARGS=\"--vocabulary 150000\")"
 	@echo "make gpu        tests, speed by precision and a profile on a GPU, in six minutes (ARGS=\"--minutes 4\")"
 	@echo "make soak       a small run killed at random moments, 200 times, and gone on with (ARGS=\"--kills 20 --processes 2\")"
 	@echo "make faults     full disks, damaged files, malicious pickles, dead processes: what each case comes to, and their number"
@@ -87,6 +88,9 @@ study: $(READY)
 bench: $(READY)
 	-echo '$(SMART_PYTORCH)' | $(CHECKED_INSTALL) --quiet
 	$(RUN) -m experiments.bench $(ARGS)
+
+bench-decoders: $(READY)
+	$(RUN) -m experiments.bench.decoders $(ARGS)
 
 gpu: $(READY)
 	-echo '$(SMART_PYTORCH)' | $(CHECKED_INSTALL) --quiet

@@ -203,7 +203,7 @@ def compile_layers(encoder: nn.Module, backend: str | Callable[..., Any] = "indu
     Raises:
         ValueError: the encoder has no list of layers, or torch.compile does not work here (it needs a C++ compiler).
     """
-    layers = list(_layers(encoder))
+    layers = list(layers_of(encoder))
     if not layers:
         raise ValueError(f"{type(encoder).__name__} holds no list of layers; accepted: to leave it out")
     try:
@@ -219,10 +219,10 @@ def compile_layers(encoder: nn.Module, backend: str | Callable[..., Any] = "indu
         layer.compile(backend=backend, dynamic=True)
 
 
-def _layers(module: nn.Module) -> Iterator[nn.Module]:
+def layers_of(module: nn.Module) -> Iterator[nn.Module]:
     """The modules in the outermost lists of modules."""
     for child in module.children():
-        yield from child if isinstance(child, nn.ModuleList) else _layers(child)
+        yield from child if isinstance(child, nn.ModuleList) else layers_of(child)
 
 
 def takes_types(encoder: nn.Module) -> bool:

@@ -53,13 +53,17 @@ def score_examples(
     """
     accelerator = model.accelerator
     batches = evaluation_batches(dataset, batch_size)
-    local_batches = split_among_processes(batches, dataset.tokens, accelerator.num_processes)[accelerator.process_index]
+    shares = split_among_processes(batches, dataset.tokens, accelerator.num_processes)
+    local_batches = shares[accelerator.process_index]
     bar = progress(local_batches, name=dataset.name, unit="batch", main=accelerator.is_main_process)
     results = []
     for indices in bar:
         results.append((indices, *model.predict(collater([dataset[index] for index in indices]))))
         if on_batch is not None:
             on_batch(len(results), len(local_batches))
+    if model.sharded:  # every forward gathers parameters from all processes, so each process runs as many
+        for _ in range(max(map(len, shares)) - len(local_batches)):
+            model.predict(collater([dataset[batches[0][0]]]))
     if accelerator.num_processes > 1:
         results = gather_object(results)
     order = np.concatenate([indices for indices, _, _ in results]).argsort()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from accelerate import Accelerator
@@ -26,6 +26,7 @@ from mt_dnn.training.delta_cache import DeltaCache
 from mt_dnn.training.objective import ObjectiveValue
 from mt_dnn.training.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
 from mt_dnn.training.processes import build_accelerator
+from mt_dnn.training.sharding import local_part, shard_parameters, sharded_like, whole
 from mt_dnn.training.update import BatchWeights, UpdateReport, in_examples, report_of, sum_of_values
 from mt_dnn.training.word_gradient import WordGradient
 from tasks import Values
@@ -74,7 +75,9 @@ class MTDNNModel:
             parameter.requires_grad_(config.model.update_bert_opt == 0)
         if not any(parameter.requires_grad for parameter in self.network.parameters()):
             raise FlagError("--update_bert_opt: found 1, but generation trains no head; accepted: 0")
-        self.network.to(self.accelerator.device)
+        self.sharded = config.training.fsdp
+        if not self.sharded:  # sharding moves each process's share alone
+            self.network.to(self.accelerator.device)
         # Compiled, oneDNN's convolutions would be recompiled for every batch width.
         choose_linears(self.network, "mkl" if config.training.compile else config.training.cpu_linear)
         if config.training.compile:
@@ -82,14 +85,19 @@ class MTDNNModel:
                 compile_layers(self.network.bert)
             except ValueError as error:
                 raise FlagError(f"--compile: {error}") from error
-        self.optimizer = build_optimizer(self.network, config.training)
-        self.schedule = build_schedule(self.optimizer, config.training, total_updates)
         objective = build_objective(config, self.network, total_updates, class_weights)
         self.perturbation, self.bregman = objective.perturbation, objective.bregman
+        if self.sharded:
+            teachers = [] if self.bregman is None else [cast(SANBertNetwork, self.bregman.teacher)]
+            shard_parameters([self.network, *teachers], self.accelerator)
+        self.optimizer = build_optimizer(self.network, config.training)
+        self.schedule = build_schedule(self.optimizer, config.training, total_updates)
         self.word_gradient = None
-        if not any(task.uses_word_table for task in self.network.tasks):
+        if not self.sharded and not any(task.uses_word_table for task in self.network.tasks):
             self.word_gradient = WordGradient.of(objective, self.network.bert.get_input_embeddings(), self.accelerator)
-        self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
+        # Sharded parameters average their gradients themselves, without DistributedDataParallel.
+        self.objective = self.accelerator.prepare_model(objective, evaluation_mode=self.sharded)
+        self.wrapped_optimizer = self.accelerator.prepare(self.optimizer)
         self.word_dropout = WordDropout.of(config)
         self.updates = 0
         self.skipped_steps = 0
@@ -250,7 +258,9 @@ class MTDNNModel:
         """Scores and predictions of a batch's examples, in the form of its task, in evaluation mode."""
         self.network.eval()
         batch = batch.to(self.accelerator.device)
-        with torch.inference_mode(), self.accelerator.autocast():
+        # The buffers that sharded parameters are gathered into have to serve for training, too.
+        without_graph = torch.no_grad() if self.sharded else torch.inference_mode()
+        with without_graph, self.accelerator.autocast():
             return self.network.tasks[batch.task_id].infer(self.network, batch)
 
     def encode(self, batch: Batch) -> Tensor:
@@ -271,12 +281,23 @@ class MTDNNModel:
             self.accelerator.free_memory()
         self.accelerator.end_training()
 
+    def is_finite(self) -> bool:
+        """Whether all parameters are finite, those of all processes if they are sharded."""
+        finite = all(bool(local_part(parameter).isfinite().all()) for parameter in self.network.parameters())
+        if not self.sharded:
+            return finite
+        wrong = torch.tensor(float(not finite), device=self.accelerator.device)
+        return float(self.accelerator.reduce(wrong, "sum")) == 0
+
     def save(self, path: str, progress: Mapping[str, Any] | None = None) -> None:
-        """Write a checkpoint; call it in the main process only.
+        """Write a checkpoint. All processes call it, and the main one writes.
 
         Args:
             progress: what a resume needs in addition to parameters and optimizer.
         """
+        main = self.accelerator.is_main_process
+        if not main and not self.sharded:
+            return
         content = {
             "state": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -288,7 +309,10 @@ class MTDNNModel:
             content["scaler"] = self.accelerator.scaler.state_dict()
         if self.bregman is not None:
             content["bregman"] = self.bregman.state_dict()
-        save_checkpoint(path, content)
+        if self.sharded:
+            content = whole(content, main)
+        if main:
+            save_checkpoint(path, content)
 
     def load(self, path: str) -> tuple[dict[str, Any], bool]:
         """Read a checkpoint file and `restore` it."""
@@ -316,5 +340,9 @@ class MTDNNModel:
         if self.bregman is not None:
             self.bregman.start(self.network)
             if "bregman" in content:
-                self.bregman.load_state_dict(named_as_in(self.bregman.state_dict(), content["bregman"]))
+                own = self.bregman.state_dict()
+                saved = named_as_in(own, content["bregman"])
+                self.bregman.load_state_dict(
+                    {name: sharded_like(tensor, own.get(name, tensor)) for name, tensor in saved.items()}
+                )
         return progress, optimizer_loaded

@@ -115,7 +115,7 @@ def trainer_of(model: nn.Module, head: str, folder: Path, perturbation: Any = No
     """A trainer on `examples(head)`; options of `TrainingArguments`, and `alpha`, `train_dataset`, `kind` and more."""
     own = {
         name: options.pop(name)
-        for name in ("alpha", "train_dataset", "eval_dataset", "compute_loss_func")
+        for name in ("alpha", "train_dataset", "eval_dataset", "unlabeled_dataset", "compute_loss_func")
         if name in options
     }
     kind = options.pop("kind", OrderedTrainer)

@@ -25,28 +25,28 @@ class Step(NamedTuple):
 
 
 class Trace:
-    """δ of every final pass and all ascents, read off the search as it runs."""
+    """δ of every final pass and all ascents at the first place, read off the search as it runs."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.deltas: list[Tensor] = []
         self.steps: list[Step] = []
         search: Any = mt_dnn.perturbation.search.Search
-        final_pass, ascend = search.final_pass, search.ascend
-        monkeypatch.setattr(search, "final_pass", self._recording_final(final_pass))
+        final_output, ascend = search.final_output, search.ascend
+        monkeypatch.setattr(search, "final_output", self._recording_final(final_output))
         monkeypatch.setattr(search, "ascend", self._recording_ascent(ascend))
 
     def _recording_final(self, original: Any) -> Any:
-        def final_pass(search: Any, h: Tensor) -> Tensor:
-            result: Tensor = original(search, h)
-            self.deltas.append(search.delta.detach().clone())
+        def final_output(search: Any) -> Any:
+            result = original(search)
+            self.deltas.append(search.deltas[0].value.detach().clone())
             return result
 
-        return final_pass
+        return final_output
 
     def _recording_ascent(self, original: Any) -> Any:
-        def ascend(search: Any, gradient: Tensor, *args: Any) -> None:
-            self.steps.append(Step(search.delta.detach().clone(), gradient.detach().clone()))
-            original(search, gradient, *args)
+        def ascend(search: Any, gradients: tuple[Tensor, ...], *args: Any) -> None:
+            self.steps.append(Step(search.deltas[0].value.detach().clone(), gradients[0].detach().clone()))
+            original(search, gradients, *args)
 
         return ascend
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
 from multiprocessing.context import ForkServerProcess
@@ -388,11 +388,21 @@ def kill_one(rank: int) -> None:
 
 
 def test_a_run_of_two_processes_goes_on_where_it_was_killed(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    whole.mkdir(), killed.mkdir()
-    assert start(whole, 2, *SIFT).ended()[0] == [0, 0]
+    assert_goes_on(tmp_path, 2, SIFT, kill_one)
 
-    codes, _ = start(killed, 2, *SIFT, before=kill_one).ended()
-    assert codes == [2, -signal.SIGKILL]
-    assert start(killed, 2, *SIFT, "--resume").ended()[0] == [0, 0]
+
+def assert_goes_on(folder: Path, processes: int, given: Sequence[object], kill: Callable[[int], Any]) -> str:
+    """A run of which one process was killed ends, resumed, as the one that nobody killed; what the killed one printed.
+
+    Args:
+        kill: called in each process first, with its number; lets one of them die after the first checkpoint.
+    """
+    whole, killed = folder / "whole", folder / "killed"
+    whole.mkdir(), killed.mkdir()
+    assert start(whole, processes, *given).ended()[0] == [0] * processes
+    codes, text = start(killed, processes, *given, before=kill).ended()
+    assert sorted(filter(None, codes)) == [-signal.SIGKILL, *[2] * (processes - 1)]
+    assert [path.name for path in (killed / "run").glob("model_*.pt")] == ["model_0.pt"]
+    assert start(killed, processes, *given, "--resume").ended()[0] == [0] * processes
     assert_same(parameters(whole / "run" / "model_2.pt"), parameters(killed / "run" / "model_2.pt"))
+    return text

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from data_utils.errors import DataError, TaskDefError, UserError, first_line
 from data_utils.storage.checksum import checked_write, remove_checked, verify_checksum
 from mt_dnn.checkpoints.mtdnn_config import from_mtdnn
+from mt_dnn.training.sharding import sharded_like
 from tasks.definition import TaskDef, checkpoint_globals
 
 REQUIRED_KEYS = ("state", "config")
@@ -175,7 +176,11 @@ def load_state(network: nn.Module, state: Mapping[str, Tensor], path: Path | str
     Raises:
         DataError: parameters are missing, left over or of another shape; names the first.
     """
-    network.load_state_dict(_fitting(network, state, path, encoder_only), strict=not encoder_only)
+    own = network.state_dict()
+    fitting = {
+        name: sharded_like(tensor, own[name]) for name, tensor in _fitting(network, state, path, encoder_only).items()
+    }
+    network.load_state_dict(fitting, strict=not encoder_only)
 
 
 def named_as_in(expected: Collection[str], state: Mapping[str, Tensor]) -> dict[str, Tensor]:

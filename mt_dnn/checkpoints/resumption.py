@@ -100,28 +100,28 @@ class RunCheckpoints:
         own = random_state()
         states = gather_object([own]) if self.accelerator.num_processes > 1 else [own]
         losses = self.state.losses.state(self.accelerator)
-        if self.accelerator.is_main_process:
-            result, path = self.state.result, self.folder / name
-            progress = {
-                "epoch": epoch,
-                "batches_done": batches_done,
-                "random_states": states,
-                "unlabeled": self.state.unlabeled.position(),
-                "losses": losses,
-                "seconds": self.state.clock.seconds(),
-                "flags": self.config.to_flat(),
-                "sizes": sizes_of(self.train),
-                "history": result.history,
-                "best_epoch": result.best_epoch,
-                "best_value": result.best_value,
-                "first_here": self.first_here,
-            }
-            if self.state.delta_cache is None:
-                self.model.save(str(path), progress)
-            else:
-                # Deltas before their checkpoint, which is thus never without them; older deltas go only after it.
-                self.state.delta_cache.save(deltas_of(path))
-                self.model.save(str(path), progress)
+        main, deltas = self.accelerator.is_main_process, self.state.delta_cache
+        result, path = self.state.result, self.folder / name
+        progress = {
+            "epoch": epoch,
+            "batches_done": batches_done,
+            "random_states": states,
+            "unlabeled": self.state.unlabeled.position(),
+            "losses": losses,
+            "seconds": self.state.clock.seconds(),
+            "flags": self.config.to_flat(),
+            "sizes": sizes_of(self.train),
+            "history": result.history,
+            "best_epoch": result.best_epoch,
+            "best_value": result.best_value,
+            "first_here": self.first_here,
+        }
+        # Deltas before their checkpoint, which is thus never without them; older deltas go only after it.
+        if main and deltas is not None:
+            deltas.save(deltas_of(path))
+        self.model.save(str(path), progress)
+        if main:
+            if deltas is not None:
                 newest = {deltas_of(checkpoint) for checkpoint in checkpoints_in(self.folder)[:WITH_DELTAS]}
                 for older in set(self.folder.glob("model_*.deltas")) - newest:
                     remove_checked(older)
@@ -231,7 +231,7 @@ class RunCheckpoints:
         Raises:
             DivergedError: one is not.
         """
-        if not all(bool(parameter.isfinite().all()) for parameter in self.model.network.parameters()):
+        if not self.model.is_finite():
             raise DivergedError(
                 f"parameters are not finite after update {self.model.updates}; the last checkpoint in "
                 f"{self.folder} is kept. {WHAT_HELPS}"

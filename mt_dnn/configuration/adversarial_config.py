@@ -8,7 +8,7 @@ from typing import Any
 
 from data_utils.errors import FlagError
 from mt_dnn.configuration.flags import check_flag, check_flags, flag, plain_text
-from mt_dnn.perturbation.levels import HIDDEN, HIDDEN_FORM, LEVELS, NORMALIZED
+from mt_dnn.perturbation.levels import HIDDEN_FORM, LEVELS, NORMALIZED, PLACES, check_levels, levels_of
 from mt_dnn.perturbation.measured_defaults import BY_METHOD, measured
 
 LEFT_OUT: Any = object()  # the value of a field that preset and measured defaults may set
@@ -133,9 +133,10 @@ class AdversarialConfig:
         LEFT_OUT,
         "where the noise enters: at the word embeddings (pre_ln), after the embeddings' LayerNorm (post_ln: SiFT), "
         "between two LayerNorms as in DeBERTa's release (deberta), or at the output of layer N (hidden:N; 0 is the "
-        "first layer, -1 the last); MT-DNN's 0 and 1 mean pre_ln with the scope token and sentence",
+        "first layer, -1 the last); several places at once, split by commas: hidden:0,hidden:4; MT-DNN's 0 and 1 mean "
+        "pre_ln with the scope token and sentence",
         choices=LEVELS,
-        pattern=HIDDEN,
+        pattern=PLACES,
         pattern_shown=HIDDEN_FORM,
         shown="pre_ln, or the preset's",
     )
@@ -255,6 +256,10 @@ class AdversarialConfig:
 
     def _check_combinations(self) -> None:
         try:
+            check_levels(self.adv_norm_level)
+        except ValueError as error:
+            raise FlagError(f"--adv_norm_level: {error}") from error
+        try:
             usable = len(self.bregman_beta) <= 2 and all(0 <= float(text) <= 1 for text in self.bregman_beta)
         except ValueError:
             usable = False
@@ -288,6 +293,8 @@ class AdversarialConfig:
             raise FlagError(
                 f"--adv_free: no search to spare with --adv_opt {self.adv_opt}, accepted: {', '.join(CLIMBS_R)}"
             )
+        if len(levels_of(self.adv_norm_level)) > 1:
+            raise FlagError(f"--adv_free: found --adv_norm_level {self.adv_norm_level}, accepted: one place")
         if self.adv_k != 1:
             raise FlagError(f"--adv_free: takes one ascent step an epoch, found --adv_k {self.adv_k}, accepted: 1")
         if self.adv_projection != "project":

@@ -23,7 +23,7 @@ from mt_dnn.configuration.config_file import ConfigFile, config_text
 from mt_dnn.configuration.flag_groups import CANONICAL_DATA, DataConfig, ModelConfig, TrainingConfig
 from mt_dnn.configuration.flags import FlagParser, add_flags, build, flags_of, plain_text
 from mt_dnn.configuration.help_groups import FIRST, help_groups
-from mt_dnn.perturbation.levels import LEVELS, hidden_layer
+from mt_dnn.perturbation.levels import LEVELS, has_layers
 
 RESUME_FLAGS = ("resume", "model_ckpt", "dry_run")  # belong to one start, not to the run
 RUN_CONFIG_FILE = "config.yml"  # in the output folder: all flags of the run, for --config
@@ -68,7 +68,7 @@ class Config:
                 "padded to --max_seq_len, --batch_size bounds the tokens"
             )
         adversarial = self.adversarial
-        if self.training.compile and adversarial.adv_train and hidden_layer(adversarial.adv_norm_level) is not None:
+        if self.training.compile and adversarial.adv_train and has_layers(adversarial.adv_norm_level):
             raise FlagError(
                 f"--compile: compiled layers take no noise at --adv_norm_level {adversarial.adv_norm_level}; accepted: "
                 f"{', '.join(LEVELS)}, or leave --compile out"

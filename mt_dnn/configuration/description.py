@@ -13,7 +13,7 @@ from mt_dnn.configuration.adversarial_config import (
 )
 from mt_dnn.configuration.config import Config
 from mt_dnn.configuration.flags import plain_text
-from mt_dnn.perturbation.levels import hidden_layer
+from mt_dnn.perturbation.levels import hidden_layer, levels_of
 
 # Where the noise enters, by `--adv_norm_level`; for `hidden:N` see `_place`.
 PLACES = {
@@ -46,7 +46,7 @@ def method_in_words(adversarial: AdversarialConfig) -> str:
         parts = ["Plain fine-tuning: no adversarial noise"]
     else:
         sentence = SIFT if adversarial.is_sift else METHODS[adversarial.adv_opt]
-        parts = [sentence.format(place=_place(adversarial.adv_norm_level), steps=adversarial.adv_k)]
+        parts = [sentence.format(place=_places(adversarial.adv_norm_level), steps=adversarial.adv_k)]
         parts += _sizes(adversarial) + _when(adversarial)
         if adversarial.adv_preset is not None:
             parts.append(f"preset {adversarial.adv_preset}")
@@ -56,8 +56,13 @@ def method_in_words(adversarial: AdversarialConfig) -> str:
     return ", ".join(parts)
 
 
+def _places(level: str) -> str:
+    """Where the noise of a level enters, at one place or several."""
+    return " and ".join(map(_place, levels_of(level)))
+
+
 def _place(level: str) -> str:
-    """Where the noise of a level enters."""
+    """Where the noise of a level at one place enters."""
     number = hidden_layer(level)
     if number is None:
         return PLACES[level]

@@ -240,6 +240,11 @@ class TrainingConfig:
         "compile the encoder's layers with torch.compile: for GPUs and long runs; takes minutes to start and needs a "
         "C++ compiler",
     )
+    fsdp: bool = flag(
+        False,
+        "shard parameters, gradients and the optimizer's state over the processes, for encoders that do not fit one "
+        "device; needs several processes",
+    )
     fp16_opt_level: str = flag("O1", "apex level", notice="no use any more: --fp16 is torch's own mixed precision")
     transformer_cache: str = flag(".cache", "folder for downloaded encoders")
     encode_mode: bool = flag(
@@ -256,6 +261,8 @@ class TrainingConfig:
         check_flags(self)
         if self.fp16 and self.bf16:
             raise FlagError("--fp16 and --bf16: found both, accepted: one of them")
+        if self.fsdp:
+            self._check_fsdp()
         if self.dry_run and self.encode_mode:
             raise FlagError("--dry_run and --encode_mode: found both, accepted: one of them; each trains nothing")
         if self.push_to_hub is not None and self.save_hf is None:
@@ -265,3 +272,19 @@ class TrainingConfig:
                 "--compile and --cpu_linear onednn: found both, accepted: one of them; compiled, such layers fit one "
                 "width of batches alone"
             )
+
+    def _check_fsdp(self) -> None:
+        """Check that sharded parameters do what the other flags ask.
+
+        Raises:
+            FlagError: they do not.
+        """
+        instead = {
+            "fp16": "--bf16, or neither",
+            "compile": "one of them",
+            "encode_mode": "one of them; --encode_mode trains nothing",
+            "save_hf": "one of them; after the run, python -m mt_dnn.export.export writes its checkpoint",
+        }
+        for name, accepted in instead.items():
+            if getattr(self, name):
+                raise FlagError(f"--fsdp and --{name}: found both, accepted: {accepted}")

@@ -24,7 +24,7 @@ SUBJECTS: dict[str, str] = {
     "Best epoch, checkpoints and resuming": "best_metric early_stop save_per_updates_on save_per_updates keep_last "
     "model_ckpt",
     "Log and results": "log_file log_per_updates tensorboard tensorboard_logdir glue_format_on push_to_hub hub_private",
-    "Speed and memory": "cuda fp16 bf16 compile cpu_linear grad_checkpointing",
+    "Speed and memory": "cuda fp16 bf16 compile cpu_linear grad_checkpointing fsdp",
     "Instead of training": "dry_run encode_mode",
     "Spans, generation and masked language modeling": "max_answer_len null_score_diff_threshold num_beams "
     "masked_lm_prob short_seq_prob max_predictions_per_seq",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from operator import attrgetter
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from mt_dnn.huggingface.recorded_forward import (
 from mt_dnn.huggingface.regularizer_log import RegularizerLog, distribution_count
 from mt_dnn.huggingface.row_seeds import RowSeeds
 from mt_dnn.huggingface.trainer_checks import (
+    UNSUPPORTED,
     refuse_arguments,
     refuse_bases,
     refuse_method,
@@ -67,10 +68,14 @@ class AdversarialMixin:
 
     Raises:
         UnsupportedLevelError: the model has no injection point of the method's level.
-        ValueError: FSDP or DeepSpeed; several GPUs in one process; a model that `check_wrappers` refuses; a
-            `compute_loss` of a subclass that does not call this one; a method that needs the loss on the labels, in a
-            trainer whose loss is something else; norms over sentences with rows that hold several.
+        ValueError: version 1 of FSDP, DeepSpeed or tensor parallelism; several GPUs in one process; a model that
+            `check_wrappers` refuses; a `compute_loss` of a subclass that does not call this one; a method that needs
+            the loss on the labels, in a trainer whose loss is something else; norms over sentences with rows that hold
+            several.
     """
+
+    # Modules whose trainers are refused, and why.
+    _unsupported: ClassVar[Mapping[str, str]] = UNSUPPORTED
 
     # What the mixin uses of Trainer.
     model: Any
@@ -93,7 +98,7 @@ class AdversarialMixin:
         unlabeled_dataset: Any = None,
         **kwargs: Any,
     ) -> None:
-        refuse_bases(type(self), AdversarialMixin)
+        refuse_bases(type(self), AdversarialMixin, self._unsupported)
         super().__init__(*args, **kwargs)
         refuse_settings(self)
         self.regularizer = ModelRegularizer(
@@ -133,6 +138,18 @@ class AdversarialMixin:
         if not method.is_active(self.state.global_step, self.state.max_steps):
             with self.regularizer.clean(model):
                 return self._base_loss(model, inputs, return_outputs, num_items_in_batch)
+        return self._regularized_loss(model, inputs, return_outputs, num_items_in_batch, batch)
+
+    def _regularized_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool,
+        num_items_in_batch: Tensor | int | None,
+        batch: int,
+    ) -> Any:
+        """`compute_loss` of a batch that has R."""
+        method = self.regularizer.perturbation
         refuse_arguments(self, inputs)
         loss, outputs, forward = None, None, None
         if return_outputs or not method.replaces_task_loss:

@@ -9,18 +9,24 @@ from mt_dnn.perturbation import AdversarialPerturbation
 from mt_dnn.perturbation.reading import PACKED
 from mt_dnn.perturbation.wrappers import REENTRANT
 
+SHARDED_BY = 'accepted: fsdp=True with fsdp_config={"version": 2}, or DistributedDataParallel'
 ONE_PROCESS_A_DEVICE = "accepted: DistributedDataParallel with one process a device, by torchrun or accelerate launch"
+# Dimensions of accelerate's ParallelismConfig, and what processes split in them.
+SPLIT = {"tp": "products of matrices", "cp": "a text's tokens", "sp": "a text's tokens"}
 # Modules of trainers that do not call a model once a batch, and what they do instead.
 LOSS_FROM_BODY = "computes its loss from the states of the student's body, not by its forward"
 UNSUPPORTED = {
-    "sentence_transformers": "encodes the texts of a batch one after the other, which have no R together",
+    "sentence_transformers": "encodes the texts of a batch one after the other (use SentenceAdversarialMixin)",
     "trl.trainer.distillation_trainer": LOSS_FROM_BODY,
     "trl.experimental.async_distillation": LOSS_FROM_BODY,
 }
 
 
-def refuse_bases(kind: type, mixin: type) -> None:
+def refuse_bases(kind: type, mixin: type, unsupported: Mapping[str, str]) -> None:
     """Check that a trainer's `compute_loss` calls the mixin's, and that its base calls a model once a batch.
+
+    Args:
+        unsupported: modules of trainers that do not, and what they do instead.
 
     Raises:
         ValueError: it does not.
@@ -32,7 +38,7 @@ def refuse_bases(kind: type, mixin: type) -> None:
         if override is not None and code is not None and "compute_loss" not in code.co_names:
             raise ValueError(unreached(kind))
     for base in bases:
-        for module, reason in UNSUPPORTED.items():
+        for module, reason in unsupported.items():
             if f"{base.__module__}.".startswith(f"{module}."):
                 raise ValueError(
                     f"{kind.__name__}: {base.__name__} {reason}; accepted: transformers' Trainer and those that call a "
@@ -46,8 +52,14 @@ def refuse_settings(trainer: Any) -> None:
     Raises:
         ValueError: they do not.
     """
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        raise ValueError(f"no perturbed passes with FSDP or DeepSpeed; {ONE_PROCESS_A_DEVICE}")
+    if trainer.is_deepspeed_enabled:
+        raise ValueError(f"no perturbed passes with DeepSpeed; {SHARDED_BY}")
+    if trainer.is_fsdp_enabled and trainer.accelerator.state.fsdp_plugin.fsdp_version != 2:
+        raise ValueError(f"no perturbed passes with version 1 of FSDP; {SHARDED_BY}")
+    parallelism = getattr(trainer.accelerator, "parallelism_config", None)
+    for kind, what in SPLIT.items():
+        if parallelism is not None and getattr(parallelism, f"{kind}_size", 1) > 1:
+            raise ValueError(f"no perturbed passes where processes split {what} ({kind}_size); {SHARDED_BY}")
     if trainer.args.n_gpu > 1:
         raise ValueError(f"several GPUs in one process; {ONE_PROCESS_A_DEVICE}")
     settings = vars(trainer.args)

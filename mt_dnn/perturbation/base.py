@@ -6,7 +6,7 @@ files, flags or trainers. They need torch only, and run on any model that contai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from .ball import SCOPES, Ball
 from .chunks import LogitRows
+from .delta import CachedDelta
 from .injection import NoiseInjection, find_encoder
-from .levels import check_level
+from .levels import check_levels, level_name
 from .measured_defaults import measured
 from .method import Regularization
 from .noise import InitialNoise
 from .outputs import Comparison, Divergence, TaskLoss, default_divergence
+from .places import find_places
 from .regularizer import Forward, ModelRegularizer
-from .search import CachedDelta, Search
+from .search import Search, sum_of
 
 Method = TypeVar("Method", bound="AdversarialPerturbation")
 
@@ -47,9 +49,11 @@ class AdversarialPerturbation(nn.Module):
         projection: `project` (onto the ball), `normalize`, or `none` (DeBERTa's release). The default is `project` with
             a radius, `normalize` without.
         scale: `absolute`, or `relative`: ε, η and σ are multiplied by the size of h, scope by scope.
-        level: the injection point, see `NoiseInjection`; the default depends on the class.
+        level: the injection point, see `NoiseInjection`; or several, as `("hidden:0", "hidden:4")`, each with a δ of
+            its own (`Search`). The default depends on the class.
         noise_clamp: clamp the initial noise to ±2σ.
-        detach_base: stop the gradient of R at h, so that the embeddings do not learn from R.
+        detach_base: stop the gradient of R at h, so that the embeddings do not learn from R; of several places at the
+            first one.
         same_dropout: the perturbed passes repeat the dropout masks of the clean pass.
         noise: distribution of the initial noise, `normal` or `uniform`; the default depends on the class.
         start_ratio: the share of the updates without R at the start of training; the default depends on the class.
@@ -92,7 +96,7 @@ class AdversarialPerturbation(nn.Module):
         radius: float | None = None,
         projection: str | None = None,
         scale: str = "absolute",
-        level: str | None = None,
+        level: str | Sequence[str] | None = None,
         noise_clamp: bool = False,
         detach_base: bool = False,
         same_dropout: bool = False,
@@ -110,7 +114,7 @@ class AdversarialPerturbation(nn.Module):
         self.radius = radius
         self.projection = projection or ("normalize" if radius is None else "project")
         self.scale = scale
-        self.level = level or self.default_level
+        self.level = level_name(level or self.default_level)
         self.noise_clamp = noise_clamp
         self.detach_base = detach_base
         self.same_dropout = same_dropout
@@ -127,7 +131,7 @@ class AdversarialPerturbation(nn.Module):
         Args:
             options: keyword arguments of the class.
         """
-        level = options.get("level") or cls.default_level
+        level = level_name(options.get("level") or cls.default_level)
         values = measured(cls.name, level, options.get("radius"))
         values["norm_level"] = tuple(SCOPES).index(values.pop("norm_scope"))
         del values["alpha"]
@@ -200,7 +204,7 @@ class AdversarialPerturbation(nn.Module):
         Raises:
             ValueError: they do not.
         """
-        check_level(self.level)
+        check_levels(self.level)
         _ = self.ball, self.initial_noise  # each checks its own values
         if self.k < 0 or self.noise_var < 0 or self.step_size < 0:
             sizes = f"{self.k}, {self.noise_var}, {self.step_size}"
@@ -253,7 +257,7 @@ class AdversarialPerturbation(nn.Module):
     def regularize(
         self,
         evaluate: Callable[[], Any],
-        encoder: nn.Module | NoiseInjection,
+        encoder: nn.Module | NoiseInjection | Sequence[NoiseInjection],
         logits: Any,
         mask: Tensor,
         *,
@@ -264,7 +268,7 @@ class AdversarialPerturbation(nn.Module):
         noise_seeds: Sequence[int] | None = None,
         dropout_state: Tensor | None = None,
         task_loss: TaskLoss | None = None,
-        base: Tensor | None = None,
+        base: Tensor | Sequence[Tensor] | None = None,
         cached: CachedDelta | None = None,
         measure_gain: bool = False,
         check_base: bool = False,
@@ -274,7 +278,8 @@ class AdversarialPerturbation(nn.Module):
         Args:
             evaluate: the model's forward on this batch, called K + 1 times; returns logits, a tuple of them, or an
                 output of transformers.
-            encoder: the encoder that this forward runs, or its injection point if the caller has it already.
+            encoder: the encoder that this forward runs, or its injection point if the caller has it already; of several
+                places all points, from `find_places`.
             logits: f(h), the clean pass, in the same form; the gradient of R flows into it. None if `needs_clean` is
                 false.
             mask: (batch, tokens), 1 at real tokens.
@@ -286,7 +291,7 @@ class AdversarialPerturbation(nn.Module):
                 `measure_gain`.
             task_loss: ℓ(·, y) of an output of `evaluate`, if `needs_labels` is true.
             base: h of the clean pass, from `NoiseInjection.clean`, which the perturbed passes start from; by default
-                they start from h of the first perturbed pass.
+                they start from h of the first perturbed pass. Of several places the h of each, from `clean_pass`.
             cached: δ of these examples from an earlier epoch. Then one pass serves for R and for the one ascent step,
                 whose gradient comes from the backward pass of R [Shafahi et al. 2019]. The ascent must climb R.
             measure_gain: measure the two terms of the ascent gain too, at the cost of three forwards.
@@ -301,9 +306,12 @@ class AdversarialPerturbation(nn.Module):
             pairwise=pairwise,
             loss_mask=loss_mask,
         )
-        injection = encoder if isinstance(encoder, NoiseInjection) else NoiseInjection(encoder, self.level)
+        places = (encoder,) if isinstance(encoder, NoiseInjection) else encoder
+        if isinstance(places, nn.Module):
+            places = find_places(places, self.level)
+        bases = (base,) if isinstance(base, Tensor) else base
         search = Search(
-            self, evaluate, injection, mask, noise_seeds, dropout_state, base, cached, check_base and base is None
+            self, evaluate, places, mask, noise_seeds, dropout_state, bases, cached, check_base and bases is None
         )
         loss = self.search(search, comparison) if cached is None else self._search_in_backward(search, comparison)
         rise, chance = self._gain_terms(search, comparison) if measure_gain and self.ascent_steps else (None, None)
@@ -319,8 +327,8 @@ class AdversarialPerturbation(nn.Module):
     def _ascend(self, search: Search, comparison: Comparison) -> None:
         """One ascent step. Its output, which may be gigabytes of logits, is freed before the next pass."""
         output = search.ascent_output()
-        gradient = search.gradient(self.ascent_loss(output, comparison))
-        search.ascend(gradient, comparison.finite(output))
+        gradients = search.gradient(self.ascent_loss(output, comparison))
+        search.ascend(gradients, comparison.finite(output))
 
     def _search_in_backward(self, search: Search, comparison: Comparison) -> Tensor:
         """R at the cached δ; δ takes its ascent step in the backward pass of R."""
@@ -364,17 +372,14 @@ class AdversarialPerturbation(nn.Module):
 
     def _gain_terms(self, search: Search, comparison: Comparison) -> tuple[Tensor, Tensor]:
         """R(δ) − R(0) and R(δ′) − R(0), with the same dropout masks."""
-        delta = search.delta.detach()
         # A task loss may run forwards without gradients, which the search recognizes by that; so gradients stay on.
         with torch.set_grad_enabled(self.needs_labels):
             at_delta, at_zero, at_shuffled = (
                 self.final_loss(search.output_at(noise), comparison).detach()
-                for noise in (delta, torch.zeros_like(delta), search.shuffled())
+                for noise in (
+                    lambda delta: delta.value.detach(),
+                    lambda delta: torch.zeros_like(delta.value),
+                    lambda delta: delta.shuffled(search.passes),
+                )
             )
         return at_delta - at_zero, at_shuffled - at_zero
-
-
-def sum_of(terms: Iterable[Tensor]) -> Tensor:
-    """The sum of at least one tensor."""
-    first, *others = terms
-    return sum(others, start=first)

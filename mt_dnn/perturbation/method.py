@@ -13,7 +13,7 @@ from .noise import InitialNoise
 
 class Regularization(NamedTuple):
     """The result of one search over a batch. All but `relative_sizes` are scalar tensors; sizes are means over the
-    entries of real tokens.
+    entries of real tokens, of several places over those of all.
 
     Attributes:
         loss: R; it alone has a gradient.

@@ -50,6 +50,16 @@ def example_seeds(seed: int, update: int, uids: Sequence[str]) -> list[int]:
     return [_digest(f"{seed}/{update}/{uid}") for uid in uids]
 
 
+def place_seeds(seeds: Sequence[int] | None, place: int) -> Sequence[int] | None:
+    """The seeds of the examples at one of several places: those given at the first, place 0, and others at each other.
+
+    None, without seeds, stays None.
+    """
+    if seeds is None or place == 0:
+        return seeds
+    return [_digest(f"place/{place}/{seed}") for seed in seeds]
+
+
 def dropout_seed(seeds: Sequence[int], perturbed_pass: int) -> int:
     """The seed of one perturbed pass over a batch, from the seeds of its examples."""
     return _digest(f"dropout/{perturbed_pass}/{','.join(map(str, seeds))}")

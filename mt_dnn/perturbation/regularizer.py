@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from .injection import NoiseInjection, find_encoder
-from .levels import hidden_layer
+from .levels import has_layers, levels_of
 from .method import Method, Regularization
 from .noise import default_generator, example_seeds
 from .outputs import TOKENS, TaskLoss, logits_of, view_of
+from .places import bases_of_one_pass, clean_pass, find_places
 from .reading import PACKED, is_packed, loss_mask_of, token_mask, view_of_labels, view_of_output
 from .wrappers import (
     check_wrappers,
@@ -35,11 +36,11 @@ class CleanPass(NamedTuple):
 
     Attributes:
         dropout_state: the generator's state before the pass; before the entire block if R is computed from a loss.
-        bases: h, (batch, tokens, hidden), of every forward with gradients in the block.
+        bases: h at each place, (batch, tokens, hidden), if the block had one forward with gradients.
     """
 
     dropout_state: Tensor
-    bases: list[Tensor]
+    bases: Sequence[Tensor] | None
 
 
 class ModelRegularizer:
@@ -87,7 +88,7 @@ class ModelRegularizer:
     ):
         if isinstance(perturbation, type):
             raise ValueError(f"{perturbation.__name__} is a class; accepted: {perturbation.__name__}.with_defaults()")
-        NoiseInjection(find_encoder(unwrapped(model)), perturbation.level)
+        find_places(find_encoder(unwrapped(model)), perturbation.level)
         check_wrappers(model, several_graphs=perturbation.replaces_task_loss and perturbation.k > 1)
         self.perturbation = perturbation
         self.task_type = None if task_type is None else view_of(task_type)
@@ -139,22 +140,23 @@ class ModelRegularizer:
         mask = token_mask(batch)
         if method.scope == "sentence" and is_packed(batch):
             raise ValueError(PACKED)
-        if method.level == "pre_ln" and batch.get("input_ids") is None and batch.get("inputs_embeds") is not None:
+        skips_words = batch.get("input_ids") is None and batch.get("inputs_embeds") is not None
+        if skips_words and "pre_ln" in levels_of(method.level):
             raise ValueError(
                 "inputs_embeds skip the words, where the noise of level 'pre_ln' enters; accepted: input_ids"
             )
         self.read = self.view(model, batch, logits)
-        injection = NoiseInjection(find_encoder(unwrapped(model)), method.level)
-        with uncompiled(model, injection.module):
+        places = self._places(model)
+        with uncompiled(model, *(place.module for place in places)):
             result = method.regularize(
                 self._evaluation(model, batch, logits, forward or self.forward),
-                injection,
+                places,
                 logits,
                 mask,
                 **self.read,
                 noise_seeds=self._next_seeds(len(mask)) if noise_seeds is None else noise_seeds,
                 dropout_state=None if clean is None else clean.dropout_state,
-                base=clean.bases[0] if clean is not None and len(clean.bases) == 1 else None,
+                base=None if clean is None else clean.bases,
                 task_loss=self.task_loss,
                 measure_gain=measure_gain,
                 check_base=self.last is None and method.needs_clean,
@@ -187,24 +189,25 @@ class ModelRegularizer:
     def clean(self, model: nn.Module) -> Iterator[None]:
         """The block in which the clean pass of a batch runs.
 
-        Needed at the levels `deberta` and `hidden:N`, with `same_dropout`, and if the model itself draws noise at its
-        words (NEFTune). The perturbed passes then share h with the clean pass, and so that noise, or the dropout of the
-        layers up to N. Optional otherwise.
+        Needed at the levels `deberta` and `hidden:N`, at several places, with `same_dropout`, and if the model itself
+        draws noise at its words (NEFTune). The perturbed passes then share h with the clean pass, and so that noise, or
+        the dropout of the layers up to N. Optional otherwise.
         """
         state = default_generator(next(model.parameters()).device).get_state()
-        self._clean = CleanPass(state, [])
-        injection = NoiseInjection(find_encoder(unwrapped(model)), self.perturbation.level)
-        if is_compiled(model, injection.module) and not self._needs_block(model):
+        self._clean = CleanPass(state, None)
+        places = self._places(model)
+        points = [place.module for place in places]
+        if is_compiled(model, *points) and not self._needs_block(model):
             yield
             return
         with (
-            uncompiled(model, injection.module),
-            injection.clean() as bases,
+            uncompiled(model, *points),
+            clean_pass(places) as recorded,
             _dropout_states(unwrapped(model)) as states,
         ):
             yield
         one_pass = self.perturbation.needs_clean and len(states) == 1
-        self._clean = CleanPass(states[0] if one_pass else state, bases)
+        self._clean = CleanPass(states[0] if one_pass else state, bases_of_one_pass(recorded))
 
     def view(self, model: nn.Module, batch: Mapping[str, Any], logits: Any) -> dict[str, Any]:
         """How the logits of a batch are read: `task_type`, `pairwise` and `loss_mask` of a `Comparison`.
@@ -229,6 +232,10 @@ class ModelRegularizer:
         if view in TOKENS and (view != "tokens" or method.needs_labels):
             options["loss_mask"] = loss_mask_of(model, batch, view)
         return options
+
+    def _places(self, model: nn.Module) -> tuple[NoiseInjection, ...]:
+        """The injection points of the model's encoder."""
+        return find_places(find_encoder(unwrapped(model)), self.perturbation.level)
 
     def _check_model(self, model: nn.Module) -> None:
         """Check the wrappers of a model that the regularizer has not seen yet."""
@@ -259,7 +266,8 @@ class ModelRegularizer:
         method = self.perturbation
         if method.replaces_task_loss:
             return None
-        if method.level == "deberta" or (hidden_layer(method.level) is not None and method.needs_clean):
+        levels = levels_of(method.level)
+        if "deberta" in levels or (method.needs_clean and (len(levels) > 1 or has_layers(method.level))):
             return f"level {method.level!r}"
         if method.same_dropout:
             return "same_dropout"

@@ -18,6 +18,7 @@ REENTRANT = (
     "activation checkpointing with use_reentrant=True gives no gradient of the noise; accepted: use_reentrant=False"
 )
 SHARDED = ("FullyShardedDataParallel", "DeepSpeedEngine")
+SHARDED_BY = "accepted: torch.distributed.fsdp.fully_shard, or DistributedDataParallel"
 # PEFT's methods that insert learned vectors among the words; a learned prefix is inserted in the attention instead.
 PROMPTS = ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "CPT")
 
@@ -49,15 +50,15 @@ def base_model(model: nn.Module) -> nn.Module:
     return inner
 
 
-def is_compiled(model: nn.Module, point: nn.Module | None = None) -> bool:
-    """Whether torch.compile compiles the model, or a part that contains `point`.
+def is_compiled(model: nn.Module, *points: nn.Module) -> bool:
+    """Whether torch.compile compiles the model, or a part that contains one of the `points`.
 
     Compiled code does not run hooks that are registered later.
     """
     if any(map(_is_compiled_module, _layers(model))):
         return True
-    parts = unwrapped(model).modules()
-    return point is not None and any(_is_compiled_module(part) and point in part.modules() for part in parts)
+    compiled = [part for part in unwrapped(model).modules() if _is_compiled_module(part)] if points else []
+    return any(point in part.modules() for part in compiled for point in points)
 
 
 def _is_compiled_module(module: nn.Module) -> bool:
@@ -82,9 +83,9 @@ def never_compiled(method: Call) -> Call:
 
 
 @contextmanager
-def uncompiled(model: nn.Module, point: nn.Module) -> Iterator[None]:
-    """The model in this block runs uncompiled if compiled code would not run hooks at `point`."""
-    with torch.compiler.set_stance("force_eager") if is_compiled(model, point) else nullcontext():
+def uncompiled(model: nn.Module, *points: nn.Module) -> Iterator[None]:
+    """The model in this block runs uncompiled if compiled code would not run hooks at the `points`."""
+    with torch.compiler.set_stance("force_eager") if is_compiled(model, *points) else nullcontext():
         yield
 
 
@@ -122,10 +123,7 @@ def check_wrappers(model: nn.Module, several_graphs: bool) -> None:
     """
     for layer in _layers(model):
         if type(layer).__name__ in SHARDED:
-            raise ValueError(
-                f"no perturbed passes in {type(layer).__name__}; accepted: DistributedDataParallel, or "
-                "torch.distributed.fsdp.fully_shard"
-            )
+            raise ValueError(f"no perturbed passes in {type(layer).__name__}; {SHARDED_BY}")
         if several_graphs and getattr(layer, "static_graph", False):
             raise ValueError(
                 "DistributedDataParallel(static_graph=True) takes one forward an update, this method has several; "
@@ -133,12 +131,32 @@ def check_wrappers(model: nn.Module, several_graphs: bool) -> None:
             )
     inner: Any = unwrapped(model)
     if any(type(module).__name__ in SHARDED for module in inner.modules()):
+        raise ValueError(f"no perturbed passes in parts of a model under FullyShardedDataParallel; {SHARDED_BY}")
+    if _is_tensor_parallel(inner):
         raise ValueError(
-            "no perturbed passes in parts of a model under FullyShardedDataParallel; accepted: fully_shard"
+            f"no perturbed passes under tensor parallelism, which splits products of matrices; {SHARDED_BY}"
         )
     _refuse_prompts(inner)
     if any(_is_reentrant(module) for module in inner.modules()):
         raise ValueError(REENTRANT)
+
+
+def _is_tensor_parallel(inner: nn.Module) -> bool:
+    """Whether parameters are split over processes otherwise than by `fully_shard`, which gathers them to compute.
+
+    The modules of torch are only looked up: a model with such parameters has imported them.
+    """
+    tensors, sharding = (sys.modules.get(f"torch.distributed.{name}") for name in ("tensor", "fsdp"))
+    if tensors is None:
+        return False
+    units = [part for part in inner.modules() if sharding is not None and isinstance(part, sharding.FSDPModule)]
+    gathered = {id(parameter) for unit in units for parameter in unit.parameters()}
+    for parameter in inner.parameters():
+        if isinstance(parameter, tensors.DTensor):
+            splits = sum(not placement.is_replicate() for placement in parameter.placements)
+            if id(parameter) not in gathered or splits > 1:
+                return True
+    return False
 
 
 def _refuse_prompts(inner: Any) -> None:

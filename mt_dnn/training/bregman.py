@@ -43,15 +43,16 @@ class BregmanTerm:
         self.mu = mu
         self.betas = betas
         self.total_updates = total_updates
+        self._average = AveragedModel(network, multi_avg_fn=self._lerp)
+        self._average.requires_grad_(False)
+        self._average.eval()
         self.start(network)
 
     def start(self, network: nn.Module) -> None:
         """Restart the average at these parameters."""
-        self._average = AveragedModel(network, multi_avg_fn=self._lerp)
+        self._average.n_averaged.zero_()
         # The first call copies the parameters, so that the first update already is averaged.
         self._average.update_parameters(network)
-        self._average.requires_grad_(False)
-        self._average.eval()
 
     @property
     def teacher(self) -> nn.Module:

@@ -17,8 +17,8 @@ from data_utils.storage.checksum import checked_write
 from mt_dnn.configuration.config import Config
 from mt_dnn.data.dataset import SingleTaskDataset
 from mt_dnn.matcher import SANBertNetwork
+from mt_dnn.perturbation.delta import CachedDelta
 from mt_dnn.perturbation.injection import NoiseInjection
-from mt_dnn.perturbation.search import CachedDelta
 
 DELTA_CACHE_FILE = "kept_deltas.bin"  # in the output folder, while the run goes on
 

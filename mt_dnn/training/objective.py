@@ -11,9 +11,9 @@ from mt_dnn.batcher import Batch
 from mt_dnn.loss import Criterion
 from mt_dnn.matcher import SANBertNetwork
 from mt_dnn.perturbation import AdversarialPerturbation, Regularization
-from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.perturbation.noise import default_generator, dropout_seed, forked_dropout
 from mt_dnn.perturbation.outputs import Comparison
+from mt_dnn.perturbation.places import bases_of_one_pass, clean_pass, find_places
 from mt_dnn.training.bregman import BregmanTerm
 from mt_dnn.training.delta_cache import DeltaCache
 from tasks import Task
@@ -46,12 +46,12 @@ class CleanPass(NamedTuple):
 
     Attributes:
         logits: as the task's head gives them.
-        h: the tensor at the injection point, (batch, tokens, hidden); None without a regularizer.
+        bases: the tensor at each injection point, (batch, tokens, hidden); None without a regularizer.
         dropout_state: the random generator's state before the pass, for passes with the same dropout; None without one.
     """
 
     logits: Any
-    h: Tensor | None = None
+    bases: Sequence[Tensor] | None = None
     dropout_state: Tensor | None = None
 
 
@@ -89,7 +89,7 @@ class TrainingObjective(nn.Module):
         self.alpha = alpha
         self.bregman = bregman
         self.delta_cache: DeltaCache | None = None
-        self.injection = None if perturbation is None else NoiseInjection(network.encoder, perturbation.level)
+        self.places = () if perturbation is None else find_places(network.encoder, perturbation.level)
 
     def forward(
         self,
@@ -140,12 +140,12 @@ class TrainingObjective(nn.Module):
         return value
 
     def _clean(self, batch: Batch) -> CleanPass:
-        if self.injection is None:
+        if not self.places:
             return CleanPass(self.network.run(batch))
         state = default_generator(batch.input_ids.device).get_state()
-        with self.injection.clean() as bases:
+        with clean_pass(self.places) as recorded:
             logits = self.network.run(batch)
-        return CleanPass(logits, bases[0] if bases else None, state)
+        return CleanPass(logits, bases_of_one_pass(recorded), state)
 
     def _regularize(
         self,
@@ -155,13 +155,12 @@ class TrainingObjective(nn.Module):
         clean: CleanPass | None,
         measure_gain: bool = False,
     ) -> Regularization:
-        assert self.injection is not None
         cached = None
         if self.delta_cache is not None and batch.positions:
             cached = self.delta_cache.of(batch.positions, batch.attention_mask)
         return method.regularize(
             lambda: self.network.run(batch),
-            self.injection,
+            self.places,
             None if clean is None else clean.logits,
             batch.attention_mask,
             task_id=batch.task_id,
@@ -169,7 +168,7 @@ class TrainingObjective(nn.Module):
             noise_seeds=noise_seeds,
             dropout_state=None if clean is None else clean.dropout_state,
             task_loss=lambda perturbed: self._task_loss(perturbed, batch),
-            base=None if clean is None else clean.h,
+            base=None if clean is None else clean.bases,
             cached=cached,
             measure_gain=measure_gain,
         )

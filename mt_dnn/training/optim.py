@@ -17,6 +17,8 @@ from transformers.optimization import (
     get_polynomial_decay_schedule_with_warmup,
 )
 
+from mt_dnn.training.sharding import local_part, sharded_like, whole
+
 if TYPE_CHECKING:
     from mt_dnn.configuration.flag_groups import TrainingConfig
 
@@ -66,7 +68,7 @@ class DecoupledAdamax(torch.optim.Adamax):
             corrected = rate / (1 - beta1 ** state["step"].item())
             if parameter.dtype not in scratch:
                 scratch[parameter.dtype] = torch.empty(size, dtype=parameter.dtype)
-            tensors = (parameter, parameter.grad, state["exp_avg"], state["exp_inf"])
+            tensors = map(local_part, (parameter, parameter.grad, state["exp_avg"], state["exp_inf"]))
             for p, g, m, u in zip(*(tensor.view(-1).split(size) for tensor in tensors), strict=True):
                 if decay:
                     p.mul_(1 - rate * decay)
@@ -97,7 +99,7 @@ def _goes_in_pieces(group: Mapping[str, Any], states: Mapping[Tensor, Mapping[st
         return False
     parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
     moments = [value for p in parameters for key, value in states.get(p, {}).items() if key != "step"]
-    tensors = [*parameters, *(parameter.grad for parameter in parameters), *moments]
+    tensors = map(local_part, [*parameters, *(parameter.grad for parameter in parameters), *moments])
     return all(
         tensor.is_cpu and tensor.layout == torch.strided and tensor.is_contiguous() and not tensor.is_complex()
         for tensor in tensors
@@ -202,7 +204,7 @@ def clip_gradients(model: nn.Module, training: TrainingConfig) -> Tensor:
 
 def _clip(parameters: Sequence[nn.Parameter], bound: float) -> Tensor:
     """Scale gradients down if their common norm is above `bound` (0: no bound); return the norm before."""
-    norm = get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    norm = whole(get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None]))
     # torch would multiply by 1 if nothing has to be scaled. Testing first saves that pass on the CPU; on a GPU the host
     # would have to wait. With a norm that is not finite the step is skipped, so that zeros must stay zeros.
     if bound > 0 and not (norm.is_cpu and (bound / (norm + 1e-6) >= 1 or not norm.isfinite())):
@@ -222,8 +224,23 @@ def load_optimizer_state(optimizer: Optimizer, state: Mapping[str, Any]) -> bool
         return False
     settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     merged = [own | {"params": saved["params"], "lr": saved["lr"]} for own, saved in zip(settings, groups, strict=True)]
-    optimizer.load_state_dict({"state": dict(moments), "param_groups": merged})
+    optimizer.load_state_dict({"state": _sharded_moments(optimizer, merged, moments), "param_groups": merged})
     return True
+
+
+def _sharded_moments(
+    optimizer: Optimizer, groups: list[dict[str, Any]], moments: Mapping[int, dict[str, Any]]
+) -> dict[int, dict[str, Any]]:
+    """A saved state whose moments are sharded as the optimizer's parameters are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    owners = dict(zip((index for group in groups for index in group["params"]), parameters, strict=True))
+    return {
+        index: {
+            key: sharded_like(value, owners[index]) if isinstance(value, Tensor) and key != "step" else value
+            for key, value in moment.items()
+        }
+        for index, moment in moments.items()
+    }
 
 
 def _fits(optimizer: Optimizer, groups: list[dict[str, Any]], moments: Mapping[int, dict[str, Any]]) -> bool:

@@ -22,7 +22,6 @@ SHARDING = {
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "accelerate's parallelism_config",
 }
-ONE_PROCESS_A_DEVICE = "accepted: one process per device with DistributedDataParallel, by torchrun or accelerate launch"
 
 
 def build_accelerator(config: Config, use_gpu: bool = True) -> Accelerator:
@@ -44,20 +43,23 @@ def build_accelerator(config: Config, use_gpu: bool = True) -> Accelerator:
         raise FlagError("--fp16: needs a GPU, and none is visible to torch; accepted on the CPU: --bf16, or neither")
     # accelerate keeps the first precision of a process; a later run in it may choose another.
     AcceleratorState._reset_state()
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=not has_gpu,
         mixed_precision=precision,
         # A step runs one of several heads, and never the encoder's own pooler.
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True, gradient_as_bucket_view=True)],
     )
+    if training.fsdp and accelerator.num_processes == 1:
+        raise FlagError("--fsdp: found one process; accepted: several, by torchrun or accelerate launch")
+    return accelerator
 
 
 def _check_launcher(precision: str) -> None:
     for variable, engine in SHARDING.items():
         if parse_flag_from_env(variable):
             raise UserError(
-                f"{engine} ({variable}) shards parameters over processes, but the search runs the whole encoder "
-                f"several times within one forward; {ONE_PROCESS_A_DEVICE}"
+                f"{engine} ({variable}) is not used here; accepted: train.py's --fsdp, or one process per device with "
+                "DistributedDataParallel, by torchrun or accelerate launch without it"
             )
     requested = parse_choice_from_env("ACCELERATE_MIXED_PRECISION", "no")
     if requested not in ("no", precision):

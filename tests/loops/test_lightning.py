@@ -198,5 +198,8 @@ class FullyShardedDataParallel(nn.Module):
 def test_what_is_refused_is_seen_inside_fabrics_wrapper() -> None:
     model, _ = setup(fabric_of(), tiny_model("classification"))
     model._forward_module = FullyShardedDataParallel(model._forward_module)
-    with pytest.raises(ValueError, match="no perturbed passes in FullyShardedDataParallel; accepted: Distributed"):
+    with pytest.raises(
+        ValueError,
+        match="no perturbed passes in FullyShardedDataParallel; accepted: torch.distributed.fsdp.fully_shard",
+    ):
         regularizer("smart", model)

@@ -1,4 +1,4 @@
-"""sentence-transformers: its trainers are refused, its models have an R of one text at a time."""
+"""sentence-transformers: AdversarialMixin refuses its trainers, its models have an R of one text at a time."""
 
 from __future__ import annotations
 

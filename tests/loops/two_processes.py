@@ -29,6 +29,7 @@ METHODS = {
     "sift": ("smart", "post_ln", 2),
     "deberta": ("smart", "deberta", 1),
     "vat": ("vat", "pre_ln", 2),
+    "layer": ("smart", "hidden:0", 1),
     "at": ("at", "post_ln", 2),
     "at without logits": ("at", "pre_ln", 2),
     "at alone": ("at", "pre_ln", 2),
@@ -42,7 +43,7 @@ DDP: dict[str, dict[str, Any]] = {
     "bucket_view": {"gradient_as_bucket_view": True, "bucket_cap_mb": 0.01},
 }
 # In these the clean pass is the wrapper's.
-BESIDE_THE_LOSS = ("smart", "sift", "deberta", "vat", "at", "at without logits")
+BESIDE_THE_LOSS = ("smart", "sift", "deberta", "vat", "layer", "at", "at without logits")
 JOBS = {
     **{f"ddp {kind}/{method}": "classification" for kind in DDP for method in METHODS},
     **{f"accumulated/{method}": "classification" for method in METHODS},
@@ -53,6 +54,9 @@ JOBS = {
     "fabric/smart/generation": "generation",
     "fabric/freelb/generation": "generation",
     "ddp plain/smart/generation": "generation",
+    "fully_shard layers/smart/generation": "generation",
+    "fully_shard layers/layer/generation": "generation",
+    "fully_shard layers/freelb/generation": "generation",
     "lightning/sift": "classification",
     "lightning/freelb": "classification",
 }
@@ -150,7 +154,12 @@ def of_fully_shard(job: str) -> Any:
     model = network(JOBS[job])
     mesh = init_device_mesh(DEVICE, (2,))
     if "layers" in job:
-        for part in (model.bert.embeddings, *model.bert.encoder.layer):
+        units = (
+            (model.bert.embeddings, *model.bert.encoder.layer)
+            if hasattr(model, "bert")
+            else (model.model.embed_tokens, *model.model.layers)
+        )
+        for part in units:
             fully_shard(part, mesh=mesh)
     fully_shard(model, mesh=mesh)
     bound = regularizer(*of_method(job, model))

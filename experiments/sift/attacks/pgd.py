@@ -109,7 +109,7 @@ def _is_robust(
         seeds_of: uids → seeds of the start.
     """
     assert batch.labels is not None
-    search = Search(method, lambda: _logits(network, batch), injection, batch.attention_mask, seeds_of(batch.uids))
+    search = Search(method, lambda: _logits(network, batch), (injection,), batch.attention_mask, seeds_of(batch.uids))
     right = torch.ones(len(batch), dtype=torch.bool, device=batch.input_ids.device)
     for _ in range(method.ascent_steps):
         logits = search.ascent_output()

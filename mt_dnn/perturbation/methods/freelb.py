@@ -73,6 +73,6 @@ class FreeLbPerturbation(AdversarialTraining):
             output = search.joint_output()
             losses.append(self.final_loss(output, comparison))
             if step < self.ascent_steps:
-                gradient = search.gradient(losses[-1] * comparison.loss_denominator(output), retain_graph=True)
-                search.ascend(gradient, comparison.finite(output))
+                gradients = search.gradient(losses[-1] * comparison.loss_denominator(output), retain_graph=True)
+                search.ascend(gradients, comparison.finite(output))
         return torch.stack(losses).mean()

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..base import sum_of
 from ..chunks import LogitRows
 from ..divergences import MseCriterion, NsKlCriterion
 from ..outputs import Comparison, Divergence
+from ..search import sum_of
 from .smart import SmartPerturbation
 
 

@@ -160,7 +160,16 @@ def test_a_sweep_runs_plain_and_the_grid_by_seed_and_reports(tmp_path: Path, mon
 
 
 @pytest.mark.parametrize(
-    "flags", ["--methods smort", "--levels mid", "--sizes 0.1,x", "--alphas 0", "--train_fraction 0", "--seeds 0"]
+    "flags",
+    [
+        "--methods smort",
+        "--levels mid",
+        "--levels pre_ln,hidden:0",
+        "--sizes 0.1,x",
+        "--alphas 0",
+        "--train_fraction 0",
+        "--seeds 0",
+    ],
 )
 def test_a_flag_that_cannot_be_used_is_told(flags: str):
     with pytest.raises(FlagError, match=f"{flags.split()[0]}.*accepted: "):

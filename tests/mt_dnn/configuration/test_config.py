@@ -207,13 +207,22 @@ def test_a_switch_takes_a_value_too():
         ("--adv_opt smort", "alum, freelb, r3f, neftune (did you mean 'smart'?)"),
         ("--adv_norm_level postln", "accepted: pre_ln, post_ln, deberta, hidden:N (did you mean 'post_ln'?)"),
         ("--adv_norm_level hidden:x", "accepted: pre_ln, post_ln, deberta, hidden:N"),
+        ("--adv_norm_level hidden:1,2", "found 'hidden:1,2', accepted: pre_ln, post_ln, deberta, hidden:N"),
         (
-            "--adv_norm_level hidden:1,hidden:2",
-            "found 'hidden:1,hidden:2', accepted: pre_ln, post_ln, deberta, hidden:N",
+            "--adv_norm_level hidden:1,hidden:1",
+            "level is 'hidden:1,hidden:1', which names a place twice; accepted: dif",
         ),
         (
             "--adv_train --adv_norm_level hidden:1 --compile",
             "--compile: compiled layers take no noise at --adv_norm_level hidden:1; accepted: pre_ln, post_ln, deberta",
+        ),
+        (
+            "--adv_train --adv_norm_level pre_ln,hidden:1 --compile",
+            "--compile: compiled layers take no noise at --adv_norm_level pre_ln,hidden:1; accepted: pre_ln, post_ln",
+        ),
+        (
+            "--adv_train --adv_norm_level pre_ln,hidden:1 --adv_free",
+            "--adv_free: found --adv_norm_level pre_ln,hidden:1, accepted: one place",
         ),
         ("--adv_norm_level 2", "--adv_norm_level: found '2'"),
         ("--adv_preset smart", "--adv_preset: found 'smart', accepted: smart_paper"),

@@ -24,6 +24,7 @@ RESOLVED = [
     "--adv_train --adv_preset deberta_release --adv_k 2 --adv_noise_clamp false",
     "--adv_train --adv_opt random --adv_norm_level post_ln",
     "--adv_train --adv_norm_level hidden:-1 --adv_radius 0.1",
+    "--adv_train --adv_norm_level hidden:0,hidden:1",
     "--adv_train --adv_opt freelb",
     "--adv_train --adv_opt alum --unlabeled_datasets mnli,cola",
     "--max_tokens_per_batch 4096 --vb_dropout --fp16 false --cuda false",

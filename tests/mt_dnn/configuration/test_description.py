@@ -24,6 +24,8 @@ SENTENCES = {
     f"of layer 4, {RADIUS}, α = 3",
     "--adv_train --adv_norm_level hidden:-1 --adv_opt at": "Adversarial training: the task loss under adversarial "
     f"noise at the output of the last layer, {RADIUS}, α = 1",
+    "--adv_train --adv_norm_level post_ln,hidden:4": "SMART: smooth predictions under adversarial noise at the "
+    f"normalized embeddings and the output of layer 4, {RADIUS}, α = 3",
     "--adv_train --adv_norm_level hidden:-2": "SMART: smooth predictions under adversarial noise at the output "
     f"of layer 2 from the end, {RADIUS}, α = 3",
     "--adv_train --adv_norm_level post_ln --adv_k 0 --adv_alpha 0.5": "SiFT: SMART's search at the normalized "

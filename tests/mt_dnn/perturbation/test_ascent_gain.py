@@ -14,8 +14,9 @@ from mt_dnn.perturbation import (
     RandomPerturbation,
     SmartPerturbation,
 )
+from mt_dnn.perturbation.delta import Delta
+from mt_dnn.perturbation.injection import NoiseInjection
 from mt_dnn.perturbation.noise import standard_noise
-from mt_dnn.perturbation.search import Search
 from tests.encoders import tiny_classifier, token_batch
 from tests.mt_dnn.perturbation.objectives import SIZES, gold_loss, with_noise
 from tests.search import Trace, regularize, seeds_of
@@ -35,8 +36,9 @@ def test_shuffled_has_the_entries_of_delta_in_other_places_with_random_signs(
     model = tiny_classifier()
     batch = token_batch(model.bert)
     regularize(SmartPerturbation(**SIZES, norm_level=norm_level), model, batch)
-    delta, chance = searches[0].delta.detach(), searches[0].shuffled()
-    assert torch.equal(chance, searches[0].shuffled())
+    (found,) = searches[0].deltas.values()
+    delta, chance = found.value.detach(), found.shuffled(2)
+    assert torch.equal(chance, found.shuffled(2))
     for row, mask in enumerate(batch.attention_mask.bool()):
         assert not chance[row, ~mask].any()
         before, after = delta[row, mask].abs(), chance[row, mask].abs()
@@ -53,9 +55,10 @@ def test_shuffled_has_the_entries_of_delta_in_other_places_with_random_signs(
 @pytest.mark.parametrize("norm_level", [0, 1])
 def test_shuffled_depends_on_neither_padding_nor_batch(norm_level: int) -> None:
     def shuffled(mask: Tensor, delta: Tensor, seeds: list[int]) -> Tensor:
-        found = Search(SmartPerturbation(**SIZES, norm_level=norm_level), lambda: None, None, mask, seeds)  # type: ignore[arg-type]
-        found.delta, found.padding = delta, (mask == 0).unsqueeze(-1)
-        return found.shuffled()
+        method, place = SmartPerturbation(**SIZES, norm_level=norm_level), NoiseInjection(tiny_classifier().bert)
+        found = Delta(method, place, mask, seeds, torch.zeros_like(delta))
+        found.value = delta
+        return found.shuffled(0)
 
     seeds = seeds_of(2)
     delta = torch.randn(2, 4, 6)
@@ -104,7 +107,7 @@ def test_the_rises_are_the_differences_that_the_definition_names(monkeypatch: py
     model = tiny_classifier()
     batch = token_batch(model.bert)
     chance = 0.05 * standard_noise(batch.attention_mask, 16, torch.float64, seeds_of(3, update=7))
-    monkeypatch.setattr(mt_dnn.perturbation.search.Search, "shuffled", lambda self: chance)
+    monkeypatch.setattr(mt_dnn.perturbation.delta.Delta, "shuffled", lambda self, number: chance)
     trace = Trace(monkeypatch)
     clean = model(*batch)
     found = regularize(SmartPerturbation(**SIZES), model, batch, clean, measure_gain=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from docs_build.encoder_families import SIZES
 from mt_dnn.perturbation import Regularization, SmartPerturbation
-from mt_dnn.perturbation.search import CachedDelta
+from mt_dnn.perturbation.delta import CachedDelta
 from tests.encoders import LEVELS, Classifier, TokenBatch, token_batch
 from tests.search import Trace, regularize, search_linear, smart
 

@@ -54,7 +54,7 @@ def drawn(regularizer: ModelRegularizer, monkeypatch: pytest.MonkeyPatch) -> lis
 
     def keep(own: Any) -> Any:
         output = original(own)
-        found.append(own.delta.detach().clone())
+        found.append(own.deltas[0].value.detach().clone())
         return output
 
     monkeypatch.setattr(module.Search, "final_output", keep)

@@ -24,6 +24,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from data_utils.errors import Stopped
 from mt_dnn.batcher import Batch
 from mt_dnn.model import MTDNNModel
+from mt_dnn.perturbation.delta import Delta
 from mt_dnn.perturbation.search import Search
 from mt_dnn.reporting.curves import Curves
 from mt_dnn.training.trainer import Trainer
@@ -67,10 +68,10 @@ class Watch:
             return update(model, *batches, **options)
 
         def watched(search: Search) -> Any:
-            assert search.base is not None
-            for row, mask in enumerate(search.mask.tolist()):
+            (found,) = search.deltas.values()
+            for row, mask in enumerate(found.mask.tolist()):
                 for token in range(sum(mask)):
-                    delta, h = (x.detach()[row, token].double() for x in (search.delta, search.base))
+                    delta, h = (x.detach()[row, token].double() for x in (found.value, found.h))
                     share = (delta.square().sum() / h.square().sum()).sqrt()
                     self.shares.setdefault(self.update, []).append(float(share))
             return statistics(search)
@@ -153,9 +154,9 @@ def test_without_tensorboard_or_regularizer_nothing_is_kept(tmp_path: Path, monk
 
 def test_tokens_without_a_vector_are_left_out() -> None:
     h, delta = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [6.0, 8.0], [1.0, 1.0]]]), torch.ones(1, 4, 2)
-    search = Search.__new__(Search)
-    search.base, search.delta, search.mask = h, delta, torch.tensor([[1, 1, 1, 0]])
-    assert search.relative_sizes().tolist() == pytest.approx([2**0.5 / 5, 2**0.5 / 10])
+    found = Delta.__new__(Delta)
+    found.h, found.value, found.mask = h, delta, torch.tensor([[1, 1, 1, 0]])
+    assert found.relative_sizes().tolist() == pytest.approx([2**0.5 / 5, 2**0.5 / 10])
 
 
 def test_of_no_tokens_there_is_no_histogram(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import torch
 from data_utils.errors import DataError, FlagError
 from mt_dnn.checkpoints.checkpoint import deltas_of
 from mt_dnn.perturbation import PERTURBATIONS
+from mt_dnn.perturbation.delta import CachedDelta
 from mt_dnn.perturbation.injection import NoiseInjection, available_levels
-from mt_dnn.perturbation.search import CachedDelta
 from mt_dnn.training.delta_cache import DeltaCache
 from mt_dnn.training.trainer import Trainer
 from tests.encoders import ALL_FAMILIES, LEVELS, tiny_classifier, tiny_encoder, token_batch
@@ -69,7 +69,7 @@ def _searched_delta(
 
     def search(course: Any, comparison: Any) -> torch.Tensor:
         loss = original(course, comparison)
-        deltas.append(course.delta.detach())
+        deltas.append(course.deltas[0].value.detach())
         return loss
 
     method.search = search

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 import predict
 from data_utils.errors import DataError, FlagError, TaskDefError
@@ -118,17 +119,26 @@ def test_without_a_layer_norm_in_the_embedding_block_only_pre_ln_is_there(tmp_pa
         train(parse_args(flags_of(tmp_path, encoder, *SIFT)))
 
 
-@pytest.mark.parametrize("flags", [(), ("--adv_free",), ("--adv_opt", "freelb")])
+@pytest.mark.parametrize(
+    ("level", "flags"),
+    [
+        ("hidden:-1", ()),
+        ("hidden:-1", ("--adv_free",)),
+        ("hidden:-1", ("--adv_opt", "freelb")),
+        ("pre_ln,hidden:0,hidden:1", ()),
+        ("pre_ln,hidden:0,hidden:1", ("--adv_opt", "freelb")),
+    ],
+)
 @pytest.mark.parametrize("family", ["albert", "xlnet"])
-def test_noise_at_the_output_of_a_layer_trains(tmp_path: Path, family: str, flags: tuple[str, ...]):
+def test_noise_at_the_output_of_a_layer_trains(tmp_path: Path, family: str, level: str, flags: tuple[str, ...]):
     write_data(tmp_path)
     encoder = write_encoder(tmp_path / family, family)
-    own = ("--adv_train", "--adv_norm_level", "hidden:-1", "--epochs", "2", *flags)
+    own = ("--adv_train", "--adv_norm_level", level, "--epochs", "2", *flags)
     train(parse_args(flags_of(tmp_path, encoder, *own)))
     output = tmp_path / "out"
     saved = load_checkpoint(output / "model_1.pt")["config"]
-    assert saved["adv_norm_level"] == "hidden:-1"
-    assert Config.from_flat(saved).adversarial.adv_norm_level == "hidden:-1"
+    assert saved["adv_norm_level"] == level
+    assert Config.from_flat(saved).adversarial.adv_norm_level == level
 
 
 def test_a_layer_that_the_encoder_does_not_have_is_refused_with_those_that_it_has(tmp_path: Path):
@@ -136,6 +146,9 @@ def test_a_layer_that_the_encoder_does_not_have_is_refused_with_those_that_it_ha
     encoder = write_encoder(tmp_path / "bert", "bert")
     with pytest.raises(FlagError, match=r"^--adv_norm_level: BertModel has no layer 9; accepted: hidden:0[^\n]*$"):
         train(parse_args(flags_of(tmp_path, encoder, "--adv_train", "--adv_norm_level", "hidden:9")))
+    with pytest.raises(FlagError, match=r"^--adv_norm_level: hidden:\d and hidden:-1 are one place of BertModel; acc"):
+        last = f"hidden:{transformers.AutoConfig.from_pretrained(encoder).num_hidden_layers - 1},hidden:-1"
+        train(parse_args(flags_of(tmp_path, encoder, "--adv_train", "--adv_norm_level", last)))
 
 
 def test_encoders_that_are_not_public_are_refused_by_name(tmp_path: Path):

@@ -18,7 +18,7 @@ from tests.mt_dnn.runs import tiny_config
         (
             "ACCELERATE_USE_FSDP",
             "true",
-            r"FSDP \(ACCELERATE_USE_FSDP\).*accepted: one process per device with D",
+            r"FSDP \(ACCELERATE_USE_FSDP\).*accepted: train.py's --fsdp, or one process per device with Distributed",
         ),
         ("ACCELERATE_USE_DEEPSPEED", "true", r"DeepSpeed \(ACCELERATE_USE_DEEPSPEED\).*torchrun or accelerate launch"),
         ("ACCELERATE_USE_MEGATRON_LM", "true", "Megatron-LM"),

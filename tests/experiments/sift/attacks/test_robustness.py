@@ -144,6 +144,7 @@ def test_examples_are_spread_over_the_file_by_its_length_alone():
         ({"pgd": {**PGD, "radii": []}}, "accepted: a list of numbers above 0 that rise"),
         ({"pgd": {**PGD, "radii": [float("nan")]}}, "radii: found nan, accepted: a list of numbers above 0 that rise"),
         ({"pgd": {**PGD, "levels": ["pre_nl"]}}, "found ['pre_nl'], accepted: a list of pre_ln, post_ln, deberta"),
+        ({"pgd": {**PGD, "levels": ["hidden:0"]}}, "found ['hidden:0'], accepted: a list of pre_ln, post_ln, deberta"),
         ({"pgd": {**PGD, "levels": ["pre_ln"] * 2}}, "each at most once"),
         ({"pgd": {**PGD, "steps": 0}}, "robustness: pgd: steps: found 0, accepted: a whole number from 1"),
         ({"pgd": {**PGD, "restarts": True}}, "restarts: found True"),
