@@ -11,19 +11,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from data_utils.errors import DataError, FlagError, OneLineParser, run_command_line
 from data_utils.log_wrapper import create_logger
-from data_utils.metrics import undefined
 from data_utils.prepro import Split
 from data_utils.readers import read_canonical_tsv, read_scores
 from data_utils.storage.text_files import with_null
-from mt_dnn.data.dataset import SingleTaskDataset
-from tasks import Entries, Task, check_metrics, get_task
-from tasks.definition import TaskDefs
+
+if TYPE_CHECKING:
+    from tasks import Task
 
 OF_TSV = ("Classification", "Regression", "MultiLabel")  # task types whose label is one field of a line
 
@@ -45,6 +44,8 @@ def labels_of(path: Path, task: Task) -> Any:
     Raises:
         UserError: an example has no label, or a file of this kind has no labels for the task's type.
     """
+    from mt_dnn.data.dataset import SingleTaskDataset
+
     kind = task.task_def.task_type
     if task.own_labels:
         raise FlagError(f"--task: {kind.name} has no labels in a file; accepted: all other types")
@@ -65,6 +66,11 @@ def labels_of(path: Path, task: Task) -> Any:
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the metrics of the task's definition as one line of JSON on stdout, and notes about them on stderr."""
     arguments = parse_args(argv)
+    # After the flags, since what these import takes seconds.
+    from data_utils.metrics import undefined
+    from tasks import Entries, check_metrics, get_task
+    from tasks.definition import TaskDefs
+
     create_logger(None, quiet=True)
     task_def = TaskDefs(arguments.task_def).get_task_def(arguments.task)
     task = get_task(task_def)

@@ -59,6 +59,7 @@ def test_a_number_within_range_is_taken(text: str, number: int) -> None:
         ("predict.py --model none --from none.csv --text a --output b.csv", 2, "error: none.*: (no|cannot)"),
         ("predict.py --model own.csv --from own.csv --text txt --output b.csv", 2, "found no column 'txt'"),
         ("predict.py --model none --from own.csv --text text --output b.csv", 2, "error: none: no such file or folder"),
+        ("calc_metrics.py --help", 0, ""),
         ("train.py --help", 0, ""),
         ("train.py --config none.yml", 2, "error: none.yml: cannot be read"),
         ("train.py --config own.yml", 2, "error: own.yml, line 1: "),

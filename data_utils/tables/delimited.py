@@ -48,10 +48,19 @@ def read_csv(path: Path, encoding: str | None = None, columns: Sequence[str] | N
         divider = hint[1]
     else:
         first = next((line for line in lines_of(text) if line.strip()), "")
-        counts = {own: len(next(csv.reader([first], delimiter=own), [])) for own in DIVIDERS}
+        counts = {own: _count(first, own) for own in DIVIDERS}
         divider = max(DIVIDERS, key=lambda own: (columns is not None and counts[own] == len(columns), counts[own]))
     rows, more = _rows_of_csv(text, path, divider)
     return _table(path, rows, Layout("csv", found, divider), [*notes, *more], columns)
+
+
+def _count(line: str, divider: str) -> int:
+    """The columns of a line that quotes may leave unfinished."""
+    csv.field_size_limit(LONGEST_LINE)
+    try:
+        return len(next(csv.reader([line.replace("\r", "")], delimiter=divider), []))
+    except csv.Error:
+        return 0
 
 
 def _rows_of_csv(text: str, path: Path, divider: str) -> tuple[list[Fields], list[str]]:

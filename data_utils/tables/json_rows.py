@@ -30,7 +30,7 @@ def read_json_rows(path: Path, encoding: str | None = None) -> Table:
     is_array = text.lstrip().startswith("[")
     is_document = path.name.lower().removesuffix(".gz").endswith(".json") and not is_array
     single = _single_object(text, path) if is_document else None
-    inside = None if single is None else _rows_inside(single)
+    inside = None if single is None else _rows_inside(single, path)
     if inside is not None:
         rows, note = list(enumerate(inside[0], start=1)), [f"{path}: {inside[1]}"]
         is_array = True
@@ -61,14 +61,20 @@ def _single_object(text: str, path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _rows_inside(found: dict[str, Any]) -> tuple[list[dict[str, Any]], str] | None:
-    """The rows that an object holds, and in words where; None where it is no table."""
+def _rows_inside(found: dict[str, Any], path: Path) -> tuple[list[dict[str, Any]], str] | None:
+    """The rows that an object holds, and in words where; None where it is no table, or one row.
+
+    Raises:
+        DataError: it holds several tables.
+    """
     lists = {key: own for key, own in found.items() if isinstance(own, list) and own}
     of_objects = [key for key, own in lists.items() if all(isinstance(row, dict) for row in own)]
     if len(of_objects) == 1:
         key = of_objects[0]
         others = ", ".join(repr(own) for own in found if own != key)
         return lists[key], f"the rows are those of the key {key!r}" + (f"; left out: {others}" if others else "")
+    if len(of_objects) > 1:
+        raise DataError(f"holds rows under several keys ({', '.join(of_objects)}); accepted: a file with one", path)
     names, data = found.get("columns"), lists.get("data", [])
     if isinstance(names, list) and data and all(isinstance(row, list) and len(row) == len(names) for row in data):
         return [dict(zip(map(str, names), row, strict=True)) for row in data], "the rows are those of the key 'data'"

@@ -6,6 +6,7 @@ import ast
 import io
 import itertools
 import json
+import re
 import tokenize
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +15,14 @@ from typing import Any
 from data_utils.errors import DataError
 from data_utils.tables.table import Row, Table, as_text
 
+NUMPY_NUMBERS = re.compile(r"\[\s*-?\d+\.?\d*(\s+-?\d+\.?\d*)+\s*\]")
 LONGEST_LITERAL = 1 << 18  # characters of a list in Python's way, whose syntax tree takes a hundred times its memory
+
+
+LACKS_COMMAS = (
+    'found "{}", a list without commas, as numpy prints it; accepted: ["a", "b"], which tolist() gives before a table '
+    "is written"
+)
 
 
 def list_in(text: str) -> list[Any] | None:
@@ -32,11 +40,10 @@ def list_in(text: str) -> list[Any] | None:
         except (ValueError, SyntaxError, RecursionError, MemoryError):
             continue
         if parse is ast.literal_eval and _lacks_commas(shown):
-            raise ValueError(
-                f"found {shown[:60]!r}, a list without commas, as numpy prints it; accepted: "
-                '["a", "b"], which tolist() gives before a table is written'
-            )
+            raise ValueError(LACKS_COMMAS.format(shown[:60]))
         return found if isinstance(found, list) else None
+    if NUMPY_NUMBERS.fullmatch(shown[:LONGEST_LITERAL]):
+        raise ValueError(LACKS_COMMAS.format(shown[:60]))
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,11 @@ TEXT_READERS: Mapping[str, Callable[..., Table]] = {
 }  # also packed, as .csv.gz
 OTHER_READERS: Mapping[str, Callable[[Path], Table]] = {".parquet": read_parquet, ".xlsx": read_excel}
 SUFFIXES = (*TEXT_READERS, *OTHER_READERS)
+INSTEAD = {  # what to do about files that hold tables, but are not read
+    **dict.fromkeys((".zip", ".bz2", ".xz", ".zst", ".7z", ".tar"), "; unpack it, or pack it with gzip"),
+    **dict.fromkeys((".xls", ".ods", ".numbers"), "; save it as .xlsx or .csv"),
+    **dict.fromkeys((".feather", ".arrow", ".pkl", ".pickle", ".orc"), "; pandas' to_parquet writes it anew"),
+}
 WORD_SUFFIXES = (".conll", ".conllu")  # a line a word
 SPLIT_NAMES = {"train": "train", "dev": "dev", "validation": "dev", "valid": "dev", "val": "dev", "test": "test"}
 ACCEPTED = f"{', '.join(SUFFIXES)}, all but the last two also with .gz"
@@ -51,7 +57,8 @@ def read_table(path: Path | str, *, encoding: str | None = None, columns: Sequen
     path = Path(path)
     suffix = suffix_of(path)
     if (path.name.lower().endswith(".gz") and suffix not in TEXT_READERS) or suffix not in SUFFIXES:
-        raise DataError(f"found the ending {''.join(path.suffixes[-2:])!r}, accepted: {ACCEPTED}", path)
+        hint = INSTEAD.get(path.suffix.lower(), "")
+        raise DataError(f"found the ending {''.join(path.suffixes[-2:])!r}, accepted: {ACCEPTED}{hint}", path)
     if suffix in DELIMITED_READERS:
         return DELIMITED_READERS[suffix](path, encoding, columns)
     if columns is not None:
@@ -110,10 +117,20 @@ def find_splits(sources: Sequence[str]) -> dict[str, str] | None:
 
 
 def _known_splits(found: Mapping[str, Table], source: str) -> dict[str, Table]:
-    tables = {SPLIT_NAMES[split]: table for split, table in found.items() if split in SPLIT_NAMES}
-    if not tables:
+    known = [split for split in found if split in SPLIT_NAMES]
+    if not known:
         raise UserError(f"--from: {source} has the splits {', '.join(found)}, accepted: {', '.join(SPLIT_NAMES)}")
-    return tables
+    tables = {SPLIT_NAMES[split]: found[split] for split in known}
+    if len(tables) < len(known):
+        raise UserError(f"--from: {source} has the splits {', '.join(known)}, accepted: one of dev, valid, validation")
+    others = [split for split in found if split not in SPLIT_NAMES]
+    return _with_note(tables, f"{source}: splits that are not read: {', '.join(others)}" if others else None)
+
+
+def _with_note(tables: dict[str, Table], note: str | None) -> dict[str, Table]:
+    """The tables, the first one with a note for the user."""
+    first = next(iter(tables))
+    return tables if note is None else {**tables, first: replace(tables[first], notes=(*tables[first].notes, note))}
 
 
 def _tables_in(folder: Path, encoding: str | None, columns: Sequence[str] | None) -> dict[str, Table]:
@@ -126,7 +143,11 @@ def _tables_in(folder: Path, encoding: str | None, columns: Sequence[str] | None
             files[split] = file
     if not files:
         raise DataError(f"found no table; accepted: train, dev and test with the ending {ACCEPTED}", folder)
-    return {split: read_table(file, encoding=encoding, columns=columns) for split, file in files.items()}
+    others = sorted(
+        file.name for file in folder.iterdir() if suffix_of(file) in SUFFIXES and file not in files.values()
+    )
+    tables = {split: read_table(file, encoding=encoding, columns=columns) for split, file in files.items()}
+    return _with_note(tables, f"{folder}: files that are not read: {', '.join(others)}" if others else None)
 
 
 def write_table(path: Path | str, table: Table, new_columns: Mapping[str, Sequence[Any]] | None = None) -> None:

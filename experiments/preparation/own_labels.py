@@ -13,6 +13,7 @@ from data_utils.tables.table import TRUTHS
 
 NOT_FINITE = ("nan", "inf", "infinity")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?")
+DIVIDERS = (";", "|", ",", "/", "+")  # of several labels in a cell
 DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 # What a definition says of a task whose labels are such.
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -81,6 +82,26 @@ def check_numbers(placed: Sequence[tuple[str, str]]) -> None:
     if any(finite) and others and all(label.lower().lstrip("+-") in NOT_FINITE for _, label in others):
         where, label = others[0]
         raise UserError(f"{where}: found the label {label!r}, accepted: a finite number, as the others are")
+
+
+def with_points(labels: Sequence[str]) -> list[str] | None:
+    """Numbers with decimal points in the place of decimal commas; None where a label is no number, or none has a comma.
+
+    Numbers that are all whole may be classes: they stay as they are.
+    """
+    found = [own.replace(",", ".", 1) if DECIMAL_COMMA.fullmatch(own) else own for own in labels]
+    return found if found != list(labels) and are_measures(found) else None
+
+
+def joined(labels: Iterable[str]) -> tuple[str, str] | None:
+    """A label that seems to be several, such as `a;b` where `a` and `b` are labels too, and what divides it."""
+    known = set(labels)
+    for label in sorted(known):
+        for divider in DIVIDERS:
+            parts = [own.strip() for own in label.split(divider)]
+            if len(parts) > 1 and set(parts) <= known:
+                return label, divider
+    return None
 
 
 def are_measures(labels: Sequence[str]) -> bool:

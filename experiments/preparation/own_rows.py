@@ -9,9 +9,12 @@ from typing import NamedTuple
 
 from data_utils.errors import FlagError, UserError
 from data_utils.tables import Row, Table, column_of
+from data_utils.tables.sources import SPLIT_NAMES
 from data_utils.tables.table import as_text, named_columns
 from experiments.canonical import SEPARATORS
-from experiments.preparation.own_labels import similar
+from experiments.preparation.own_labels import similar, with_points
+
+SHOWN = 60  # characters of a cell in a message
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,13 @@ def _labels(row: Row, columns: Columns, table: Table) -> tuple[str, ...] | None:
         return found if any(own.strip() for own in found) else None
     value = row.values.get(first)
     if isinstance(value, list):
+        if any(isinstance(own, list | dict) or not as_text(own).strip() for own in value):
+            shown = str(value)[:SHOWN]
+            raise UserError(f"{table.place(row)}: found {shown} in column {first!r}, accepted: a list of labels")
         return tuple(as_text(label) for label in value)
+    if isinstance(value, dict):
+        shown = str(value)[:SHOWN]
+        raise UserError(f"{table.place(row)}: found {shown} in column {first!r}, accepted: a text, a number or a list")
     text = row.cells.get(first, "")
     if columns.separator is not None:
         if first not in table.columns:
@@ -168,6 +177,36 @@ def _text(row: Row, column: str, place: str) -> str:
 def _one_line(text: str) -> str:
     """A label or an id as the canonical files hold it."""
     return text.translate(SEPARATORS).strip()
+
+
+def report_split_columns(table: Table, findings: Findings) -> None:
+    """Report columns that divide the rows into training and other rows, which a single table is not read by."""
+    for column in table.columns:
+        values = {row.cells[column].strip().casefold() for row in table.rows}
+        if len(values) > 1 and values <= {*SPLIT_NAMES, ""} and "train" in values:
+            row = next(row for row in table.rows if row.cells[column].strip().casefold() != "train")
+            findings.add(f"column {column!r} names splits, but all rows are used for training", table.place(row))
+
+
+def read_decimal_commas(rows: dict[str, list[OwnRow]], tables: Mapping[str, Table], findings: Findings) -> None:
+    """Read 2,5 as 2.5 where a file with semicolons has such numbers as labels, as spreadsheets write them.
+
+    Args:
+        rows: by split, a label each; changed in place.
+        tables: where they come from.
+    """
+    for split, found in rows.items():
+        layout = tables[split].layout
+        labels = [row.labels[0] for row in found if row.labels]
+        points = with_points(labels) if (layout.kind, layout.delimiter) == ("csv", ";") else None
+        if points is None:
+            continue
+        numbers = iter(points)
+        changed = [row._replace(labels=(next(numbers),)) if row.labels else row for row in found]
+        for row, own in zip(found, changed, strict=True):
+            if row != own:
+                findings.add("labels with a decimal comma, read as numbers", row.place)
+        rows[split] = changed
 
 
 def merge_similar(rows: dict[str, list[OwnRow]], choice: str, findings: Findings) -> None:

@@ -18,14 +18,16 @@ from data_utils.tables import Table, find_tables, read_table
 from data_utils.tables.content import stem_of
 from experiments.canonical import NO_LABEL, Example, Reading, list_field, write_canonical
 from experiments.preparation.missing_labels import with_labels, without_other_marks, without_training_marks
-from experiments.preparation.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, truths
+from experiments.preparation.own_labels import SETTINGS, are_measures, check_numbers, classes, is_number, joined, truths
 from experiments.preparation.own_rows import (
     ColumnFlags,
     Columns,
     Findings,
     OwnRow,
     merge_similar,
+    read_decimal_commas,
     read_rows,
+    report_split_columns,
     text_key,
     without_shared,
 )
@@ -135,6 +137,8 @@ class OwnTask:
         self.name = re.sub(r"[_/\s]+", "-", found) if name is None else name
         self.is_new = "train" in tables
         self.findings = Findings()
+        if split is None and set(tables) == {"train"}:
+            report_split_columns(tables["train"], self.findings)
         read = read_word_rows if _are_words(columns, task_type, tables) else read_rows
         rows = {own: read(table, columns, own in LABELED, self.findings) for own, table in tables.items()}
         if self.is_new and not rows["train"]:
@@ -142,6 +146,8 @@ class OwnTask:
         if split == UNLABELED:
             rows = {split: [row._replace(labels=None) for row in rows[split]]}
         self._form = "words" if read is read_word_rows else _form_of(columns, task_type, tables)
+        if self._form == "one" and task_type in (None, "Regression"):
+            read_decimal_commas(rows, tables, self.findings)
         if self.is_new:
             self._learn(rows, tables["train"], task_type)
         else:
@@ -188,6 +194,14 @@ class OwnTask:
                 check_numbers(placed)
             self.task_type = "Regression" if is_measure else "Classification"
             labels = [label for _, label in placed]
+            several = None if is_measure else joined(labels)
+            if several is not None:
+                where = next(place for place, label in placed if label == several[0])
+                self.findings.add(
+                    f"labels such as {several[0]!r}, which seem to be several; --label_separator {several[1]!r} "
+                    "divides them",
+                    where,
+                )
             self.labels = (
                 [] if is_measure else list(table.class_names.get(column) or classes(labels, table.source, column))
             )

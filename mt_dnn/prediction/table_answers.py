@@ -189,6 +189,11 @@ def _scored_rows(task: TaskModel, request: Request, table: Table) -> Scored:
                 "--label_separator: found it, accepted: one label column of a task with several labels a text"
             )
         labels = [_label(row, order, request.separator) for row in table.rows]
+        if task.task.task_def.task_type.name == "Regression" and table.layout.delimiter == ";":
+            points = [own.replace(",", ".", 1) if isinstance(own, str) else own for own in labels]
+            if points != labels:
+                logger.info("%s: labels with a decimal comma are read as numbers", table.source)
+            labels = points
     return task.score(
         rows,
         labels,

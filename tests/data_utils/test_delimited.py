@@ -98,6 +98,11 @@ def test_blanks_around_names_of_columns_are_taken_away_and_told(name: str, tmp_p
     assert not read_table(written(tmp_path / name, f"text{divider}label\na{divider}x\n")).notes
 
 
+def test_a_carriage_return_in_the_first_line_is_text(tmp_path: Path) -> None:
+    found = read_table(written(tmp_path / "a.csv", "te\rxt;label\na;x\n"))
+    assert found.columns == ("te\rxt", "label") and found.layout.delimiter == ";"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_a_mark_says_the_encoding(encoding: str, tmp_path: Path) -> None:
     path = written(tmp_path / "a.csv", "text,label\nschön 😀,x\n".encode(encoding))

@@ -91,6 +91,14 @@ def test_rows_inside_an_object(content: str, note: str, tmp_path: Path) -> None:
     assert [row.values["new"] for row in read_table(tmp_path / "b.json").rows] == [1, 2, 3]
 
 
+def test_an_object_with_several_tables_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.json", json.dumps({"sst2": ROWS, "rte": ROWS}, indent=1))
+    with pytest.raises(
+        UserError, match=r"a.json: holds rows under several keys \(sst2, rte\); accepted: a file with one"
+    ):
+        read_table(path)
+
+
 @pytest.mark.parametrize("name", ["a.jsonl", "a.ndjson", "a.json"])
 def test_an_object_a_line_is_a_row(name: str, tmp_path: Path) -> None:
     path = written(tmp_path / name, "".join(json.dumps(row) + "\n" for row in ROWS))
@@ -147,3 +155,12 @@ def test_names_go_with_files_of_lines_alone(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_files_that_are_splits_of_one_task(names: list[str], expected: dict[str, str] | None) -> None:
     assert find_splits(names) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("a.csv.zip", "unpack it, or pack it with gzip"), ("a.xls", "save it as .xlsx or .csv"), ("a.pkl", "to_parquet")],
+)
+def test_other_files_with_tables_are_refused_with_a_way_out(name: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=said):
+        read_table(written(tmp_path / name, "x"))

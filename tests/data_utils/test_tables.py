@@ -297,6 +297,8 @@ def test_a_folder_has_its_splits(tmp_path: Path) -> None:
         "dev": "validation.jsonl.gz",
         "test": "test.tsv",
     }
+    notes = [note for table in tables.values() for note in table.notes]
+    assert notes == [f"{tmp_path}: files that are not read: dev.txt, notes.csv"]
     written(tmp_path / "dev.csv", "")
     with pytest.raises(DataError, match=r"validation\.jsonl\.gz: is a second dev"):
         find_tables(str(tmp_path))
@@ -355,6 +357,7 @@ def test_data_sets_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     name, tables = find_tables("nyu-mll/glue:cola", "cache")
     assert asked == [("nyu-mll/glue", "cola", {"cache_dir": "cache"})]
     assert name == "cola" and set(tables) == {"train", "dev"}
+    assert tables["train"].notes == ("nyu-mll/glue: splits that are not read: other",)
     assert [(row.number, row.cells, row.values) for row in tables["train"].rows] == [
         (1, {"text": "one", "label": "good"}, {"text": "one", "label": 1})
     ]
@@ -371,4 +374,11 @@ def test_a_data_set_that_cannot_be_loaded_is_told_in_a_line(monkeypatch: pytest.
     assert "\n" not in str(found.value)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(UserError, match="pip install datasets"):
+        find_tables("imdb")
+
+
+def test_two_development_splits_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = {"train": Split([{"text": "one", "label": 1}]), "validation": Split(), "dev": Split()}
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=lambda *_, **__: splits))
+    with pytest.raises(UserError, match="has the splits train, validation, dev, accepted: one of dev, valid"):
         find_tables("imdb")

@@ -145,8 +145,9 @@ def test_lists_in_texts(text: str, expected: list[object] | None) -> None:
 
 
 def test_a_list_without_commas_is_refused() -> None:
-    with pytest.raises(ValueError, match="as numpy prints it"):
-        list_in("['New' 'York'\n 'is']")
+    for text in ("['New' 'York'\n 'is']", "[0 3 -1]", "[0.5 1.  2.]"):
+        with pytest.raises(ValueError, match="as numpy prints it"):
+            list_in(text)
 
 
 def test_a_column_is_one_of_lists_if_all_its_cells_are(tmp_path: Path) -> None:

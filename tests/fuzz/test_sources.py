@@ -274,6 +274,43 @@ def test_tables_of_ones_own(tmp_path: Path, drawn: bytes) -> None:
         assert task.labels == ([] if labels is None else list(labels.tok2ind))
 
 
+WORDS = [{"words": ["New", "York", "."], "tags": ["B-X", "I-X", "O"]}, {"words": ["it"], "tags": ["O"]}]
+WORD_ROWS = b"s,words,tags\n1,New,B-X\n,York,I-X\n2,it,O\n,,\n3,.,O\n"
+UNIVERSAL = (
+    b"# text = New it\n1\tNew\tnew\tADJ\t_\t_\t0\troot\t_\t_\n2-3\t" + b"_\t" * 7 + b"_\n2\tit\tit\tPRON" + b"\t_" * 6
+)
+
+
+@given(DRAWN)
+def test_labels_of_words(tmp_path: Path, drawn: bytes) -> None:
+    choices = Choices(drawn)
+    suffix = choices.of(("conll", "conllu", "csv", "jsonl", "tsv"))
+    path, root = tmp_path / f"own.{suffix}", tmp_path / "root"
+    lines = b"".join(json.dumps(row).encode() + b"\n" for row in WORDS * 2)
+    contents = {"conll": CONLL, "conllu": UNIVERSAL + b"\n\n" + UNIVERSAL, "csv": WORD_ROWS, "jsonl": lines}
+    literal = b"words\ttags\n['New', 'York']\t['B', \"I\"]\n['it']\t['O']\n"
+    path.write_bytes(choices.text([contents.get(suffix, literal)]))
+    columns = {"conll": Columns(("text",), ("label",)), "conllu": Columns(("form",), ("upos",))}.get(
+        suffix, Columns(("words",), ("tags",), sentence="s" if suffix == "csv" else None)
+    )
+
+    def convert() -> list[Example]:
+        with contextlib.redirect_stdout(io.StringIO()):
+            task = OwnTask(str(path), columns, dev_share=0.5)
+            (root / "task_def.yml").unlink(missing_ok=True)
+            write_definition(root / "task_def.yml", [task])
+            task.write(root)
+        assert TaskDefs(root / "task_def.yml").names == ("own",)
+        return [example for split in task.splits.values() for example in split] if task.task_type == WORD_TYPE else []
+
+    kept = reading("labels of words in tables", convert, path, Path("--dev_share"), Path("task_def.yml"))
+    for _, labels, words in kept or ():
+        assert len(json.loads(labels)) == len(json.loads(words)) > 0
+
+
+WORD_TYPE = "SeqenceLabeling"
+
+
 @pytest.fixture(scope="module")
 def binary_tables(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     folder = tmp_path_factory.mktemp("tables")

@@ -15,6 +15,7 @@ from data_utils.errors import DataError
 from data_utils.readers import read_canonical_tsv, read_score_file, read_token_json, write_score_file
 from data_utils.storage.text_files import read_lines, write_lines
 from data_utils.tables import read_table
+from data_utils.tables.conll import read_conll
 from data_utils.task_def import DataFormat
 from experiments.canonical import Reading, read_examples, write_canonical
 from experiments.dump_embedding.extractor import read_texts
@@ -141,6 +142,7 @@ FILES: dict[str, tuple[Callable[[Path], object], bytes]] = {
     "tokens": (lambda path: [row for _, row in read_token_json(path)], b'{"uid": "%b", "token_id": [1]}\n'),
     "plain text": (lambda path: list(documents(path)), b"x%b\n"),
     "conll": (lambda path: list(read_sentences(path)), b"x%b NN B O\n"),
+    "words": (lambda path: [row.cells for row in read_conll(path).rows], b"x%b NN B O\n"),
     "table": (lambda path: [row.cells for row in read_table(path).rows], b"text,label\nx%b,1\n"),
 }
 
@@ -167,7 +169,7 @@ def test_bytes_that_are_no_characters_are_refused_by_line(kind: str, wrong: byte
         read(path)
 
 
-@pytest.mark.parametrize("kind", sorted({*FILES} - {"table"}))
+@pytest.mark.parametrize("kind", sorted({*FILES} - {"table", "conll", "words"}))
 def test_utf_16_is_refused(kind: str, tmp_path: Path) -> None:
     read, line = FILES[kind]
     path = tmp_path / "file.csv"

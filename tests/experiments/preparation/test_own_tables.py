@@ -258,3 +258,42 @@ def test_files_of_a_task_are_its_splits(tmp_path: Path) -> None:
     assert OwnTask(
         {**own, "dev": files["dev"]}, COLUMNS, choices=Choices(shared_texts="keep")
     ).name == tmp_path.name.replace("_", "-")
+
+
+def test_decimal_commas_of_a_file_with_semicolons_are_numbers(tmp_path: Path) -> None:
+    lines = [f"text {number};{number / 4}".replace(".", ",") for number in range(20)]
+    (tmp_path / "a.csv").write_text("text;label\n" + "\n".join(lines) + "\n")
+    task = OwnTask(str(tmp_path / "a.csv"), COLUMNS)
+    found = sorted(task.splits["train"] + task.splits["dev"], key=lambda own: int(own[0]))
+    assert task.task_type == "Regression" and [float(label) for _, label, _ in found] == [own / 4 for own in range(20)]
+    assert task.findings.lines() == [
+        f"labels with a decimal comma, read as numbers: 20 (first: {tmp_path / 'a.csv'}, line 2)"
+    ]
+    (tmp_path / "a.csv").write_text("text;label\n" + "\n".join(f"text {own};{own % 3},0" for own in range(20)) + "\n")
+    task = OwnTask(str(tmp_path / "a.csv"), COLUMNS, task_type="Classification")
+    assert task.labels == ["0,0", "1,0", "2,0"] and not task.findings.lines()
+
+
+@pytest.mark.parametrize(("labels", "said"), [(["a", "b", "a|b"], "'|'"), (["a", "b", "c, d"], None)])
+def test_labels_that_seem_to_be_several_are_told(labels: list[str], said: str | None, tmp_path: Path) -> None:
+    found = OwnTask(table(tmp_path / "a.jsonl", *rows(*labels * 9)), COLUMNS).findings.lines()
+    assert bool(found) == (said is not None)
+    assert not found or f"labels such as 'a|b', which seem to be several; --label_separator {said} divides" in found[0]
+
+
+@pytest.mark.parametrize("wrong", [["a", None], ["a", " "], ["a", ["b"]]])
+def test_a_list_holds_labels_alone(wrong: list[object], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"line 19: found \['a', .*\] in column 'label', accepted: a list of labels"):
+        OwnTask(table(tmp_path / "a.jsonl", *rows(*[["a"], ["b", "a"]] * 9, wrong)), COLUMNS)
+
+
+def test_a_column_that_names_splits_is_reported(tmp_path: Path) -> None:
+    labeled = [row | {"set": "Train" if number < 9 else "test"} for number, row in enumerate(rows(*["a", "b"] * 9))]
+    source = table(tmp_path / "a.jsonl", *labeled)
+    expected = f"column 'set' names splits, but all rows are used for training: 1 (first: {source}, line 10)"
+    assert OwnTask(source, COLUMNS).findings.lines() == [expected]
+
+
+def test_a_label_is_no_object(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="line 1: found {'name': 'a'} in column 'label', accepted: a text, a number or"):
+        OwnTask(table(tmp_path / "a.jsonl", *rows(*[{"name": "a"}, {"name": "b"}] * 9)), COLUMNS)

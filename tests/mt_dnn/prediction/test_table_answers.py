@@ -348,3 +348,13 @@ def test_a_link_to_the_table_is_the_table(run: Any) -> None:
 def test_one_of_both_ways_is_taken(flags: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         predict.main(flags.split())
+
+
+def test_decimal_commas_of_a_file_with_semicolons_are_numbers(run: Any, model: TextModel) -> None:
+    numbers = [own / 4 for own in range(12)]
+    rows = [f"{text};{str(number).replace('.', ',')}\n" for text, number in zip(TEXTS, numbers, strict=False)]
+    Path("in.csv").write_text("review;stars\n" + "".join(rows))
+    run("--task number --text review --label stars --output out.csv")
+    expected = model.evaluate(TEXTS[:12], numbers, "number")
+    assert json.loads(Path("out_metrics.json").read_text()) == pytest.approx(expected)
+    assert [row.cells["stars"] for row in read_table("out.csv").rows][1] == "0,25"
