@@ -47,11 +47,8 @@ RUNS: dict[str, str] = {
 # Heads of other kinds, of `write_heads`; encoders whose layers share parameters, or whose modules are others.
 RUNS |= {name: f"--epochs 1 {HEADS[name]}".replace("FOLDER", "FOLDER/heads") for name in ("ranking", "several")}
 RUNS["san"] = f"--epochs 1 {HEADS['san']} --answer_weight_norm_on".replace("FOLDER", "FOLDER/heads")
-RUNS |= {
-    family: f"--epochs 1 --task_def FOLDER/toy/tasks.yml --data_dir FOLDER/toy --train_datasets toy --test_datasets toy "
-    f"--init_checkpoint FOLDER/{family} {LARGE}"
-    for family in FAMILIES
-}
+TOY = "--epochs 1 --task_def FOLDER/toy/tasks.yml --data_dir FOLDER/toy --train_datasets toy --test_datasets toy"
+RUNS |= {family: f"{TOY} --init_checkpoint FOLDER/{family} {LARGE}" for family in FAMILIES}
 QUICK = list(RUNS)[: list(RUNS).index("plain")]  # the others are among the long tests
 
 
