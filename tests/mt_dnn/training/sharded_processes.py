@@ -8,6 +8,7 @@ FOLDER/RUN/ddp and FOLDER/RUN/fsdp get the output of each run, FOLDER/found.json
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -80,7 +81,12 @@ def main(folder: Path, *names: str) -> None:
     answers = finite(folder / "finite")
     if torch.distributed.get_rank() == 0:
         (folder / "found.json").write_text(json.dumps({"finite": answers}))
+    # The models of runs whose end was put off hold the group; what the interpreter's end would do with its threads may
+    # abort the process.
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
