@@ -102,7 +102,8 @@ def run(
             trainer = AdversarialSFT(**options, perturbation=PERTURBATIONS[method].with_defaults())
         trainer.remove_callback(PrinterCallback)
         seconds = trainer.train().metrics["train_runtime"] / trainer.state.max_steps
-    return (*perplexities(trainer.model.cpu().eval(), tokenizer, test, arguments.radius), seconds)
+        tuned: Any = trainer.model
+    return (*perplexities(tuned.cpu().eval(), tokenizer, test, arguments.radius), seconds)
 
 
 def prompt_of(row: Row) -> str:

@@ -72,7 +72,12 @@ def load_decoder(folder: Path, texts: Sequence[str], updates: int) -> Any:
 def _train_decoder(folder: Path, texts: Sequence[str], updates: int) -> None:
     tokenizer = _train_tokenizer(texts)
     torch.manual_seed(0)
-    sizes = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4}
+    sizes: dict[str, Any] = {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+    }
     config = LlamaConfig(
         vocab_size=len(tokenizer), max_position_embeddings=512, tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None, **sizes,

@@ -1,4 +1,4 @@
-"""What R costs a decoder with a large vocabulary, in memory and time: plain, and SMART in chunks of tokens and without.
+"""What R costs a decoder with a large vocabulary, in memory and time: plain, SMART with and without chunks, FreeLB.
 
     python -m experiments.bench.decoders --vocabulary 150000 --batch_size 4 --tokens 64
 
@@ -15,15 +15,15 @@ import time
 from collections.abc import Sequence
 from multiprocessing import get_context
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from data_utils.errors import OneLineParser, at_least, run_command_line
 from experiments.sift.reporting.tables import markdown_table
-from mt_dnn.perturbation import SmartPerturbation, chunks
+from mt_dnn.perturbation import FreeLbPerturbation, SmartPerturbation, chunks
 
-ROWS = ("plain", "SMART, whole", "SMART, in chunks")
+ROWS = ("plain", "SMART, whole", "SMART, in chunks", "FreeLB, K = 3")
 STEPS = 3
 
 
@@ -61,14 +61,21 @@ def cost(row: str, sizes: Sizes) -> Cost:
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": ids}
     if row == "SMART, whole":
         chunks.CHUNK_NUMBERS = sys.maxsize
-    smart = None if row == "plain" else SmartPerturbation.for_model(model, radius=0.1)
+    smart = SmartPerturbation.for_model(model, radius=0.1) if "SMART" in row else None
+    freelb = FreeLbPerturbation.for_model(model, radius=0.1, k=3) if "FreeLB" in row else None
     before, seconds, loss = _peak(), [], 0.0
     for _ in range(STEPS):
         torch.manual_seed(1)  # the same noise in every step
         model.zero_grad()
         start = time.process_time()
-        output = model(**batch)
-        total = output.loss if smart is None else output.loss + smart.alpha * smart(model, batch, output)
+        output: Any = None
+        if freelb is not None:
+            total = freelb(model, batch, None)
+        else:
+            output = model(**batch)
+            total = output.loss
+        if smart is not None:
+            total = total + smart.alpha * smart(model, batch, output)
         total.backward()
         seconds.append(time.process_time() - start)
         loss = total.item()

@@ -9,7 +9,7 @@ from torch import nn
 
 from mt_dnn.huggingface.trainer_checks import ONE_PROCESS_A_DEVICE
 from mt_dnn.perturbation import AdversarialPerturbation
-from mt_dnn.perturbation.levels import hidden_layer
+from mt_dnn.perturbation.levels import has_layers, levels_of
 from mt_dnn.perturbation.wrappers import is_compiled
 
 # The trainers that are supported, and the key of what their models return.
@@ -45,7 +45,7 @@ def refuse_options(kind: type, result: str, task_type: Any, options: Iterable[st
     Raises:
         ValueError: one of them has no meaning for these trainers.
     """
-    for name in ("unlabeled_dataset", "pairwise"):
+    for name in ("unlabeled_dataset", "pairwise", "noise_mask"):
         if name in options:
             raise ValueError(f"{kind.__name__}: {name} is not supported for sentence-transformers; accepted: none")
     if task_type is not None and (result == "sentence_embedding" or task_type not in ONE_VIEW):
@@ -65,10 +65,10 @@ def refuse_search(perturbation: AdversarialPerturbation) -> None:
             f"{name} needs the loss of a perturbed pass, which sentence-transformers' losses do not give; accepted: "
             "methods that compare, such as smart, vat, alum and random"
         )
-    if hidden_layer(perturbation.level) is not None:
+    if has_layers(perturbation.level) or len(levels_of(perturbation.level)) > 1:
         raise ValueError(
             f"level {perturbation.level!r} with sentence-transformers, whose losses run several forwards; accepted: "
-            "pre_ln, post_ln, deberta"
+            "one of pre_ln, post_ln, deberta"
         )
     if perturbation.same_dropout:
         raise ValueError(

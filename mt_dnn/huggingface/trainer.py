@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -28,6 +28,7 @@ from mt_dnn.huggingface.trainer_checks import (
     UNSUPPORTED,
     refuse_arguments,
     refuse_bases,
+    refuse_losses,
     refuse_method,
     refuse_settings,
     refuse_unlabeled_tokens,
@@ -39,6 +40,8 @@ from mt_dnn.perturbation.noise import dropout_seed, example_seeds, forked_dropou
 from mt_dnn.perturbation.outputs import LabeledOutput
 from mt_dnn.perturbation.reading import head_of, is_encoder_decoder, token_mask
 from mt_dnn.perturbation.wrappers import unwrapped
+
+BatchLoss = Callable[[Any, Mapping[str, Any]], Tensor]  # output of the model, batch → a scalar
 
 
 class AdversarialMixin:
@@ -64,6 +67,11 @@ class AdversarialMixin:
         alpha: α, the weight of R; None: the weight measured for this method and level.
         task_type, pairwise: how logits are read where the model does not say, see `ModelRegularizer`.
         unlabeled_dataset: rows without labels; each batch adds α·R of one batch of them. For methods that compare.
+        task_loss, ascent_loss: for `AdversarialTraining`, called with the model's output and the trainer's batch; each
+            returns a scalar, a mean over the batch. The first is R, by default the base trainer's loss; the second is
+            what the ascent climbs, by default R. For a targeted attack it is minus the loss of the target.
+        noise_mask: the trainer's batch → (rows, tokens), 1 at the tokens that get noise; by default all real ones. See
+            `ModelRegularizer`.
         *args, **kwargs: of `Trainer`.
 
     Raises:
@@ -96,6 +104,9 @@ class AdversarialMixin:
         task_type: Any = None,
         pairwise: int = 1,
         unlabeled_dataset: Any = None,
+        task_loss: BatchLoss | None = None,
+        ascent_loss: BatchLoss | None = None,
+        noise_mask: Callable[[Mapping[str, Any]], Tensor] | None = None,
         **kwargs: Any,
     ) -> None:
         refuse_bases(type(self), AdversarialMixin, self._unsupported)
@@ -105,6 +116,8 @@ class AdversarialMixin:
             perturbation, self.model, task_type=task_type, pairwise=pairwise, task_loss=attrgetter("loss")
         )
         refuse_method(self, perturbation, unlabeled_dataset)
+        refuse_losses(perturbation, task_loss, ascent_loss)
+        self._task_loss, self._ascent_loss, self._noise_mask = task_loss, ascent_loss, noise_mask
         self.alpha = self.regularizer.alpha if alpha is None else alpha
         # hyperparameter_search writes its values there.
         self.args.adv_alpha, self.args.adv_radius = self.alpha, perturbation.radius
@@ -244,7 +257,7 @@ class AdversarialMixin:
         needs_labels = self.regularizer.perturbation.needs_labels
 
         def perturbed_pass(inner: nn.Module, _: Any) -> Any:
-            if needs_labels or forward is None:
+            if forward is None or (needs_labels and self._task_loss is None):
                 return self._pass_with_loss(inner, inputs)
             return self._pass_without_labels(inner, forward)
 
@@ -255,12 +268,19 @@ class AdversarialMixin:
         logits = None
         if forward is not None and (has_logits(forward.output) or not needs_labels):
             logits = clean_logits(model, forward)
+        seeds, noise_mask = self._row_seeds.of(arguments, batch), None
+        if self._noise_mask is not None:
+            noise_mask = self._noise_mask(inputs)
+            seeds = seeds[: len(noise_mask)]
         adv_loss = self.regularizer(
             model,
             arguments,
             logits,
-            noise_seeds=self._row_seeds.of(arguments, batch),
+            noise_seeds=seeds,
             forward=perturbed_pass,
+            task_loss=_of_output(self._task_loss, inputs),
+            ascent_loss=_of_output(self._ascent_loss, inputs),
+            noise_mask=noise_mask,
             measure_gain=self._is_logged(),
         )
         refuse_unlabeled_tokens(self, arguments)
@@ -282,7 +302,11 @@ class AdversarialMixin:
         with nullcontext() if is_counted else frozen_counters(self), recorded_forwards(model) as forwards:
             loss = self._base_loss(model, inputs, False, items)
         forward = self._only(forwards) if torch.is_grad_enabled() else forwards[0]
-        output = without_loss(forward.output) if has_logits(forward.output) else forward.body_output.last_hidden_state
+        if has_logits(forward.output):
+            output = without_loss(forward.output)
+        else:
+            needs_logits = self._ascent_loss is not None
+            output = clean_logits(model, forward) if needs_logits else forward.body_output.last_hidden_state
         return LabeledOutput(output, loss if items is None else loss / weights.process_factor())
 
     def _regularize_unlabeled(self, model: nn.Module, batch: int) -> Tensor:
@@ -310,6 +334,13 @@ class AdversarialMixin:
         every = getattr(self.state, "logging_steps", 0)
         by_steps = self.args.logging_strategy == "steps" and every and done % every == 0
         return bool(by_steps) or (self.args.logging_first_step and done == 1)
+
+
+def _of_output(loss: BatchLoss | None, batch: Mapping[str, Any]) -> Callable[[Any], Tensor] | None:
+    """A loss of the model's output alone, for one batch."""
+    if loss is None:
+        return None
+    return lambda output: loss(output.output if isinstance(output, LabeledOutput) else output, batch)
 
 
 class AdversarialTrainer(AdversarialMixin, Trainer):

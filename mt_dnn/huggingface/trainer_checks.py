@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mt_dnn.perturbation import AdversarialPerturbation
+from mt_dnn.perturbation.method import check_ascent_loss
 from mt_dnn.perturbation.reading import PACKED
 from mt_dnn.perturbation.wrappers import REENTRANT
 
@@ -80,6 +81,19 @@ def refuse_method(trainer: Any, perturbation: AdversarialPerturbation, unlabeled
         _refuse_losses(trainer, perturbation.name)
     if perturbation.scope == "sentence" and getattr(trainer, "padding_free", False):
         raise ValueError(PACKED)
+
+
+def refuse_losses(perturbation: AdversarialPerturbation, task_loss: object, ascent_loss: object) -> None:
+    """Check that a method uses the losses that a trainer was given for it.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if task_loss is not None and not perturbation.takes_ascent_loss:
+        raise ValueError(
+            f"task_loss: the R of {perturbation.name} is not a loss of a caller; accepted: AdversarialTraining (at)"
+        )
+    check_ascent_loss(perturbation, ascent_loss)
 
 
 def refuse_arguments(trainer: Any, inputs: Mapping[str, Any]) -> None:

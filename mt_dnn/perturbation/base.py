@@ -18,7 +18,7 @@ from .delta import CachedDelta
 from .injection import NoiseInjection, find_encoder
 from .levels import check_levels, level_name
 from .measured_defaults import measured
-from .method import Regularization
+from .method import Regularization, check_ascent_loss
 from .noise import InitialNoise
 from .outputs import Comparison, Divergence, TaskLoss, default_divergence
 from .places import find_places
@@ -64,6 +64,7 @@ class AdversarialPerturbation(nn.Module):
         learns_from_clean: the gradient of R flows into f(h) too.
         needs_labels: R depends on the gold labels, through `task_loss`.
         replaces_task_loss: R replaces the task loss instead of being added to it.
+        takes_ascent_loss: the ascent may climb another loss than R descends.
         reports_relative_sizes: a call that measures the gain also returns the relative size of δ at each token.
 
     Raises:
@@ -78,6 +79,7 @@ class AdversarialPerturbation(nn.Module):
     learns_from_clean = True
     needs_labels = False
     replaces_task_loss = False
+    takes_ascent_loss = False
     reports_relative_sizes = False
 
     def __init__(
@@ -146,6 +148,7 @@ class AdversarialPerturbation(nn.Module):
         pairwise: int | Sequence[int] = 1,
         forward: Forward | None = None,
         task_loss: TaskLoss | None = None,
+        ascent_loss: TaskLoss | None = None,
         **options: Any,
     ) -> ModelRegularizer:
         """This method bound to a model, for a custom training loop; the arguments are those of `ModelRegularizer`.
@@ -153,9 +156,14 @@ class AdversarialPerturbation(nn.Module):
         Args:
             options: hyperparameters, as in `with_defaults`.
         """
-        perturbation = cls.with_defaults(**options)
         return ModelRegularizer(
-            perturbation, model, task_type=task_type, pairwise=pairwise, forward=forward, task_loss=task_loss
+            cls.with_defaults(**options),
+            model,
+            task_type=task_type,
+            pairwise=pairwise,
+            forward=forward,
+            task_loss=task_loss,
+            ascent_loss=ascent_loss,
         )
 
     @property
@@ -268,6 +276,8 @@ class AdversarialPerturbation(nn.Module):
         noise_seeds: Sequence[int] | None = None,
         dropout_state: Tensor | None = None,
         task_loss: TaskLoss | None = None,
+        ascent_loss: TaskLoss | None = None,
+        noise_mask: Tensor | None = None,
         base: Tensor | Sequence[Tensor] | None = None,
         cached: CachedDelta | None = None,
         measure_gain: bool = False,
@@ -290,6 +300,9 @@ class AdversarialPerturbation(nn.Module):
             dropout_state: the generator's state before the clean pass; needed with `same_dropout`, used by
                 `measure_gain`.
             task_loss: ℓ(·, y) of an output of `evaluate`, if `needs_labels` is true.
+            ascent_loss: what the ascent climbs instead, if `takes_ascent_loss` is true. It is taken as it is; its scale
+                matters only without the projection `project`.
+            noise_mask: (rows, tokens), 1 at the tokens that get noise; by default all real ones. See `Search`.
             base: h of the clean pass, from `NoiseInjection.clean`, which the perturbed passes start from; by default
                 they start from h of the first perturbed pass. Of several places the h of each, from `clean_pass`.
             cached: δ of these examples from an earlier epoch. Then one pass serves for R and for the one ascent step,
@@ -305,14 +318,15 @@ class AdversarialPerturbation(nn.Module):
             task_type=task_type,
             pairwise=pairwise,
             loss_mask=loss_mask,
+            ascent_loss=ascent_loss,
         )
+        check_ascent_loss(self, ascent_loss)
         places = (encoder,) if isinstance(encoder, NoiseInjection) else encoder
         if isinstance(places, nn.Module):
             places = find_places(places, self.level)
         bases = (base,) if isinstance(base, Tensor) else base
-        search = Search(
-            self, evaluate, places, mask, noise_seeds, dropout_state, bases, cached, check_base and bases is None
-        )
+        check_base = check_base and bases is None
+        search = Search(self, evaluate, places, mask, noise_seeds, dropout_state, bases, cached, check_base, noise_mask)
         loss = self.search(search, comparison) if cached is None else self._search_in_backward(search, comparison)
         rise, chance = self._gain_terms(search, comparison) if measure_gain and self.ascent_steps else (None, None)
         sizes = search.relative_sizes() if measure_gain and self.reports_relative_sizes else None
@@ -371,11 +385,12 @@ class AdversarialPerturbation(nn.Module):
         return self.loss_map[task_id] if task_id < len(self.loss_map) else default_divergence(task_type)
 
     def _gain_terms(self, search: Search, comparison: Comparison) -> tuple[Tensor, Tensor]:
-        """R(δ) − R(0) and R(δ′) − R(0), with the same dropout masks."""
+        """R(δ) − R(0) and R(δ′) − R(0), with the same dropout masks; of the ascent loss, if R is another one."""
+        climbed = self.final_loss if comparison.ascent_loss is None else self.ascent_loss
         # A task loss may run forwards without gradients, which the search recognizes by that; so gradients stay on.
         with torch.set_grad_enabled(self.needs_labels):
             at_delta, at_zero, at_shuffled = (
-                self.final_loss(search.output_at(noise), comparison).detach()
+                climbed(search.output_at(noise), comparison).detach()
                 for noise in (
                     lambda delta: delta.value.detach(),
                     lambda delta: torch.zeros_like(delta.value),

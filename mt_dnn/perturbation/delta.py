@@ -34,14 +34,15 @@ class Delta:
     Args:
         method: the hyperparameters.
         injection: the place.
-        mask: (batch, tokens), 1 at real tokens.
+        mask: (batch, tokens), 1 at the real tokens that get noise.
         noise_seeds: one seed per example; without them torch's generator draws the noise.
-        h: the clean pass's tensor at the place, (batch, tokens, hidden), which the ball is around.
+        h: the clean pass's tensor at the place, (batch, tokens, hidden), which the ball is around. Further rows, which
+            share a δ with the first ones, are left out.
         cached: δ from an earlier epoch, used instead of initial noise.
 
     Attributes:
         value: δ, (batch, tokens, hidden), zero at padding.
-        h: as given; detached.
+        h: as given, without further rows; detached.
         mask: as given; padded to the length of h.
         padding: (batch, tokens, 1), true at padding.
         entries: number of entries of real tokens, a scalar.
@@ -62,7 +63,7 @@ class Delta:
         self.method = method
         self.noise_seeds = noise_seeds
         dtype = torch.promote_types(h.dtype, torch.float32)
-        self.h = h.detach()
+        self.h = h[: len(mask)].detach()
         h = self.h.to(dtype)
         noise = method.initial_noise.draw(mask, h.size(-1), dtype, noise_seeds)
         self.mask, noise = injection.padded_like(mask, h), injection.padded_like(noise, h)

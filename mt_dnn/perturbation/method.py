@@ -68,6 +68,7 @@ class Method(Protocol):
     learns_from_clean: bool
     needs_labels: bool
     replaces_task_loss: bool
+    takes_ascent_loss: bool
     same_dropout: bool
     radius: float | None
 
@@ -83,3 +84,15 @@ class Method(Protocol):
 
     @property
     def regularize(self) -> Callable[..., Regularization]: ...
+
+
+def check_ascent_loss(method: Method, ascent_loss: object) -> None:
+    """Check that the method can climb one loss and descend another, if the caller gives one for the ascent.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if ascent_loss is not None and not method.takes_ascent_loss:
+        raise ValueError(
+            f"ascent_loss: {method.name} has no ascent on a loss other than its own; accepted: AdversarialTraining (at)"
+        )

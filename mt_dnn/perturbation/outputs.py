@@ -92,6 +92,7 @@ class Comparison:
         divergence: D of the task, called as D(perturbed, clean) on logits (rows, classes), a mean over rows. If it is
             `over_columns` (`Criterion`) and rows can have padding, it is called as D(perturbed, clean, row weights).
         task_loss: ℓ(·, y) of an output, a mean over examples, groups or tokens; None for a batch without labels.
+        ascent_loss: what the ascent of adversarial training climbs instead, of an output.
         task_type: how logits are read as distributions, a key of `VIEWS` or a task type.
         pairwise: rows per group for ranking, or the number of rows of each group.
         loss_mask: (batch, tokens), true at the tokens whose distributions are compared; None selects real tokens. For
@@ -112,10 +113,12 @@ class Comparison:
         task_type: Any = "classes",
         pairwise: int | Sequence[int] = 1,
         loss_mask: Tensor | None = None,
+        ascent_loss: TaskLoss | None = None,
     ):
         self.mask = mask
         self.divergence = divergence
         self.task_loss = task_loss
+        self.ascent_loss = ascent_loss
         self.view = view_of(task_type)
         self.pairwise = pairwise
         self.loss_mask = mask.bool() if loss_mask is None else loss_mask.bool()

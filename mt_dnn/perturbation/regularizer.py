@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .injection import NoiseInjection, find_encoder
 from .levels import has_layers, levels_of
-from .method import Method, Regularization
+from .method import Method, Regularization, check_ascent_loss
 from .noise import default_generator, example_seeds
 from .outputs import TOKENS, TaskLoss, logits_of, view_of
 from .places import bases_of_one_pass, clean_pass, find_places
@@ -59,6 +59,8 @@ class ModelRegularizer:
         pairwise: rows per group, for ranking.
         forward: runs the model on a batch and returns logits or an output of transformers; by default `model(**batch)`.
         task_loss: ℓ of what `forward` returns, for methods that need labels; by default its `.loss`.
+        ascent_loss: what the ascent of `AdversarialTraining` climbs instead, of what `forward` returns; its scale
+            matters only without the projection `project`.
 
     Attributes:
         alpha: the measured weight of R for this method and level.
@@ -68,7 +70,8 @@ class ModelRegularizer:
 
     Raises:
         UnsupportedLevelError: the encoder has no injection point at the method's level.
-        ValueError: perturbed passes through this model would not produce gradients (`check_wrappers`).
+        ValueError: perturbed passes through this model would not produce gradients (`check_wrappers`); or
+            `ascent_loss` with a method that has no ascent on another loss.
 
     Examples:
         >>> regularizer = SiftPerturbation.for_model(model, radius=0.03)
@@ -85,16 +88,19 @@ class ModelRegularizer:
         pairwise: int | Sequence[int] = 1,
         forward: Forward | None = None,
         task_loss: TaskLoss | None = None,
+        ascent_loss: TaskLoss | None = None,
     ):
         if isinstance(perturbation, type):
             raise ValueError(f"{perturbation.__name__} is a class; accepted: {perturbation.__name__}.with_defaults()")
         find_places(find_encoder(unwrapped(model)), perturbation.level)
+        check_ascent_loss(perturbation, ascent_loss)
         check_wrappers(model, several_graphs=perturbation.replaces_task_loss and perturbation.k > 1)
         self.perturbation = perturbation
         self.task_type = None if task_type is None else view_of(task_type)
         self.pairwise = pairwise
         self.forward = forward or _call_model
         self.task_loss = task_loss or _loss_of
+        self.ascent_loss = ascent_loss
         self.alpha: float = perturbation.measured_alpha
         self.calls = 0
         self.last: Regularization | None = None
@@ -113,6 +119,9 @@ class ModelRegularizer:
         *,
         noise_seeds: Sequence[int] | None = None,
         forward: Forward | None = None,
+        task_loss: TaskLoss | None = None,
+        ascent_loss: TaskLoss | None = None,
+        noise_mask: Tensor | None = None,
         measure_gain: bool = False,
     ) -> Tensor:
         """R, a scalar with gradient.
@@ -123,9 +132,12 @@ class ModelRegularizer:
             batch: the model's arguments, with `input_ids` (batch, tokens) and `attention_mask`.
             logits: the clean pass on this batch: logits, a tuple of them, or an output of transformers. None if the
                 method needs no clean pass and the loop runs none.
-            noise_seeds: one seed per row of the mask (`noise.example_seeds`); by default a function of torch's seed at
+            noise_seeds: one seed per row of δ (`noise.example_seeds`); by default a function of torch's seed at
                 the time the regularizer was made, the number of calls, the process and the row.
-            forward: replaces the regularizer's `forward` for this batch.
+            forward, task_loss, ascent_loss: replace the regularizer's for this batch.
+            noise_mask: (rows, tokens), 1 at the tokens that get noise, such as those of a prompt; by default all real
+                tokens. If the batch has n times as many rows, its rows i, i + rows, … share a δ: prompts, for example,
+                each with a safe answer, then all with a harmful one, as TRL's preference data is.
             measure_gain: measure the ascent gain too, at the cost of three forwards.
 
         Raises:
@@ -145,7 +157,9 @@ class ModelRegularizer:
             raise ValueError(
                 "inputs_embeds skip the words, where the noise of level 'pre_ln' enters; accepted: input_ids"
             )
+        check_ascent_loss(method, ascent_loss)
         self.read = self.view(model, batch, logits)
+        rows = len(mask if noise_mask is None else noise_mask)
         places = self._places(model)
         with uncompiled(model, *(place.module for place in places)):
             result = method.regularize(
@@ -154,10 +168,12 @@ class ModelRegularizer:
                 logits,
                 mask,
                 **self.read,
-                noise_seeds=self._next_seeds(len(mask)) if noise_seeds is None else noise_seeds,
+                noise_seeds=self._next_seeds(rows) if noise_seeds is None else noise_seeds,
                 dropout_state=None if clean is None else clean.dropout_state,
                 base=None if clean is None else clean.bases,
-                task_loss=self.task_loss,
+                task_loss=task_loss or self.task_loss,
+                ascent_loss=ascent_loss or self.ascent_loss,
+                noise_mask=noise_mask,
                 measure_gain=measure_gain,
                 check_base=self.last is None and method.needs_clean,
             )

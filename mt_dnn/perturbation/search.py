@@ -34,21 +34,26 @@ class Search:
         evaluate: the model's forward on this batch.
         places: where noise enters the encoder that this forward runs, in a forward's order (`find_places`).
         mask: (batch, tokens), 1 at real tokens.
-        noise_seeds: one seed per example; without them torch's generator draws the noise and then the dropout masks.
+        noise_seeds: one seed per row of δ; without them torch's generator draws the noise and then the dropout masks.
         dropout_state: the state of the device's generator before the clean pass. `same_dropout` needs it; otherwise
             only `output_at` uses it.
         bases: h of the clean pass at each place, with its graph; by default h of the first perturbed pass.
         cached: δ from an earlier epoch, used instead of initial noise; with one place.
         check_base: raise an error if a later pass has another h at the first place than the first one.
+        noise_mask: (rows, tokens), 1 at the tokens that get noise; by default `mask`. If the batch is n times as many
+            rows, its rows i, i + rows, … share a δ, whose ball is around h of row i.
 
     Attributes:
+        mask: (rows, tokens), 1 at real tokens that get noise.
+        copies: n, the number of rows of the batch that share a δ.
         base: h at the first place, (batch, tokens, hidden). Every pass starts from it, so that one gradient of the
             embeddings is computed for all passes; that gradient is as large as the word table.
         deltas: δ at each place, by its number in `places`; complete after the first pass.
-        skipped: (batch,), true at examples that met a value that is not finite.
+        skipped: (rows,), true at examples that met a value that is not finite.
 
     Raises:
-        ValueError: `same_dropout` without `dropout_state`; or `cached` with several places.
+        ValueError: `same_dropout` without `dropout_state`; `cached` with several places or a `noise_mask`; or a
+            `noise_mask` that does not fit the batch.
     """
 
     skipped: Tensor
@@ -64,11 +69,16 @@ class Search:
         bases: Sequence[Tensor] | None = None,
         cached: CachedDelta | None = None,
         check_base: bool = False,
+        noise_mask: Tensor | None = None,
     ):
         if method.same_dropout and dropout_state is None and method.needs_clean:
             raise ValueError("same_dropout needs dropout_state, the generator's state before the clean pass")
-        if cached is not None and len(places) > 1:
-            raise ValueError(f"δ of {len(places)} places is not cached; accepted: one place")
+        if cached is not None and (len(places) > 1 or noise_mask is not None):
+            found = "a noise_mask" if len(places) == 1 else f"{len(places)} places"
+            raise ValueError(f"δ is cached for all real tokens at one place, found {found}")
+        self.copies = 1 if noise_mask is None else _copies(noise_mask, mask)
+        if noise_mask is not None:
+            mask = mask[: len(noise_mask)] * noise_mask
         if method.same_dropout and noise_seeds is None:
             # Noise drawn inside the fork would shift the dropout masks that the fork repeats.
             noise_seeds = torch.randint(2**62, (len(mask),)).tolist()
@@ -152,6 +162,7 @@ class Search:
             perturbed = True
             base = self._shared_base(h) if number == 0 else h
             added = noise(self._delta_at(number, base)).to(h.dtype)
+            added = added.repeat(self.copies, 1, 1) if self.copies > 1 else added
             return (base if learns or number > 0 else base.detach()) + added
 
         return perturb_once
@@ -186,6 +197,11 @@ class Search:
             h: the tensor there, in this pass.
         """
         if number not in self.deltas:
+            if len(h) != self.copies * len(self.mask):
+                rows = self.copies * len(self.mask)
+                raise ValueError(
+                    f"{self._encoder} embeds {len(h)} rows, and the batch has {rows}; accepted: equal numbers"
+                )
             self.deltas[number] = Delta(
                 self.method,
                 self.places[number],
@@ -198,7 +214,7 @@ class Search:
                 self.in_float16 = _computes_in_float16(h)
                 self.skipped = torch.zeros(len(self.mask), dtype=torch.bool, device=h.device)
         delta = self.deltas[number]
-        self._check_shape(h, delta.h)
+        self._check_shape(h[: len(delta.h)], delta.h)
         return delta
 
     def _check_shape(self, h: Tensor, before: Tensor) -> None:
@@ -245,6 +261,7 @@ class Search:
             gradients: g of each place, (batch, tokens, hidden).
             finite: (batch,), whether an example's logits are finite.
         """
+        finite = finite.view(self.copies, -1).all(0) if self.copies > 1 else finite
         deltas = self.deltas.values()
         masked = [g.masked_fill(delta.padding, 0) for g, delta in zip(gradients, deltas, strict=True)]
         for gradient in masked:
@@ -297,6 +314,21 @@ def sum_of(terms: Iterable[Tensor]) -> Tensor:
     """The sum of at least one tensor."""
     first, *others = terms
     return sum(others, start=first)
+
+
+def _copies(noise_mask: Tensor, mask: Tensor) -> int:
+    """How many rows of the batch share a δ.
+
+    Raises:
+        ValueError: the noise's rows are no divisor of the batch's, or its tokens are others.
+    """
+    (rows, tokens), (batch, width) = noise_mask.shape, mask.shape
+    if tokens != width or rows == 0 or batch % rows:
+        raise ValueError(
+            f"noise_mask of {rows} x {tokens}, and the batch is {batch} x {width}; accepted: the batch's tokens, and "
+            "its rows or a divisor of their number"
+        )
+    return batch // rows
 
 
 def _computes_in_float16(h: Tensor) -> bool:

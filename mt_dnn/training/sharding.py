@@ -30,19 +30,23 @@ def shard_parameters(networks: Sequence[SANBertNetwork], accelerator: Accelerato
     Raises:
         FlagError: the encoder has no list of layers, or a task runs another number of forwards in each process.
     """
+    for network in networks:
+        _check(network)
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
     for network in networks:
-        layers = list(layers_of(network.bert))
-        if not layers:
-            raise FlagError(f"--fsdp: {type(network.bert).__name__} holds no list of layers; accepted: to leave it out")
-        writing = [type(task).__name__ for task in network.tasks if task.generates]
-        if writing:
-            raise FlagError(
-                f"--fsdp: {writing[0]} writes texts of unequal lengths, in each process another number of forwards; "
-                "accepted: tasks that do not generate, or to leave it out"
-            )
-        for part in (*layers, network):
+        for part in (*layers_of(network.bert), network):
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
+
+
+def _check(network: SANBertNetwork) -> None:
+    if not list(layers_of(network.bert)):
+        raise FlagError(f"--fsdp: {type(network.bert).__name__} holds no list of layers; accepted: to leave it out")
+    writing = [type(task).__name__ for task in network.tasks if task.generates]
+    if writing:
+        raise FlagError(
+            f"--fsdp: {writing[0]} writes texts of unequal lengths, in each process another number of forwards; "
+            "accepted: tasks that do not generate, or to leave it out"
+        )
 
 
 def local_part(tensor: Tensor) -> Tensor:

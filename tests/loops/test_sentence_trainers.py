@@ -77,12 +77,13 @@ def columns(third: bool = False, labels: Any = None) -> Dataset:
     return Dataset.from_dict({**PAIRS, **more})
 
 
-def trainer_of(kind: Any, model: Any, loss: nn.Module, data: Dataset, folder: Path, **options: Any) -> Any:
+def trainer_of(kind: Any, model: Any, loss: Any, data: Any, folder: Path, **options: Any) -> Any:
     """One update of plain gradient descent at rate 1; options of the trainer's arguments, and of the mixin."""
     own = {name: options.pop(name) for name in ("task_type", "eval_dataset", "pairwise") if name in options}
     if issubclass(kind, SentenceAdversarialMixin):
         own |= {"perturbation": search(), "alpha": ALPHA}
-        own |= {name: options.pop(name) for name in ("perturbation", "alpha") if name in options}
+        names = ("perturbation", "alpha", "ascent_loss", "noise_mask")
+        own |= {name: options.pop(name) for name in names if name in options}
     base = {
         "output_dir": str(folder),
         "use_cpu": True,
@@ -334,11 +335,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "freelb": ({"perturbation": FreeLbPerturbation.with_defaults()}, "freelb needs the loss of a perturbed pass"),
     "neftune": ({"perturbation": NeftunePerturbation.with_defaults()}, "neftune needs the loss of a perturbed pass"),
     "layer": ({"perturbation": SmartPerturbation.with_defaults(level="hidden:0")}, "level 'hidden:0' with sentence-tr"),
+    "places": (
+        {"perturbation": SmartPerturbation.with_defaults(level=("pre_ln", "post_ln"))},
+        "level 'pre_ln,post_ln'",
+    ),
     "masks": ({"perturbation": SmartPerturbation.with_defaults(same_dropout=True)}, "same_dropout with sentence-trans"),
     "noise": ({"neftune_noise_alpha": 5.0}, "NEFTune draws noise in every forward"),
     "compiled": ({"torch_compile": True}, "perturbed passes of a compiled sentence-transformers model"),
     "reading": ({"task_type": "classes"}, "Sentences: task_type is 'classes'; accepted: none"),
     "groups": ({"pairwise": 2}, "Sentences: pairwise is not supported for sentence-transformers"),
+    "tokens": (
+        {"noise_mask": lambda batch: batch["attention_mask"]},
+        "Sentences: noise_mask is not supported for sentence-transformers",
+    ),
+    "ascent": ({"ascent_loss": lambda output, batch: output.sum()}, "ascent_loss: smart has no ascent on a loss other"),
 }
 
 
@@ -402,6 +412,26 @@ def test_every_method_that_compares_trains_both(name: str, folder: Path, tmp_pat
         trainer.train()
         logs = [entry for entry in trainer.state.log_history if "adv_loss" in entry]
         assert logs and all(entry["adv_loss"] > 0 for entry in logs)
+
+
+def test_two_data_sets_have_a_loss_each(folder: Path, tmp_path: Path) -> None:
+    """Pairs with scores and triplets without, of two and of three columns."""
+    model = sentence_model(folder)
+    both = {"scores": losses.CosineSimilarityLoss(model), "triplets": losses.MultipleNegativesRankingLoss(model)}
+    data = {"scores": columns(labels=SCORES), "triplets": columns(True)}
+    trainer = trainer_of(Sentences, model, both, data, tmp_path, max_steps=2, learning_rate=1e-3)
+    seen = []
+    trainer.regularizer.perturbation.regularize = _seeing(seen, trainer.regularizer.perturbation.regularize)
+    trainer.train()
+    assert sorted(seen) == [6, 9]  # texts of a batch: three rows of two columns, and of three
+
+
+def _seeing(seen: list[int], regularize: Callable[..., Any]) -> Callable[..., Any]:
+    def call(evaluate: Any, injection: Any, logits: Any, mask: Tensor, **options: Any) -> Any:
+        seen.append(len(mask))
+        return regularize(evaluate, injection, logits, mask, **options)
+
+    return call
 
 
 def test_half_precision_gives_nearly_the_same_r(folder: Path, tmp_path: Path) -> None:

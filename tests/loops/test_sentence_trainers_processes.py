@@ -48,12 +48,13 @@ os._exit(0)
 JOBS = {"sentences": "classification", "pairs": "regression"}
 
 
-def job_trainer(job: str, folder: Path, batch_size: int) -> Any:
+def job_trainer(job: str, folder: Path, batch_size: int, batches: int = 1) -> Any:
     """A trainer of the model that lies in the folder under the job's name."""
     texts = [" ".join(f"w{(7 * row + 3 * place) % 35}" for place in range(2 + row % 4)) for row in range(16)]
     labels = [0.1 * row for row in range(8)]
     data = Dataset.from_dict({"first": texts[:8], "second": texts[8:], "label": labels})
     options: dict[str, Any] = {"per_device_train_batch_size": batch_size, "max_steps": 2, "learning_rate": 0.1}
+    options["gradient_accumulation_steps"] = batches
     if job == "pairs":
         model = st.CrossEncoder(str(folder / job), device="cpu").double()
         # DDP finds no parameters in the BatchEncoding that a cross-encoder returns, with or without the regularizer.
@@ -93,3 +94,11 @@ def test_two_processes_end_with_one_processs_parameters(job: str, two_processes:
     found = load_file(two_processes / f"{job}.safetensors")
     assert_equal_gradients(found, parameters(trainer.model), 1e-6)
     assert max(float((found[name] - start[name]).abs().max()) for name in found) > 1e-3
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_two_batches_an_update_end_with_one_batchs_parameters(job: str, two_processes: Path) -> None:
+    one, two = job_trainer(job, two_processes, 4), job_trainer(job, two_processes, 2, batches=2)
+    one.train()
+    two.train()
+    assert_equal_gradients(parameters(two.model), parameters(one.model), 1e-6)

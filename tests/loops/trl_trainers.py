@@ -70,6 +70,7 @@ def trainer_of(
         for name in ("train_dataset", "eval_dataset", "compute_loss_func", "ref_model", "reward_funcs", "peft_config")
         if name in options
     }
+    regularizers = {name: options.pop(name) for name in ("task_loss", "ascent_loss", "noise_mask") if name in options}
     base: dict[str, Any] = {
         "output_dir": str(folder),
         "use_cpu": True,
@@ -93,7 +94,7 @@ def trainer_of(
     if perturbation is None:
         return type(kind.__name__, bases, {})(**arguments)
     made = type(f"Adversarial{kind.__name__}", (AdversarialMixin, *bases), {})
-    return made(perturbation=perturbation, alpha=alpha, **arguments)
+    return made(perturbation=perturbation, alpha=alpha, **regularizers, **arguments)
 
 
 def added_gradient(regularized: Any, plain: Any) -> dict[str, Tensor]:

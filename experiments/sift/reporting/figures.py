@@ -108,8 +108,9 @@ def _stack(drawing: Drawing, columns: int) -> None:
     """Put the panels into so many columns of a narrow picture, and break long names at the vertical axis."""
     rows = -(-len(drawing.axes) // columns)
     lines = 0
-    for axes, place in zip(drawing.axes, GridSpec(rows, columns, drawing), strict=False):
-        axes.set_subplotspec(place)
+    grid = GridSpec(rows, columns, drawing)
+    for number, axes in enumerate(drawing.axes):
+        axes.set_subplotspec(grid[number])
         axes.tick_params(labelleft=bool(len(axes.get_yticks())))
         names = [textwrap.fill(tick.get_text(), NAME_WIDTH) for tick in axes.get_yticklabels()]
         if max(map(len, names), default=0) > NAME_WIDTH:

@@ -17,7 +17,7 @@ class AdversarialTraining(AdversarialPerturbation):
     (https://arxiv.org/abs/1412.6572); on word embeddings Miyato et al. 2017, "Adversarial Training Methods for
     Semi-Supervised Text Classification", ICLR (https://arxiv.org/abs/1605.07725).
 
-    Climbs: ℓ(f(h + δ), y), the task loss.
+    Climbs: ℓ(f(h + δ), y), the task loss; or `ascent_loss`, for a targeted attack minus the loss of the target.
 
     Adds: R = ℓ(f(h + δ), y) at the δ found. It needs no clean logits.
 
@@ -31,7 +31,7 @@ class AdversarialTraining(AdversarialPerturbation):
 
     Shape:
         `input_ids`, `token_type_ids`, `attention_mask`: (batch, tokens). `logits`: ignored.
-        `task_loss` takes the output of the model and returns a scalar.
+        `task_loss` and `ascent_loss` take the output of the model and return a scalar.
         Returns three scalars: R, emb_val, eff_perturb.
 
     Examples:
@@ -43,8 +43,11 @@ class AdversarialTraining(AdversarialPerturbation):
     needs_clean = False
     learns_from_clean = False
     needs_labels = True
+    takes_ascent_loss = True
 
     def ascent_loss(self, output: Any, comparison: Comparison) -> Tensor:
+        if comparison.ascent_loss is not None:
+            return comparison.ascent_loss(output)
         return comparison.labeled_loss(output) * comparison.loss_denominator(output)
 
     def final_loss(self, output: Any, comparison: Comparison) -> Tensor:

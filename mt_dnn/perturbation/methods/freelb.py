@@ -47,6 +47,7 @@ class FreeLbPerturbation(AdversarialTraining):
     name = "freelb"
     default_noise = "uniform"
     replaces_task_loss = True
+    takes_ascent_loss = False
 
     @property
     def ascent_steps(self) -> int:

@@ -48,6 +48,7 @@ class NeftunePerturbation(AdversarialTraining):
     name = "neftune"
     default_noise = "uniform"
     replaces_task_loss = True
+    takes_ascent_loss = False
 
     def __init__(self, *arguments: Any, length: str = "real", **options: Any):
         self._length = length

@@ -63,7 +63,7 @@ def assert_same_updates(job: str, found: dict[str, Any]) -> None:
             assert_equal_gradients(ours, theirs, 1e-12)
     for entry, expected in zip(sharded["logs"], whole["logs"], strict=True):
         assert entry["adv_loss"] == pytest.approx(expected["adv_loss"], rel=0.05 if job == "bf16" else 1e-6)
-        assert entry["adv_loss"] > 1e-3
+        assert entry["adv_loss"] > 1e-4
 
 
 def distance(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:

@@ -15,6 +15,7 @@ from tests.hf import RADIUS, SIGMA, STEP
 from tests.loops.by_hand import SEEDS, point_of, rows_of
 
 Change = Callable[[Tensor], Tensor]
+Loss = Callable[[Any], Tensor]
 ONE = torch.ones((), dtype=torch.float64)
 # Sizes of the noise as shares of h, in the ℓ2 norm of each token.
 RELATIVE: dict[str, Any] = {"norm_p": "l2", "scale": "relative"}
@@ -56,22 +57,28 @@ def by_hand(
     forward: Callable[[], Any] | None = None,
     relative: bool = False,
     seeds: Sequence[int] = SEEDS,
+    ascent: Loss | None = None,
+    descent: Loss | None = None,
+    noise_mask: Tensor | None = None,
 ) -> Tensor:
     """R of `smart` or `at`, with δ of each level by token and projected: in `inf`, or `RELATIVE`.
 
     Args:
         levels: in a forward's order.
         forward: by default the model on the batch.
+        ascent, descent: losses of the output in the place of that of `at`.
+        noise_mask: the tokens that get noise; rows i, i + (its rows), … of the batch share a δ.
     """
-    mask = batch["attention_mask"]
+    mask = batch["attention_mask"] if noise_mask is None else noise_mask
+    copies = len(batch["attention_mask"]) // len(mask)
     run_model = forward or (lambda: model(**batch))
     seen: list[Tensor] = [torch.zeros(0)] * len(levels)
 
     def run(deltas: Sequence[Tensor] | None) -> Any:
         def change(number: int) -> Change:
             def apply(h: Tensor) -> Tensor:
-                seen[number] = h.detach()
-                return h if deltas is None else h + deltas[number].to(h.dtype)
+                seen[number] = h[: len(mask)].detach()
+                return h if deltas is None else h + torch.cat([deltas[number].to(h.dtype)] * copies)
 
             return apply
 
@@ -81,6 +88,9 @@ def by_hand(
     clean = None if name == "at" else rows_of(run(None), batch).log_softmax(-1)
 
     def loss(output: Any, detached: bool) -> Tensor:
+        own_loss = ascent if detached else descent
+        if own_loss is not None:
+            return own_loss(output)
         if clean is None:
             own: Tensor = output.loss
             return own
@@ -111,7 +121,7 @@ def by_hand(
     if name == "at":  # without a clean pass the sizes are those that the noise before has changed
         found: list[tuple[Tensor, Tensor]] = []
         for number in range(len(levels)):
-            run([*(delta for delta, _ in found), *(0 * ONE for _ in levels[number:])])
+            run([*(delta for delta, _ in found), *(0 * draws[0] for _ in levels[number:])])
             found.append(started(number))
     else:
         found = [started(number) for number in range(len(levels))]
@@ -119,6 +129,7 @@ def by_hand(
     for _ in range(k):
         free = [delta.clone().requires_grad_() for delta in deltas]
         for number, gradient in enumerate(torch.autograd.grad(loss(run(free), True), free)):
+            gradient = gradient * mask.unsqueeze(-1)
             norm = length(gradient) if relative else gradient.abs().amax(-1, keepdim=True)
             step = STEP * sizes[number] * gradient / norm.where(norm > 0, ONE)
             deltas[number] = projected(deltas[number] + step, sizes[number])

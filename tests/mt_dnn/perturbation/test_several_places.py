@@ -285,7 +285,7 @@ def test_deltas_of_several_places_are_not_cached() -> None:
     model = three_layers()
     batch = token_batch(model.bert)
     cached = CachedDelta(torch.zeros(3, 7, 16), torch.zeros(3, dtype=torch.bool), lambda delta: None)
-    with pytest.raises(ValueError, match="^δ of 2 places is not cached; accepted: one place$"):
+    with pytest.raises(ValueError, match="^δ is cached for all real tokens at one place, found 2 places$"):
         search(level=LAYERS).regularize(
             lambda: model(*batch), model.bert, model(*batch), batch.attention_mask, cached=cached
         )
