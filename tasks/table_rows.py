@@ -69,14 +69,12 @@ def fields_of_row(data_format: DataFormat, cells: Sequence[Any]) -> dict[str, An
             return _choice_fields(texts[0], texts[1], items)
         ids = ",".join(map(str, range(len(items))))
         return {"ruid": ids, "premise": texts[0], "hypotheses": items}
-    texts = [as_text(cell) for cell in cells]
-    if not all(texts):
+    if not all(as_text(cell) for cell in cells):
         return None
+    # Blanks at the ends stay, as in training: some tokenizers see them, and answers in a context are counted with them.
+    texts = [cell.translate(SEPARATORS) if isinstance(cell, str) else as_text(cell) for cell in cells]
     names = TEXT_COLUMNS[data_format] if len(texts) > 1 else ("premise",)
-    fields = dict(zip(names, texts, strict=True))
-    if "context" in fields and isinstance(cells[-1], str):
-        fields["context"] = cells[-1].translate(SEPARATORS)  # as long as in the table, where answers are counted
-    return fields
+    return dict(zip(names, texts, strict=True))
 
 
 def as_text(cell: Any) -> str:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_utils.errors import DataError, UserError, first_line
-from data_utils.tables.table import Layout, Table, make_table
+from data_utils.tables.table import Layout, Table, make_table, with_names
 
 SAVED = ("dataset_dict.json", "state.json")  # in a folder of several splits, in one of a single split
 
@@ -64,8 +63,7 @@ def named_tables(name: str, configuration: str, cache_dir: str | None) -> dict[s
 
 def _table(source: str, data: Any) -> Table:
     names = {column: own for column, feature in data.features.items() if (own := _class_names(feature))}
-    lists = [column for column in names if not hasattr(data.features[column], "names")]
-    rows = ((number, _with_names(row, lists, names)) for number, row in enumerate(data, start=1))
+    rows = ((number, with_names(row, names)) for number, row in enumerate(data, start=1))
     return make_table(source, list(data.features), rows, Layout("datasets"), names)
 
 
@@ -73,12 +71,3 @@ def _class_names(feature: Any) -> tuple[str, ...]:
     """The names of a feature's classes, or of those of a list's items; none where it has none."""
     items = feature[0] if isinstance(feature, list) and len(feature) == 1 else getattr(feature, "feature", feature)
     return tuple(getattr(items, "names", None) or ())
-
-
-def _with_names(row: dict[str, Any], lists: Sequence[str], names: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """A row whose lists of classes hold names instead of numbers; None for a number without a name, such as -1."""
-    found = {}
-    for column in lists:
-        known = dict(enumerate(names[column]))
-        found[column] = None if row[column] is None else [known.get(own) for own in row[column]]
-    return {**row, **found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ import numpy as np
 
 from data_utils.errors import DataError, first_line
 from data_utils.storage.files import atomic_write
-from data_utils.tables.table import LARGEST_TABLE, Layout, Table, make_table
+from data_utils.tables.table import LARGEST_TABLE, Layout, Table, make_table, with_names
 
 BATCH = 1000  # rows
 
 
 def read_parquet(path: Path) -> Table:
-    """A `.parquet`.
+    """A `.parquet`. If the `datasets` library wrote it, cells of classes have the names that its metadata gives.
 
     Raises:
         DataError: missing, no Parquet file, or too large.
@@ -36,7 +37,24 @@ def read_parquet(path: Path) -> Table:
         raise DataError(f"cannot be read: {reason}", path) from error
     except pyarrow.ArrowException as error:
         raise DataError(f"is no whole Parquet file ({first_line(error)})", path) from error
-    return make_table(path, found.column_names, _rows(found), Layout("parquet", arrow=found))
+    names = _class_names(found)
+    notes = [
+        f"{path}: column {own!r} has the names of its classes in the file's metadata; they are used" for own in names
+    ]
+    rows = ((number, with_names(row, names)) for number, row in _rows(found))
+    return make_table(path, found.column_names, rows, Layout("parquet", arrow=found), names, notes)
+
+
+def _class_names(found: Any) -> dict[str, tuple[str, ...]]:
+    """The names of classes by column, which the `datasets` library writes into the metadata."""
+    try:
+        features = json.loads((found.schema.metadata or {})[b"huggingface"])["info"]["features"]
+        known = {own: feature.get("feature", feature) for own, feature in features.items() if own in found.column_names}
+        names = {own: tuple(map(str, feature["names"])) for own, feature in known.items() if feature.get("names")}
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+    whole = {own: str(found.schema.field(own).type) for own in names}
+    return {own: names[own] for own in names if "int" in whole[own]}
 
 
 def _rows(found: Any) -> Iterator[tuple[int, dict[str, Any]]]:

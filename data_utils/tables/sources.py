@@ -97,6 +97,11 @@ def find_tables(
     return configuration or name.rsplit("/", 1)[-1], _known_splits(found, name)
 
 
+def _split_stem(path: Path) -> str:
+    """The name of a file without its endings, and without what says that it is the only part of its split."""
+    return stem_of(path).removesuffix("-00000-of-00001")
+
+
 def find_splits(sources: Sequence[str]) -> dict[str, str] | None:
     """The files that are splits of one task by their names, such as `train.csv` and `dev.csv`, or `own_train.csv` and
     `own_dev.csv`; None where the files are tables of their own.
@@ -108,7 +113,7 @@ def find_splits(sources: Sequence[str]) -> dict[str, str] | None:
     first: set[tuple[Path, str]] = set()
     for source in sources:
         path = Path(source)
-        rest, _, last = f"_{stem_of(path)}".replace("-", "_").replace(".", "_").rpartition("_")
+        rest, _, last = f"_{_split_stem(path)}".replace("-", "_").replace(".", "_").rpartition("_")
         if path.is_dir() or suffix_of(path) not in SUFFIXES or last not in SPLIT_NAMES or SPLIT_NAMES[last] in found:
             return None
         found[SPLIT_NAMES[last]] = source
@@ -136,7 +141,9 @@ def _with_note(tables: dict[str, Table], note: str | None) -> dict[str, Table]:
 def _tables_in(folder: Path, encoding: str | None, columns: Sequence[str] | None) -> dict[str, Table]:
     files: dict[str, Path] = {}
     for file in sorted(folder.iterdir()):
-        split = SPLIT_NAMES.get(stem_of(file)) if suffix_of(file) in SUFFIXES and suffix_of(file) != ".txt" else None
+        split = (
+            SPLIT_NAMES.get(_split_stem(file)) if suffix_of(file) in SUFFIXES and suffix_of(file) != ".txt" else None
+        )
         if split is not None and split in files:
             raise DataError(f"is a second {split} table, with {files[split]}; accepted: one of them", file)
         if split is not None:

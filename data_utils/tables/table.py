@@ -126,6 +126,20 @@ def make_table(
     return Table(str(source), tuple(columns), found, layout, names, tuple(notes))
 
 
+def with_names(row: Mapping[str, Any], names: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
+    """A row whose lists of classes hold names instead of numbers; None for a number without a name, such as -1.
+
+    Args:
+        names: of the classes by column, as in `Table.class_names`.
+    """
+    found = {}
+    for column in names:
+        if isinstance(row.get(column), list):
+            known = dict(enumerate(names[column]))
+            found[column] = [known.get(own) for own in row[column]]
+    return {**row, **found} if found else row
+
+
 def column_names(written: Sequence[str], source: Path | str) -> tuple[list[str], list[str]]:
     """The names of columns without the blanks around them, and a note if one has some."""
     names = [name.strip() for name in written]

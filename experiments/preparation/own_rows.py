@@ -181,11 +181,19 @@ def _one_line(text: str) -> str:
 
 def report_split_columns(table: Table, findings: Findings) -> None:
     """Report columns that divide the rows into training and other rows, which a single table is not read by."""
+    known = {*SPLIT_NAMES, ""}
     for column in table.columns:
-        values = {row.cells[column].strip().casefold() for row in table.rows}
-        if len(values) > 1 and values <= {*SPLIT_NAMES, ""} and "train" in values:
-            row = next(row for row in table.rows if row.cells[column].strip().casefold() != "train")
-            findings.add(f"column {column!r} names splits, but all rows are used for training", table.place(row))
+        first: dict[str, Row] = {}  # the row of each value
+        for row in table.rows:
+            value = row.cells[column].strip().casefold()
+            if value not in known:
+                break
+            first.setdefault(value, row)
+        else:
+            others = [row for value, row in first.items() if value != "train"]
+            if "train" in first and others:
+                what = f"column {column!r} names splits, but all rows are used for training"
+                findings.add(what, table.place(others[0]))
 
 
 def read_decimal_commas(rows: dict[str, list[OwnRow]], tables: Mapping[str, Table], findings: Findings) -> None:

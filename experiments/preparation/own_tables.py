@@ -326,7 +326,7 @@ def _form_of(columns: Columns, task_type: str | None, tables: Mapping[str, Table
 def _name_of(splits: Mapping[str, str]) -> str:
     """What the names of files have in common before `_train`, or the name of their folder."""
     path = Path(splits["train"])
-    return re.sub(r"[-_.]*train$", "", stem_of(path)) or path.resolve().parent.name
+    return re.sub(r"[-_.]*train(-00000-of-00001)?$", "", stem_of(path)) or path.resolve().parent.name
 
 
 def _are_words(columns: Columns, task_type: str | None, tables: Mapping[str, Table]) -> bool:

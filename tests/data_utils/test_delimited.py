@@ -82,14 +82,14 @@ def test_quotes_in_a_tsv(text: str, expected: list[str], note: str | None, tmp_p
         (b"a,b\n1,2\nsch\xf6n,2\n", "a.csv, line 3: found the byte 0xf6 at byte 4, which is not utf-8; --encoding"),
     ],
 )
-def test_what_is_no_table_is_told_by_line(text: str | bytes, said: str, tmp_path: Path) -> None:
+def test_what_is_no_table_is_reported_by_line(text: str | bytes, said: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as found:
         read_table(written(tmp_path / "a.csv", text))
     assert said in str(found.value) and "\n" not in str(found.value)
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
-def test_blanks_around_names_of_columns_are_taken_away_and_told(name: str, tmp_path: Path) -> None:
+def test_blanks_around_names_of_columns_are_removed_and_reported(name: str, tmp_path: Path) -> None:
     divider = "\t" if name == "a.tsv" else ","
     path = written(tmp_path / name, f" text {divider}label\na{divider}x\n")
     found = read_table(path)

@@ -61,13 +61,13 @@ def test_every_command_goes_through_run_command_line() -> None:
             assert statement.startswith(("sys.path.insert(", "os.environ.setdefault(")), f"{path}: {statement}"
 
 
-def test_of_an_error_from_outside_the_first_line_is_told() -> None:
+def test_of_an_error_from_outside_the_first_line_is_reported() -> None:
     assert first_line(ValueError("\n it broke.\nand more")) == "it broke"
     assert first_line(RuntimeError(" \n")) == "RuntimeError"
     assert len(first_line(RuntimeError("x" * 999))) == LONGEST_REASON
 
 
-def test_a_writer_of_torch_that_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_of_torch_that_says_nothing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import datasets
 import pandas
 import pytest
+from pyarrow import parquet
 
 from data_utils.errors import FlagError, UserError
 from data_utils.tables import find_tables, read_table, write_table
@@ -164,3 +166,31 @@ def test_files_that_are_splits_of_one_task(names: list[str], expected: dict[str,
 def test_other_files_with_tables_are_refused_with_a_way_out(name: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=said):
         read_table(written(tmp_path / name, "x"))
+
+
+def test_parquet_files_of_the_library_have_the_names_of_classes(tmp_path: Path) -> None:
+    """As the hub hands them out: a folder with `train-00000-of-00001.parquet`."""
+    classes = datasets.ClassLabel(names=["bad", "good"])
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "label": classes,
+            "all": datasets.Sequence(classes),
+            "n": datasets.Value("int64"),
+        }
+    )
+    columns = {"text": ["a", "b", "c"], "label": [1, 0, -1], "all": [[1], [0, 1], []], "n": [1, 0, 1]}
+    data = datasets.Dataset.from_dict(columns, features=features)
+    (tmp_path / "own").mkdir()
+    for split in ("train", "validation"):
+        data.to_parquet(tmp_path / "own" / f"{split}-00000-of-00001.parquet")
+    name, tables = find_tables(str(tmp_path / "own"))
+    assert (name, list(tables)) == ("own", ["train", "dev"])
+    assert [row.cells["label"] for row in tables["train"].rows] == ["good", "bad", ""]
+    assert [row.values["all"] for row in tables["train"].rows] == [["good"], ["bad", "good"], []]
+    assert [row.cells["n"] for row in tables["train"].rows] == ["1", "0", "1"]
+    assert [note.split(": ")[1] for note in tables["dev"].notes] == [
+        f"column {own!r} has the names of its classes in the file's metadata; they are used" for own in ("label", "all")
+    ]
+    write_table(tmp_path / "copy.parquet", tables["train"], {"new": ["a", "b", "c"]})
+    assert parquet.read_table(tmp_path / "copy.parquet").column("label").to_pylist() == [1, 0, -1]

@@ -69,7 +69,7 @@ def test_what_has_no_value_is_0_without_a_warning() -> None:
         (Metric.ACC, 3, "found labels, predictions and scores of 4 x 3, 3 x 3, 3 x 3; they must be equally many"),
     ],
 )
-def test_mistakes_are_told(metric: Metric, rows: int, said: str) -> None:
+def test_mistakes_are_reported(metric: Metric, rows: int, said: str) -> None:
     with pytest.raises(UserError, match=said):
         calc_label_metrics([metric], GOLDS, PREDICTIONS[:rows], SCORES[:rows])
     with pytest.raises(UserError, match="found no examples"):

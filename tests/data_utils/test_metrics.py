@@ -94,7 +94,7 @@ def test_scores_that_are_not_finite_give_no_correlation():
         (Metric.CMAT, [1.5, 2.5], np.zeros((2, 1)), "CMAT is for classes; found 1.5"),
     ],
 )
-def test_what_cannot_be_evaluated_is_told_in_a_line(metric: Metric, golds, scores, words: str):
+def test_what_cannot_be_evaluated_is_reported_in_one_line(metric: Metric, golds, scores, words: str):
     with pytest.raises(UserError, match=words) as caught:
         calc_metrics([metric], np.array(golds), np.zeros(len(golds), dtype=int), scores)
     assert "\n" not in str(caught.value)

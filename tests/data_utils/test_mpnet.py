@@ -105,7 +105,7 @@ def test_without_it_a_line_names_the_command(capsys: pytest.CaptureFixture[str])
         find_pieces()
 
 
-def test_a_package_without_its_piece_is_told(site: Path):
+def test_a_package_without_its_piece_is_reported(site: Path):
     install(site, packed(FILES))
     next(site.glob("*003/input/*")).unlink()
     with pytest.raises(DataError, match=r"part-003: found 1 files input.*expected one that is there"):

@@ -30,7 +30,7 @@ def test_a_list_that_is_code_is_not_run(tmp_path: Path):
     "text",
     ["__import__('os').getcwd()", "['a', 1]", "('a',)", "a b", "[" * 10_000, "[[]]", '["\\ud800"]', "['\\ud800']"],
 )
-def test_what_is_no_list_of_texts_is_told(text: str):
+def test_what_is_no_list_of_texts_is_reported(text: str):
     with pytest.raises(DataError, match=r"toy_dev.tsv, line 7: premise: found .*; accepted: a list of texts"):
         parse_list(SPLIT, 7, "premise", text)
 

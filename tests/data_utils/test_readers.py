@@ -62,7 +62,7 @@ def test_a_malformed_line_is_named(tmp_path: Path, content: bytes, line: int, wo
     assert str(caught.value).startswith(f"{path}, line {line}: ")
 
 
-def test_a_missing_file_and_a_format_not_built_are_told(tmp_path: Path):
+def test_a_missing_file_and_a_format_not_built_are_reported(tmp_path: Path):
     with pytest.raises(DataError, match="nothing.tsv: cannot be read"):
         list(read_canonical_tsv(tmp_path / "nothing.tsv", DataFormat.PremiseOnly))
     with pytest.raises(DataError, match="CLUE_SEQ is a name without a reader"):
@@ -162,13 +162,13 @@ SCORES = {"metrics": {}, "predictions": [0, 1], "uids": ["0", "1"], "scores": [0
         ("scores", None), ("scores", [0.1, 0.9, "1", 0]), ("scores", [float("nan")] * 4), ("scores", [10**400] * 4),
     ],
 )  # fmt: skip
-def test_a_score_file_with_a_wrong_part_is_told(tmp_path: Path, key: str, wrong: object):
+def test_a_score_file_with_a_wrong_part_is_reported(tmp_path: Path, key: str, wrong: object):
     path = write(tmp_path, json.dumps(SCORES | {key: wrong}).encode())
     with pytest.raises(DataError, match=f"file: {key} must be"):
         read_score_file(path)
 
 
-def test_a_prediction_that_its_task_refuses_is_told_with_the_file(tmp_path: Path):
+def test_a_prediction_that_its_task_refuses_is_reported_with_the_file(tmp_path: Path):
     path = write(tmp_path, json.dumps(SCORES).encode())
 
     def refuse(predictions: list[object]) -> list[tuple[int, ...]]:

@@ -67,7 +67,7 @@ def test_what_pandas_writes_is_read_to_the_letter(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", [*PANDAS, "a.xlsx"])
-def test_random_tables_are_read_to_the_letter_or_a_note_says_what_was_done(name: str, tmp_path: Path) -> None:
+def test_random_tables_are_read_to_the_letter_or_a_note_says_what_was_changed(name: str, tmp_path: Path) -> None:
     draw = random.Random(name)
     for _ in range(60):
         own = ["".join(draw.choices('ab",\t\n;1 é', k=draw.randrange(1, 8))) for _ in range(draw.randrange(1, 6))]
@@ -364,7 +364,9 @@ def test_data_sets_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tables["train"].class_names == {"label": ("bad", "good")}
 
 
-def test_a_data_set_that_cannot_be_loaded_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_data_set_that_cannot_be_loaded_is_reported_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def load_dataset(*arguments: Any, **options: Any) -> None:
         raise ConnectionError("no hub\nmore")
 

@@ -30,7 +30,7 @@ def test_case_can_be_kept():
 
 
 @pytest.mark.parametrize("damage", [None, "{"])
-def test_a_folder_without_a_usable_tokenizer_is_told_in_a_line(tmp_path: Path, damage: str | None):
+def test_a_folder_without_a_usable_tokenizer_is_reported_in_one_line(tmp_path: Path, damage: str | None):
     if damage is not None:
         (tmp_path / "tokenizer.json").write_text(damage)
         (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
@@ -39,7 +39,7 @@ def test_a_folder_without_a_usable_tokenizer_is_told_in_a_line(tmp_path: Path, d
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_a_folder_with_a_configuration_and_no_vocabulary_is_told_in_a_line(tmp_path: Path):
+def test_a_folder_with_a_configuration_and_no_vocabulary_is_reported_in_one_line(tmp_path: Path):
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(DataError, match="has no vocabulary; accepted: ") as caught:
         load_tokenizer(str(tmp_path))
@@ -63,7 +63,7 @@ def test_a_vocabulary_with_an_id_beyond_all_tables_is_refused(tmp_path: Path, la
         load_tokenizer(str(tmp_path))
 
 
-def test_a_panic_of_the_library_is_told_in_a_line(tmp_path: Path):
+def test_a_panic_of_the_library_is_reported_in_one_line(tmp_path: Path):
     """A template with a special token that the file does not define: it loads, and panics where it meets a text."""
     template = [{"SpecialToken": {"id": "[NONE]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
     pair = [*template, {"Sequence": {"id": "B", "type_id": 1}}]
@@ -75,7 +75,7 @@ def test_a_panic_of_the_library_is_told_in_a_line(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["pieces", "encode"])
-def test_a_word_that_nothing_stands_for_is_told_in_a_line(tmp_path: Path, name: str):
+def test_a_word_that_nothing_stands_for_is_reported_in_one_line(tmp_path: Path, name: str):
     changed_tokenizer(tmp_path, lambda content: content["model"].update(unk_token="[NONE]"))
     with pytest.raises(DataError, match=r"tokenizer '.*': cannot encode a text \(.*Missing .*\); accepted: "):
         list(getattr(Tokenization(TokenizerSpec(str(tmp_path))), name)(["good else"]))

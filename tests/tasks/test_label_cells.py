@@ -9,6 +9,7 @@ from data_utils.task_def import DataFormat, TaskType
 from data_utils.vocab import Vocabulary
 from tasks import get_task
 from tasks.definition import TaskDef
+from tasks.table_rows import fields_of_row
 
 
 def label_of(names: list[str] | None, cell: object) -> str:
@@ -40,3 +41,11 @@ def label_of(names: list[str] | None, cell: object) -> str:
 )
 def test_a_class_by_its_name_or_number(names: list[str] | None, cell: object, expected: str) -> None:
     assert label_of(names, cell) == expected
+
+
+def test_blanks_at_the_ends_of_a_text_stay_as_in_training() -> None:
+    assert fields_of_row(DataFormat.PremiseOnly, (" red\t ",)) == {"premise": " red  "}
+    pair = {"question": " who ", "context": "\u00a0he "}
+    assert fields_of_row(DataFormat.CLUE_SPAN, (" who ", "\u00a0he ")) == pair
+    assert fields_of_row(DataFormat.PremiseOnly, (" \t",)) is None
+    assert fields_of_row(DataFormat.PremiseOnly, (2.5,)) == {"premise": "2.5"}

@@ -76,7 +76,7 @@ def test_a_mark_stops_is_left_out_or_becomes_a_class(tmp_path: Path) -> None:
     assert task.findings.lines()[0].startswith("labels '-', a class like others; if it means no label, empty")
 
 
-def test_a_label_that_may_be_a_class_is_one_and_is_told(tmp_path: Path) -> None:
+def test_a_label_that_may_be_a_class_is_one_and_is_reported(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "mood", train=["joy", "anger", "none"] * 9)
     task = OwnTask(source, COLUMNS)
     assert task.labels == ["anger", "joy", "none"]

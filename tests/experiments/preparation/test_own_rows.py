@@ -74,7 +74,7 @@ def test_the_kinds_of_one_in_json_are_similar_and_numbers_to_predict_are_not(tmp
     assert task.task_type == "Regression"
 
 
-def test_missing_labels_are_told_at_once(tmp_path: Path) -> None:
+def test_missing_labels_are_reported_at_once(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "own", train=many(*["a", None, "b", ""] * 9))
     with pytest.raises(UserError) as found:
         OwnTask(source, COLUMNS)
@@ -201,7 +201,7 @@ def test_a_test_table_needs_the_definition_of_its_task(tmp_path: Path) -> None:
         )
 
 
-def test_blanks_around_labels_and_ids_that_stand_twice_are_told(tmp_path: Path) -> None:
+def test_blanks_around_labels_and_ids_that_occur_twice_are_reported(tmp_path: Path) -> None:
     (tmp_path / "own.csv").write_text(
         "text,label,id\n" + "".join(f"t {n}, {'ab'[n % 2]},{n // 2}\n" for n in range(18))
     )

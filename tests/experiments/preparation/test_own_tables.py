@@ -78,20 +78,20 @@ def test_splits_and_their_files(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ({"text": ["a"], "label": "x"}, "line 21: found \"['a']\", accepted: a text or a number"),
     ],
 )  # fmt: skip
-def test_rows_that_cannot_be_used_are_told_by_line(wrong: dict[str, object], said: str, tmp_path: Path) -> None:
+def test_rows_that_cannot_be_used_are_reported_by_line(wrong: dict[str, object], said: str, tmp_path: Path) -> None:
     with pytest.raises(UserError) as found:
         OwnTask(table(tmp_path / "a.jsonl", *rows(*["x", "y"] * 10), wrong), COLUMNS)
     assert said in str(found.value)
 
 
-def test_a_column_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_column_that_is_not_there_is_reported(tmp_path: Path) -> None:
     source = table(tmp_path / "a.jsonl", *rows("x", "y"))
     with pytest.raises(UserError) as found:
         OwnTask(source, Columns(("txt",), ("label",)))
     assert "no column 'txt' (did you mean 'text'?); --text names it; accepted: text, label" in str(found.value)
 
 
-def test_a_label_that_was_never_learned_is_told(tmp_path: Path) -> None:
+def test_a_label_that_was_never_learned_is_reported(tmp_path: Path) -> None:
     table(tmp_path / "in" / "train.jsonl", *rows(*["good", "bad"] * 10))
     table(tmp_path / "in" / "dev.jsonl", *rows("good", "godo"))
     with pytest.raises(UserError, match=r"dev\.jsonl, line 2: found the label 'godo' \(did you mean 'good'\?\)"):
@@ -231,7 +231,7 @@ def test_a_test_set_may_lack_all_labels_but_not_some(tmp_path: Path) -> None:
         ((None, None), "line 19: found no label in column 'rude'; accepted: a label in every row"),
     ],
 )
-def test_other_values_of_labels_are_told_by_line_and_column(
+def test_other_values_of_labels_are_reported_by_line_and_column(
     wrong: tuple[object, object], said: str, tmp_path: Path
 ) -> None:
     with pytest.raises(UserError) as found:
@@ -275,7 +275,7 @@ def test_decimal_commas_of_a_file_with_semicolons_are_numbers(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(("labels", "said"), [(["a", "b", "a|b"], "'|'"), (["a", "b", "c, d"], None)])
-def test_labels_that_seem_to_be_several_are_told(labels: list[str], said: str | None, tmp_path: Path) -> None:
+def test_labels_that_seem_to_be_several_are_reported(labels: list[str], said: str | None, tmp_path: Path) -> None:
     found = OwnTask(table(tmp_path / "a.jsonl", *rows(*labels * 9)), COLUMNS).findings.lines()
     assert bool(found) == (said is not None)
     assert not found or f"labels such as 'a|b', which seem to be several; --label_separator {said} divides" in found[0]

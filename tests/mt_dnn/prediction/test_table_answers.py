@@ -272,7 +272,7 @@ def test_answers_of_squad_are_counted_from_the_start_of_the_context(run: Any) ->
         run("--task span --text q,c --label a --output out.jsonl", "in.jsonl")
 
 
-def test_new_names_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_new_names_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert list(free_names({"prediction": [1]}, ["text"])) == ["prediction"] and not caplog.messages
     assert list(free_names({"prediction": [1]}, ["prediction"])) == ["model_prediction"]
     assert caplog.messages == ["the table has a column prediction; the new columns begin with model_"]
@@ -323,7 +323,7 @@ def test_a_mistake_is_one_line_and_nothing_is_written(run: Any, flags: str, mess
     assert sorted(Path().iterdir()) == before
 
 
-def test_a_row_of_a_sheet_is_told_as_one(run: Any) -> None:
+def test_a_row_of_a_sheet_is_named_as_one(run: Any) -> None:
     book = openpyxl.Workbook()
     sheet: Any = book.active
     for row in (["review", "stars"], ["red", "a"], ["blue", "d"]):
