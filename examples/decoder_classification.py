@@ -1,4 +1,4 @@
-"""Sequence classification with a decoder: plain fine-tuning, SMART with relative noise, adversarial training.
+"""Sequence classification with a decoder: plain fine-tuning, and SMART with relative noise.
 
 Needs torch, transformers, accelerate, tokenizers and this library. Run it in the repository:
 
@@ -15,7 +15,6 @@ import argparse
 import random
 import tempfile
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +32,15 @@ from transformers import (
 
 from examples.small_decoder import LABELS, Row, attack, load_decoder, noisy, random_noise, read_rows, spread
 from mt_dnn.hf_trainer import AdversarialTrainer
-from mt_dnn.perturbation import AdversarialTraining, SmartPerturbation
+from mt_dnn.perturbation import SmartPerturbation
 
-METHODS: dict[str, Callable[[], Callable[..., Trainer]]] = {
-    "plain": lambda: Trainer,
-    "SMART": lambda: partial(AdversarialTrainer, perturbation=SmartPerturbation.with_defaults()),
-    "at": lambda: partial(AdversarialTrainer, perturbation=AdversarialTraining.with_defaults()),
-}
+
+def with_smart(**options: Any) -> Trainer:
+    """The same Trainer with SMART."""
+    return AdversarialTrainer(**options, perturbation=SmartPerturbation.with_defaults())
+
+
+METHODS: dict[str, Callable[..., Trainer]] = {"plain": Trainer, "SMART": with_smart}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -67,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     lines = [f"| method | clean | random noise of {arguments.radius} | attack of {arguments.radius} | s/update |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
     for name, kind in METHODS.items():
-        found = [run(kind(), arguments, tokenizer, train, test, seed) for seed in range(arguments.seeds)]
+        found = [run(kind, arguments, tokenizer, train, test, seed) for seed in range(arguments.seeds)]
         *scores, seconds = zip(*found, strict=True)
         lines.append(" | ".join([f"| {name}", *(spread(values, 1) for values in scores), f"{spread(seconds, 2)} |"]))
         print(lines[-1], flush=True)

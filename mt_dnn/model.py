@@ -26,7 +26,7 @@ from mt_dnn.training.delta_cache import DeltaCache
 from mt_dnn.training.objective import ObjectiveValue
 from mt_dnn.training.optim import build_optimizer, build_schedule, clip_gradients, load_optimizer_state
 from mt_dnn.training.processes import build_accelerator
-from mt_dnn.training.sharding import local_part, shard_parameters, sharded_like, whole
+from mt_dnn.training.sharding import local_part, release_group, shard_parameters, sharded_like, whole
 from mt_dnn.training.update import BatchWeights, UpdateReport, in_examples, report_of, sum_of_values
 from mt_dnn.training.word_gradient import WordGradient
 from tasks import Values
@@ -89,7 +89,7 @@ class MTDNNModel:
         self.perturbation, self.bregman = objective.perturbation, objective.bregman
         if self.sharded:
             teachers = [] if self.bregman is None else [cast(SANBertNetwork, self.bregman.teacher)]
-            shard_parameters([self.network, *teachers], self.accelerator)
+            self._mesh = shard_parameters([self.network, *teachers], self.accelerator)
         self.optimizer = build_optimizer(self.network, config.training)
         self.schedule = build_schedule(self.optimizer, config.training, total_updates)
         self.word_gradient = None
@@ -279,6 +279,9 @@ class MTDNNModel:
         self.objective = self.accelerator.unwrap_model(self.objective)
         if self.accelerator.num_processes > 1:
             self.accelerator.free_memory()
+        if self.sharded:  # shards hold the group, too
+            del self.network, self.objective, self.optimizer, self.wrapped_optimizer, self.schedule, self.bregman
+            release_group(self._mesh)
         self.accelerator.end_training()
 
     def is_finite(self) -> bool:

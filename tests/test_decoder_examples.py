@@ -37,7 +37,7 @@ def table(output: str) -> dict[str, list[float]]:
 @pytest.mark.parametrize(
     ("module", "methods"),
     [
-        ("decoder_classification", ["plain", "SMART", "at"]),
+        ("decoder_classification", ["plain", "SMART"]),
         ("decoder_sft", ["before", "plain", "NEFTune", "SMART", "at"]),
     ],
 )

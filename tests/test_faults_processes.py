@@ -289,8 +289,11 @@ def tell_threads(rank: int) -> None:
     after(MTDNNModel, "end", tell)
 
 
-def test_a_run_of_several_processes_ends_without_threads_that_wait_for_the_interpreter(tmp_path: Path) -> None:
-    codes, text = start(tmp_path, 2, *SIFT, before=tell_threads).ended()
+@pytest.mark.parametrize("more", [(), ("--fsdp",)], ids=["", "sharded"])
+def test_a_run_of_several_processes_ends_without_threads_that_wait_for_the_interpreter(
+    more: Sequence[str], tmp_path: Path
+) -> None:
+    codes, text = start(tmp_path, 2, *SIFT, *more, before=tell_threads).ended()
     assert codes == [0, 0] and text.count("threads: ") == 2
     assert "gloo" not in text, text
 

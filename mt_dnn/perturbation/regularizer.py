@@ -213,7 +213,7 @@ class ModelRegularizer:
         self._clean = CleanPass(state, None)
         places = self._places(model)
         points = [place.module for place in places]
-        if is_compiled(model, *points) and not self._needs_block(model):
+        if is_compiled(model, *points) and len(places) == 1 and not self._needs_block(model):
             yield
             return
         with (

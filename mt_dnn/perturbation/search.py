@@ -322,13 +322,13 @@ def _copies(noise_mask: Tensor, mask: Tensor) -> int:
     Raises:
         ValueError: the noise's rows are no divisor of the batch's, or its tokens are others.
     """
-    (rows, tokens), (batch, width) = noise_mask.shape, mask.shape
-    if tokens != width or rows == 0 or batch % rows:
+    batch, width = mask.shape
+    if noise_mask.dim() != 2 or noise_mask.size(1) != width or len(noise_mask) == 0 or batch % len(noise_mask):
         raise ValueError(
-            f"noise_mask of {rows} x {tokens}, and the batch is {batch} x {width}; accepted: the batch's tokens, and "
-            "its rows or a divisor of their number"
+            f"noise_mask of {' x '.join(map(str, noise_mask.shape))}, and the batch is {batch} x {width}; accepted: "
+            "the batch's tokens, and its rows or a divisor of their number"
         )
-    return batch // rows
+    return batch // len(noise_mask)
 
 
 def _computes_in_float16(h: Tensor) -> bool:

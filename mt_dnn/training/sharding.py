@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -17,7 +18,7 @@ from module.encoder import layers_of
 from mt_dnn.matcher import SANBertNetwork
 
 
-def shard_parameters(networks: Sequence[SANBertNetwork], accelerator: Accelerator) -> None:
+def shard_parameters(networks: Sequence[SANBertNetwork], accelerator: Accelerator) -> DeviceMesh:
     """Leave each process its share of the parameters, in place, on the accelerator's device.
 
     Each layer of the encoder is a unit, which is gathered while it computes; all that is left (embeddings, heads) is
@@ -26,6 +27,9 @@ def shard_parameters(networks: Sequence[SANBertNetwork], accelerator: Accelerato
 
     Args:
         networks: whole and equal on every process; the Bregman teacher is one, too.
+
+    Returns:
+        The processes that share them; see `release_group`.
 
     Raises:
         FlagError: the encoder has no list of layers, or a task runs another number of forwards in each process.
@@ -36,6 +40,17 @@ def shard_parameters(networks: Sequence[SANBertNetwork], accelerator: Accelerato
     for network in networks:
         for part in (*layers_of(network.bert), network):
             fully_shard(part, mesh=mesh, reshard_after_forward=True)
+    return mesh
+
+
+def release_group(mesh: DeviceMesh) -> None:
+    """Let go of the process group that a mesh holds, when no network is sharded over it any more.
+
+    torch caches what operations on shards do, and with it the mesh, until the interpreter ends. Threads of gloo that
+    wait for the interpreter then may abort the process.
+    """
+    getattr(mesh, "_pg_registry", {}).clear()
+    gc.collect()
 
 
 def _check(network: SANBertNetwork) -> None:

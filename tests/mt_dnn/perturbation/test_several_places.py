@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -144,6 +145,27 @@ def test_activation_checkpointing_changes_nothing(family: str) -> None:
     assert value == pytest.approx(expected, rel=1e-5)
     for name, gradient in wanted.items():
         torch.testing.assert_close(gradients_found[name], gradient, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["smart", "at"])
+def test_compiling_the_model_or_its_layers_changes_nothing(name: str) -> None:
+    batch = collate(examples("generation"))
+
+    def value(compile_: Callable[[Any], Any]) -> float:
+        model = compile_(tiny_model("generation", dtype=torch.float32))
+        bound = regularizer(name, model, ("pre_ln", "hidden:0"), 2, **RELATIVE)  # type: ignore[arg-type]
+        with bound.clean(model):
+            output = model(**batch)
+        return bound(model, batch, output, noise_seeds=SEEDS[:3]).item()
+
+    def layers_compiled(model: Any) -> Any:
+        for layer in model.model.layers:
+            layer.compile(backend="eager")
+        return model
+
+    plain = value(lambda model: model)
+    assert value(lambda model: torch.compile(model, backend="eager")) == plain
+    assert value(layers_compiled) == plain
 
 
 # properties

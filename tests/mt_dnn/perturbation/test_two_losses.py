@@ -142,12 +142,13 @@ def test_methods_without_an_ascent_on_another_loss_refuse_it(name: str) -> None:
         bound(model, batch, model(**batch), ascent_loss=target_loss)
 
 
-@pytest.mark.parametrize(("rows", "tokens"), [(2, 7), (3, 6), (6, 7), (0, 7)])
-def test_a_noise_mask_that_does_not_fit_is_refused(rows: int, tokens: int) -> None:
+@pytest.mark.parametrize("shape", [(2, 7), (3, 6), (6, 7), (0, 7), (7,)])
+def test_a_noise_mask_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> None:
     model, batch = tiny_model("classification"), collate(examples("classification"))
     bound = AdversarialTraining.for_model(model)
-    with pytest.raises(ValueError, match=f"^noise_mask of {rows} x {tokens}, and the batch is 3 x 7; accepted: the ba"):
-        bound(model, batch, None, noise_mask=torch.ones(rows, tokens, dtype=torch.long))
+    found = " x ".join(map(str, shape))
+    with pytest.raises(ValueError, match=f"^noise_mask of {found}, and the batch is 3 x 7; accepted: the batch's tok"):
+        bound(model, batch, None, noise_mask=torch.ones(shape, dtype=torch.long))
 
 
 def test_rows_that_are_not_the_batchs_are_refused() -> None:

@@ -8,6 +8,7 @@ FOLDER/RUN/ddp and FOLDER/RUN/fsdp get the output of each run, FOLDER/found.json
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from unittest.mock import patch
@@ -47,11 +48,8 @@ RUNS: dict[str, str] = {
 # Heads of other kinds, of `write_heads`; encoders whose layers share parameters, or whose modules are others.
 RUNS |= {name: f"--epochs 1 {HEADS[name]}".replace("FOLDER", "FOLDER/heads") for name in ("ranking", "several")}
 RUNS["san"] = f"--epochs 1 {HEADS['san']} --answer_weight_norm_on".replace("FOLDER", "FOLDER/heads")
-RUNS |= {
-    family: f"--epochs 1 --task_def FOLDER/toy/tasks.yml --data_dir FOLDER/toy --train_datasets toy --test_datasets toy "
-    f"--init_checkpoint FOLDER/{family} {LARGE}"
-    for family in FAMILIES
-}
+TOY = "--epochs 1 --task_def FOLDER/toy/tasks.yml --data_dir FOLDER/toy --train_datasets toy --test_datasets toy"
+RUNS |= {family: f"{TOY} --init_checkpoint FOLDER/{family} {LARGE}" for family in FAMILIES}
 QUICK = list(RUNS)[: list(RUNS).index("plain")]  # the others are among the long tests
 
 
@@ -83,7 +81,12 @@ def main(folder: Path, *names: str) -> None:
     answers = finite(folder / "finite")
     if torch.distributed.get_rank() == 0:
         (folder / "found.json").write_text(json.dumps({"finite": answers}))
+    # The models of runs whose end was put off hold the group; what the interpreter's end would do with its threads may
+    # abort the process.
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)
 
 
 if __name__ == "__main__":
