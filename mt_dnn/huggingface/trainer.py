@@ -150,7 +150,9 @@ class AdversarialMixin:
         method, batch = self.regularizer.perturbation, self._row_seeds.next_batch()
         if not method.is_active(self.state.global_step, self.state.max_steps):
             with self.regularizer.clean(model):
-                return self._base_loss(model, inputs, return_outputs, num_items_in_batch)
+                result = self._base_loss(model, inputs, return_outputs, num_items_in_batch)
+            self.regularizer.forget_clean()
+            return result
         return self._regularized_loss(model, inputs, return_outputs, num_items_in_batch, batch)
 
     def _regularized_loss(
