@@ -33,7 +33,17 @@ from mt_dnn.perturbation import (
 from mt_dnn.perturbation.injection import UnsupportedLevelError
 from mt_dnn.perturbation.noise import example_seeds, standard_noise
 from tests.docs.pages import ROOT, blocks
-from tests.hf import ALPHA, RADIUS, SIGMA, STEP, assert_equal_gradients, gradient_of_update, search, tiny_model
+from tests.hf import (
+    ALPHA,
+    RADIUS,
+    SIGMA,
+    STEP,
+    assert_equal_gradients,
+    gradient_of_update,
+    parameters,
+    search,
+    tiny_model,
+)
 from tests.loops.test_sentence_transformers import block_of, sentence_model, vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -274,6 +284,19 @@ def test_without_weight_it_is_the_plain_trainer_and_r_falls_with_it(folder: Path
     assert all(torch.equal(plain[name], without[name]) for name in plain)
     (_, free), (_, held) = (after(Sentences, 25, alpha=alpha) for alpha in (0.0, 20.0))
     assert held[-1] < 0.5 * free[-1]
+
+
+def test_a_run_that_is_resumed_at_a_smaller_batch_ends_as_one_that_was_not(folder: Path, tmp_path: Path) -> None:
+    def trainer(name: str) -> Any:
+        model = sentence_model(folder)
+        saves = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, "learning_rate": 0.1}
+        loss, data = losses.CosineSimilarityLoss(model), columns(labels=SCORES)
+        return trainer_of(Sentences, model, loss, data, tmp_path / name, per_device_train_batch_size=2, **saves)
+
+    whole, resumed = trainer("whole"), trainer("resumed")
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-1"))
+    assert_equal_gradients(parameters(resumed.model), parameters(whole.model), 1e-9)
 
 
 @pytest.mark.parametrize("left", [False, True])
