@@ -365,7 +365,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "masks": ({"perturbation": SmartPerturbation.with_defaults(same_dropout=True)}, "same_dropout with sentence-trans"),
     "noise": ({"neftune_noise_alpha": 5.0}, "NEFTune draws noise in every forward"),
     "compiled": ({"torch_compile": True}, "perturbed passes of a compiled sentence-transformers model"),
-    "reading": ({"task_type": "classes"}, "Sentences: task_type is 'classes'; accepted: none"),
+    "reading": ({"task_type": "classes"}, "Sentences: task_type is 'classes'; accepted: to leave it out"),
     "groups": ({"pairwise": 2}, "Sentences: pairwise is not supported for sentence-transformers"),
     "tokens": (
         {"noise_mask": lambda batch: batch["attention_mask"]},
