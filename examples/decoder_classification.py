@@ -85,7 +85,9 @@ def run(
 ) -> tuple[float, ...]:
     """Accuracy in percent on clean, noisy and attacked texts, and the seconds of an update."""
     set_seed(seed)
-    model = AutoModelForSequenceClassification.from_pretrained(arguments.decoder, num_labels=len(LABELS))
+    model = AutoModelForSequenceClassification.from_pretrained(
+        arguments.decoder, num_labels=len(LABELS), trust_remote_code=False
+    )
     model.config.problem_type = "single_label_classification"
     data = [{**tokenizer(row.text), "labels": LABELS.index(row.label)} for row in train]
     with tempfile.TemporaryDirectory() as folder:

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
 
     lines = [f"| method | clean | random noise of {arguments.radius} | attack of {arguments.radius} | s/update |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
-    decoder = AutoModelForCausalLM.from_pretrained(arguments.decoder).eval()
+    decoder = AutoModelForCausalLM.from_pretrained(arguments.decoder, trust_remote_code=False).eval()
     before = perplexities(decoder, tokenizer, test, arguments.radius)
     lines.append(" | ".join(["| before", *(f"{value:.1f}" for value in before), "|"]))
     print(lines[-1], flush=True)
@@ -81,7 +81,7 @@ def run(
     """Perplexity of clean, noisy and attacked texts, and the seconds of an update."""
     set_seed(seed)
     method, neftune = METHODS[name]
-    model = AutoModelForCausalLM.from_pretrained(arguments.decoder)
+    model = AutoModelForCausalLM.from_pretrained(arguments.decoder, trust_remote_code=False)
     data = Dataset.from_list([{"prompt": prompt_of(row), "completion": f" {row.text}"} for row in train])
     with tempfile.TemporaryDirectory() as folder:
         settings = SFTConfig(

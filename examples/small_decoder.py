@@ -66,7 +66,7 @@ def load_decoder(folder: Path, texts: Sequence[str], updates: int) -> Any:
         print(f"{folder}: the decoder there is used again; delete the folder to train another", flush=True)
     else:
         _train_decoder(folder, texts, updates)
-    return AutoTokenizer.from_pretrained(folder)
+    return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
 
 def _train_decoder(folder: Path, texts: Sequence[str], updates: int) -> None:

@@ -84,7 +84,7 @@ def answer_table(model: TextModel, request: Request, output: Path, metrics_file:
         columns = {name: values for name, values in columns.items() if name.endswith(PREDICTION)}
     columns = free_names(columns, request.table.columns)
     if not request.label:
-        _remove_old_metrics(metrics_file)
+        _remove_old_metrics(metrics_file, replaced=output.exists())
     write_table(output, request.table, columns)
     logger.info("%s: %d rows, new columns %s", output, len(request.table.rows), ", ".join(columns))
     if request.label:
@@ -96,8 +96,12 @@ def answer_table(model: TextModel, request: Request, output: Path, metrics_file:
         logger.info("%s: the metrics", metrics_file)
 
 
-def _remove_old_metrics(path: Path) -> None:
-    """Remove the metrics of earlier answers of the same name, which would seem to be those of the new ones."""
+def _remove_old_metrics(path: Path, replaced: bool) -> None:
+    """Remove the metrics of earlier answers that are replaced: they would seem to be those of the new answers.
+
+    Args:
+        replaced: there are earlier answers in the file that is written; else metrics there are of another file.
+    """
     if not path.exists():
         return
     try:
@@ -109,11 +113,11 @@ def _remove_old_metrics(path: Path) -> None:
         and bool(found)
         and all(name in Metric.__members__ or isinstance(value, float) for name, value in found.items())
     )
-    if own:
+    if own and replaced:
         path.unlink()
         logger.warning("%s: removed, the metrics of an earlier run; without --label this run has none", path)
     else:
-        logger.warning("%s: not of this run, and no file of metrics; it stays as it is", path)
+        logger.warning("%s: stays as it is, and is not of this run", path)
 
 
 def check_texts(model: TextModel, text: Sequence[str]) -> None:

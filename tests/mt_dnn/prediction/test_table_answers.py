@@ -253,7 +253,10 @@ def test_metrics_of_an_earlier_run_do_not_stay(run: Any, capsys: pytest.CaptureF
         Path("out_metrics.json").write_text(other)
         run("--task one --text review --output out.csv")
         assert Path("out_metrics.json").read_text() == other
-        assert "out_metrics.json: not of this run, and no file of metrics; it stays as it is" in capsys.readouterr().out
+        assert "out_metrics.json: stays as it is, and is not of this run" in capsys.readouterr().out
+    Path("out_metrics.json").write_text('{"ACC": 50.0}')  # of out.csv
+    run("--task one --text review --output out.jsonl")
+    assert Path("out_metrics.json").exists()
 
 
 def test_answers_of_squad_are_counted_from_the_start_of_the_context(run: Any) -> None:
