@@ -47,7 +47,9 @@ def refuse_options(kind: type, result: str, task_type: Any, options: Iterable[st
     """
     for name in ("unlabeled_dataset", "pairwise", "noise_mask"):
         if name in options:
-            raise ValueError(f"{kind.__name__}: {name} is not supported for sentence-transformers; accepted: to leave it out")
+            raise ValueError(
+                f"{kind.__name__}: {name} is not supported for sentence-transformers; accepted: to leave it out"
+            )
     if task_type is not None and (result == "sentence_embedding" or task_type not in ONE_VIEW):
         without = "to leave it out, since R compares similarity scores"
         accepted = without if result == "sentence_embedding" else ", ".join(ONE_VIEW)
