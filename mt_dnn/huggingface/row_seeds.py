@@ -29,17 +29,18 @@ class RowSeeds:
         self._update, self._batches = update, batch + 1
         return batch
 
-    def of(self, arguments: Mapping[str, Any], batch: int) -> list[int]:
+    def of(self, arguments: Mapping[str, Any], batch: int, sides: int | None = None) -> list[int]:
         """One seed a row of the mask.
 
         Args:
             arguments: of the model, `input_ids` (texts, tokens) among them.
             batch: its number, as `next_batch` returned it.
+            sides: texts a row of the dataset; by default the largest number that the batches so far show.
         """
         trainer = self._trainer
         rows, texts = len(token_mask(arguments)), len(arguments["input_ids"])
         size = trainer.args.train_batch_size
-        self._sides = max(self._sides, -(-texts // size))
+        self._sides = sides or max(self._sides, -(-texts // size))
         first = (batch * trainer.accelerator.num_processes + trainer.accelerator.process_index) * size
         # All chosen texts of a batch come before all rejected ones; the choices of a row follow one another.
         per_side, choices = max(1, texts // self._sides), rows // texts

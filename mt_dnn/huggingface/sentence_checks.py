@@ -47,9 +47,12 @@ def refuse_options(kind: type, result: str, task_type: Any, options: Iterable[st
     """
     for name in ("unlabeled_dataset", "pairwise", "noise_mask"):
         if name in options:
-            raise ValueError(f"{kind.__name__}: {name} is not supported for sentence-transformers; accepted: none")
+            raise ValueError(
+                f"{kind.__name__}: {name} is not supported for sentence-transformers; accepted: to leave it out"
+            )
     if task_type is not None and (result == "sentence_embedding" or task_type not in ONE_VIEW):
-        accepted = "none, R compares similarity scores" if result == "sentence_embedding" else ", ".join(ONE_VIEW)
+        without = "to leave it out, since R compares similarity scores"
+        accepted = without if result == "sentence_embedding" else ", ".join(ONE_VIEW)
         raise ValueError(f"{kind.__name__}: task_type is {task_type!r}; accepted: {accepted}")
 
 

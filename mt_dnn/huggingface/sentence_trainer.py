@@ -113,7 +113,7 @@ class SentenceAdversarialMixin(AdversarialMixin):
             model,
             texts,
             scores(torch.cat([forward.output for forward in forwards])),
-            noise_seeds=self._row_seeds.of(texts, batch),
+            noise_seeds=self._row_seeds.of(texts, batch, columns if self._embeds_columns else None),
             forward=lambda inner, _: scores(inner(dict(texts))[self._result]),
             measure_gain=self._is_logged(),
         )

@@ -70,8 +70,8 @@ class AdversarialMixin:
         task_loss, ascent_loss: for `AdversarialTraining`, called with the model's output and the trainer's batch; each
             returns a scalar, a mean over the batch. The first is R, by default the base trainer's loss; the second is
             what the ascent climbs, by default R. For a targeted attack it is minus the loss of the target.
-        noise_mask: the trainer's batch → (rows, tokens), 1 at the tokens that get noise; by default all real ones. See
-            `ModelRegularizer`.
+        noise_mask: the trainer's batch, or one of unlabeled rows → (rows, tokens), 1 at the tokens that get noise; by
+            default all real ones. See `ModelRegularizer`.
         *args, **kwargs: of `Trainer`.
 
     Raises:
@@ -150,7 +150,9 @@ class AdversarialMixin:
         method, batch = self.regularizer.perturbation, self._row_seeds.next_batch()
         if not method.is_active(self.state.global_step, self.state.max_steps):
             with self.regularizer.clean(model):
-                return self._base_loss(model, inputs, return_outputs, num_items_in_batch)
+                result = self._base_loss(model, inputs, return_outputs, num_items_in_batch)
+            self.regularizer.forget_clean()
+            return result
         return self._regularized_loss(model, inputs, return_outputs, num_items_in_batch, batch)
 
     def _regularized_loss(
@@ -268,20 +270,15 @@ class AdversarialMixin:
         logits = None
         if forward is not None and (has_logits(forward.output) or not needs_labels):
             logits = clean_logits(model, forward)
-        seeds, noise_mask = self._row_seeds.of(arguments, batch), None
-        if self._noise_mask is not None:
-            noise_mask = self._noise_mask(inputs)
-            seeds = seeds[: len(noise_mask)]
         adv_loss = self.regularizer(
             model,
             arguments,
             logits,
-            noise_seeds=seeds,
             forward=perturbed_pass,
             task_loss=_of_output(self._task_loss, inputs),
             ascent_loss=_of_output(self._ascent_loss, inputs),
-            noise_mask=noise_mask,
             measure_gain=self._is_logged(),
+            **self._noise_of(inputs, self._row_seeds.of(arguments, batch)),
         )
         refuse_unlabeled_tokens(self, arguments)
         self._regularizer_log.add(self.regularizer.last, distribution_count(arguments, self.regularizer.read))
@@ -324,9 +321,16 @@ class AdversarialMixin:
                 model,
                 inputs,
                 clean_logits(model, forward),
-                noise_seeds=seeds,
                 forward=lambda inner, _: self._pass_without_labels(inner, forward),
+                **self._noise_of(inputs, seeds),
             )
+
+    def _noise_of(self, inputs: Mapping[str, Any], seeds: list[int]) -> dict[str, Any]:
+        """Arguments of the regularizer: the tokens of a batch that get noise, and one seed per row of δ."""
+        if self._noise_mask is None:
+            return {"noise_seeds": seeds}
+        noise_mask = self._noise_mask(inputs)
+        return {"noise_mask": noise_mask, "noise_seeds": seeds[: len(noise_mask)]}
 
     def _is_logged(self) -> bool:
         """Whether the log gets an entry after this update, as far as the number of steps tells."""

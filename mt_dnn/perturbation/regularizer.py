@@ -211,19 +211,27 @@ class ModelRegularizer:
         """
         state = default_generator(next(model.parameters()).device).get_state()
         self._clean = CleanPass(state, None)
-        places = self._places(model)
-        points = [place.module for place in places]
-        if is_compiled(model, *points) and len(places) == 1 and not self._needs_block(model):
-            yield
-            return
-        with (
-            uncompiled(model, *points),
-            clean_pass(places) as recorded,
-            _dropout_states(unwrapped(model)) as states,
-        ):
-            yield
+        try:
+            places = self._places(model)
+            points = [place.module for place in places]
+            if is_compiled(model, *points) and len(places) == 1 and not self._needs_block(model):
+                yield
+                return
+            with (
+                uncompiled(model, *points),
+                clean_pass(places) as recorded,
+                _dropout_states(unwrapped(model)) as states,
+            ):
+                yield
+        except BaseException:
+            self.forget_clean()
+            raise
         one_pass = self.perturbation.needs_clean and len(states) == 1
         self._clean = CleanPass(states[0] if one_pass else state, bases_of_one_pass(recorded))
+
+    def forget_clean(self) -> None:
+        """Forget the last clean pass, if no R of its batch follows; R of another batch would start from it."""
+        self._clean = None
 
     def view(self, model: nn.Module, batch: Mapping[str, Any], logits: Any) -> dict[str, Any]:
         """How the logits of a batch are read: `task_type`, `pairwise` and `loss_mask` of a `Comparison`.

@@ -306,8 +306,8 @@ class Search:
         return self._mean([delta.last_step.abs().sum() for delta in self.deltas.values()]), self.skipped.sum()
 
     def _mean(self, sums: Sequence[Tensor]) -> Tensor:
-        """The mean over the entries of real tokens at all places, from the sum at each; δ is zero at padding."""
-        return sum_of(sums) / sum_of(delta.entries for delta in self.deltas.values())
+        """The mean over the entries of real tokens at all places, from the sum at each; 0 if no token gets noise."""
+        return sum_of(sums) / sum_of(delta.entries for delta in self.deltas.values()).clamp(min=1)
 
 
 def sum_of(terms: Iterable[Tensor]) -> Tensor:
@@ -320,13 +320,19 @@ def _copies(noise_mask: Tensor, mask: Tensor) -> int:
     """How many rows of the batch share a δ.
 
     Raises:
-        ValueError: the noise's rows are no divisor of the batch's, or its tokens are others.
+        ValueError: the noise's rows are no divisor of the batch's, its tokens are others, or it holds other numbers
+            than 0 and 1, as labels do.
     """
     batch, width = mask.shape
     if noise_mask.dim() != 2 or noise_mask.size(1) != width or len(noise_mask) == 0 or batch % len(noise_mask):
         raise ValueError(
             f"noise_mask of {' x '.join(map(str, noise_mask.shape))}, and the batch is {batch} x {width}; accepted: "
             "the batch's tokens, and its rows or a divisor of their number"
+        )
+    if noise_mask.dtype != torch.bool and bool((noise_mask * (noise_mask - 1)).any()):
+        raise ValueError(
+            f"noise_mask of numbers from {noise_mask.min():g} to {noise_mask.max():g}; accepted: 1 at the tokens that "
+            "get noise, 0 at the others"
         )
     return batch // len(noise_mask)
 

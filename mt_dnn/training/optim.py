@@ -17,7 +17,7 @@ from transformers.optimization import (
     get_polynomial_decay_schedule_with_warmup,
 )
 
-from mt_dnn.training.sharding import local_part, sharded_like, whole
+from mt_dnn.training.sharding import gathered, local_part, sharded_like
 
 if TYPE_CHECKING:
     from mt_dnn.configuration.flag_groups import TrainingConfig
@@ -204,7 +204,7 @@ def clip_gradients(model: nn.Module, training: TrainingConfig) -> Tensor:
 
 def _clip(parameters: Sequence[nn.Parameter], bound: float) -> Tensor:
     """Scale gradients down if their common norm is above `bound` (0: no bound); return the norm before."""
-    norm = whole(get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None]))
+    norm = gathered(get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None]))
     # torch would multiply by 1 if nothing has to be scaled. Testing first saves that pass on the CPU; on a GPU the host
     # would have to wait. With a norm that is not finite the step is skipped, so that zeros must stay zeros.
     if bound > 0 and not (norm.is_cpu and (bound / (norm + 1e-6) >= 1 or not norm.isfinite())):

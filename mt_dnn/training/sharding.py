@@ -69,6 +69,14 @@ def local_part(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """A sharded tensor, whole and on its device; any other tensor as it is. All processes have to call it."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    full: Tensor = tensor.full_tensor()
+    return full
+
+
 def whole(value: Any, keep: bool = True) -> Any:
     """A value whose sharded tensors, in dictionaries of any depth, are whole and on the CPU; others stay as they are.
 
@@ -78,7 +86,7 @@ def whole(value: Any, keep: bool = True) -> Any:
         keep: false in processes that do not need the result: in it sharded tensors are None, which saves the memory.
     """
     if isinstance(value, DTensor):
-        full: Tensor = value.full_tensor()
+        full = gathered(value)
         return full.cpu() if keep else None
     return {key: whole(part, keep) for key, part in value.items()} if isinstance(value, Mapping) else value
 

@@ -33,7 +33,17 @@ from mt_dnn.perturbation import (
 from mt_dnn.perturbation.injection import UnsupportedLevelError
 from mt_dnn.perturbation.noise import example_seeds, standard_noise
 from tests.docs.pages import ROOT, blocks
-from tests.hf import ALPHA, RADIUS, SIGMA, STEP, assert_equal_gradients, gradient_of_update, search, tiny_model
+from tests.hf import (
+    ALPHA,
+    RADIUS,
+    SIGMA,
+    STEP,
+    assert_equal_gradients,
+    gradient_of_update,
+    parameters,
+    search,
+    tiny_model,
+)
 from tests.loops.test_sentence_transformers import block_of, sentence_model, vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -276,6 +286,19 @@ def test_without_weight_it_is_the_plain_trainer_and_r_falls_with_it(folder: Path
     assert held[-1] < 0.5 * free[-1]
 
 
+def test_a_run_that_is_resumed_at_a_smaller_batch_ends_as_one_that_was_not(folder: Path, tmp_path: Path) -> None:
+    def trainer(name: str) -> Any:
+        model = sentence_model(folder)
+        saves = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, "learning_rate": 0.1}
+        loss, data = losses.CosineSimilarityLoss(model), columns(labels=SCORES)
+        return trainer_of(Sentences, model, loss, data, tmp_path / name, per_device_train_batch_size=2, **saves)
+
+    whole, resumed = trainer("whole"), trainer("resumed")
+    whole.train()
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-1"))
+    assert_equal_gradients(parameters(resumed.model), parameters(whole.model), 1e-9)
+
+
 @pytest.mark.parametrize("left", [False, True])
 def test_batches_merge_to_the_longest_and_differ_in_texts_alone(left: bool) -> None:
     short = {"input_ids": torch.tensor([[5, 6]]), "attention_mask": torch.ones(1, 2).long(), "modality": "text"}
@@ -342,7 +365,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "masks": ({"perturbation": SmartPerturbation.with_defaults(same_dropout=True)}, "same_dropout with sentence-trans"),
     "noise": ({"neftune_noise_alpha": 5.0}, "NEFTune draws noise in every forward"),
     "compiled": ({"torch_compile": True}, "perturbed passes of a compiled sentence-transformers model"),
-    "reading": ({"task_type": "classes"}, "Sentences: task_type is 'classes'; accepted: none"),
+    "reading": ({"task_type": "classes"}, "Sentences: task_type is 'classes'; accepted: to leave it out"),
     "groups": ({"pairwise": 2}, "Sentences: pairwise is not supported for sentence-transformers"),
     "tokens": (
         {"noise_mask": lambda batch: batch["attention_mask"]},

@@ -265,6 +265,13 @@ def test_a_curriculum_is_plain_before_its_start(ratio: float, updates: int, plai
     assert trainer.regularizer.calls == 0  # the trainer names its noise by the update
 
 
+def test_a_method_without_a_clean_pass_starts_from_no_batch_before(tmp_path: Path) -> None:
+    model = tiny_model("classification")
+    trainer = trainer_of(model, "classification", tmp_path, search(FreeLbPerturbation, start_ratio=0.5), max_steps=2)
+    trainer.train()
+    assert ["adv_loss" in entry for entry in trainer.state.log_history if "loss" in entry] == [False, True]
+
+
 def test_evaluation_and_prediction_are_plain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("classification", **LARGE_EPS)
     trainer = trainer_of(model, "classification", tmp_path, search(level="deberta"), per_device_eval_batch_size=3)

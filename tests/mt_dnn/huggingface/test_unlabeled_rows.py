@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from mt_dnn.huggingface.unlabeled_rows import UnlabeledRows
 from mt_dnn.perturbation import AdversarialTraining, SmartPerturbation
@@ -102,3 +104,13 @@ def test_accumulated_batches_add_the_mean_of_their_unlabeled_rs(tmp_path: Path) 
         for (name, _), gradient in zip(model.named_parameters(), extra, strict=True):
             expected[name] = expected[name] + (0 if gradient is None else ALPHA / 2 * gradient)
     assert_equal_gradients(found, expected, 1e-10)
+
+
+def test_the_noise_of_unlabeled_rows_lies_at_the_tokens_of_the_noise_mask_alone(tmp_path: Path) -> None:
+    def nowhere(batch: Mapping[str, Tensor]) -> Tensor:
+        return torch.zeros_like(batch["input_ids"])
+
+    found, plain = (
+        gradient_of_update(unlabeled_trainer(tmp_path, noise_mask=nowhere, alpha=alpha)) for alpha in (ALPHA, 0.0)
+    )
+    assert_equal_gradients(found, plain, 1e-12)

@@ -164,6 +164,20 @@ def test_a_forgotten_clean_block_is_an_error_for_every_batch(options: dict[str, 
             regularizer(model, batch, output)
 
 
+def test_a_clean_block_that_fails_or_is_forgotten_serves_no_later_batch() -> None:
+    model, batch = tiny_model("classification"), collate(examples("classification"))
+    regularizer = SmartPerturbation.for_model(model, level="deberta")
+    with pytest.raises(KeyError), regularizer.clean(model):
+        raise KeyError
+    with pytest.raises(ValueError, match="^level 'deberta': run the clean pass"):
+        regularizer(model, batch, model(**batch))
+    with regularizer.clean(model):
+        model(**batch)
+    regularizer.forget_clean()
+    with pytest.raises(ValueError, match="^level 'deberta': run the clean pass"):
+        regularizer(model, batch, model(**batch))
+
+
 @pytest.mark.parametrize("level", ["pre_ln", "post_ln", "deberta"])
 def test_no_noise_and_the_same_dropout_give_no_difference(level: str) -> None:
     model = tiny_model("classification", dropout=0.2, layer_norm_eps=0.5)

@@ -98,6 +98,17 @@ def test_without_further_rows_the_noise_mask_only_says_where_the_noise_is() -> N
         assert torch.equal(everywhere, bound(model, batch, output, noise_seeds=SEEDS[:3]))
 
 
+def test_in_a_batch_without_noise_r_is_that_of_the_clean_pass_and_the_figures_are_0() -> None:
+    model, batch = tiny_model("classification"), collate(examples("classification"))
+    for name, levels in (("smart", "pre_ln"), ("at", "pre_ln,hidden:0")):
+        bound = regularizer(name, model, levels, 2)
+        with bound.clean(model):
+            output = model(**batch)
+        found = bound(model, batch, output, noise_mask=torch.zeros_like(batch["attention_mask"]))
+        assert found.item() == pytest.approx(0 if name == "smart" else output.loss.item(), abs=1e-12)
+        assert bound.last is not None and bound.last[1:5] == (0, 0, 0, 0)
+
+
 def test_losses_of_a_call_replace_those_of_the_regularizer() -> None:
     model, batch = tiny_model("classification"), collate(examples("classification"))
     losses: dict[str, Any] = {"task_loss": lambda x: 3 * x.loss, "ascent_loss": target_loss}
@@ -149,6 +160,15 @@ def test_a_noise_mask_that_does_not_fit_is_refused(shape: tuple[int, ...]) -> No
     found = " x ".join(map(str, shape))
     with pytest.raises(ValueError, match=f"^noise_mask of {found}, and the batch is 3 x 7; accepted: the batch's tok"):
         bound(model, batch, None, noise_mask=torch.ones(shape, dtype=torch.long))
+
+
+def test_a_noise_mask_of_other_numbers_is_refused() -> None:
+    model, batch = tiny_model("classification"), collate(examples("classification"))
+    bound = AdversarialTraining.for_model(model)
+    for mask, found in ((batch["input_ids"].where(batch["input_ids"] > 5, -100), "-100 to "), (0.5, "0.5 to 0.5")):
+        noise_mask = mask if isinstance(mask, Tensor) else torch.full(batch["input_ids"].shape, mask)
+        with pytest.raises(ValueError, match=f"^noise_mask of numbers from {found}.*; accepted: 1 at the tokens that"):
+            bound(model, batch, None, noise_mask=noise_mask)
 
 
 def test_rows_that_are_not_the_batchs_are_refused() -> None:

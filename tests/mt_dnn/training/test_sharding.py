@@ -13,11 +13,16 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from data_utils.errors import FlagError
 from data_utils.readers import read_score_file
 from data_utils.storage.text_files import write_lines
 from mt_dnn.checkpoints.checkpoint import load_checkpoint
+from mt_dnn.configuration.flag_groups import TrainingConfig
+from mt_dnn.training.optim import clip_gradients
 from mt_dnn.training.sharding import shard_parameters
 from tests.encoder_folder import write_encoder
 from tests.mt_dnn.runs import TASK_DEF, assert_same, parameters, tiny_config, tiny_run
@@ -177,3 +182,17 @@ def test_networks_that_cannot_be_sharded_are_refused(generates: bool, layers: li
 def test_one_process_has_nothing_to_share(tmp_path: Path) -> None:
     with pytest.raises(FlagError, match="--fsdp: found one process; accepted: several, by torchrun or accelerate"):
         tiny_run(tmp_path, "--fsdp")
+
+
+def test_the_norm_of_sharded_gradients_stays_on_their_device() -> None:
+    torch.distributed.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        mesh = init_device_mesh("cpu", (2,))
+        network = nn.Linear(3, 4, bias=False, device="meta")
+        weight = nn.Parameter(DTensor.from_local(network.weight[:2].detach(), mesh, [Shard(0)]))
+        weight.grad = DTensor.from_local(torch.empty(2, 3, device="meta"), mesh, [Shard(0)])
+        network.weight = weight
+        # The losses, with which the norm is checked, are on that device; meta stands for a GPU.
+        assert clip_gradients(network, TrainingConfig(global_grad_clipping=1.0)).device.type == "meta"
+    finally:
+        torch.distributed.destroy_process_group()
