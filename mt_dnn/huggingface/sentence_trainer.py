@@ -129,11 +129,14 @@ class SentenceAdversarialMixin(AdversarialMixin):
         """
         if not forwards:
             raise ValueError(f"{self._loss_names()}: ran no forward with gradients; accepted: losses that run one")
-        tokenizer = unwrapped(self.model).tokenizer
+        tokenizer = self.model.tokenizer
         left = getattr(tokenizer, "padding_side", "right") == "left"
-        return merged_texts(
-            [forward.features for forward in forwards], getattr(tokenizer, "pad_token_id", 0) or 0, left
-        )
+        texts = [forward.features for forward in forwards]
+        if all(
+            getattr(module, "include_prompt", True) for module in self.model.modules()
+        ):  # no module reads its length
+            texts = [{name: x for name, x in features.items() if name != "prompt_length"} for features in texts]
+        return merged_texts(texts, getattr(tokenizer, "pad_token_id", None) or 0, left)
 
     def _column_count(self, inputs: Mapping[str, Any], texts: Mapping[str, Any]) -> int:
         """The number of text columns of a batch.
