@@ -142,8 +142,9 @@ class ModelRegularizer:
 
         Raises:
             ValueError: the logits lack a gradient that the method needs; the clean pass had to run within `clean`;
-                the method searches and gradients are switched off; it is unclear how the logits are read; or norms are
-                over sentences and the rows of the batch contain several texts.
+                the method searches and gradients are switched off; it is unclear how the logits are read; norms are
+                over sentences and the rows of the batch contain several texts; or rows that share a δ have different
+                tokens where it lies.
         """
         method = self.perturbation
         self._check_model(model)
@@ -158,6 +159,8 @@ class ModelRegularizer:
                 "inputs_embeds skip the words, where the noise of level 'pre_ln' enters; accepted: input_ids"
             )
         check_ascent_loss(method, ascent_loss)
+        if noise_mask is not None:
+            _check_shared_tokens(noise_mask, batch.get("input_ids"))
         self.read = self.view(model, batch, logits)
         rows = len(mask if noise_mask is None else noise_mask)
         places = self._places(model)
@@ -322,6 +325,27 @@ def _dropout_states(model: nn.Module) -> Iterator[list[Tensor]]:
         yield states
     finally:
         handle.remove()
+
+
+def _check_shared_tokens(noise_mask: Tensor, ids: Tensor | None) -> None:
+    """Check that rows which share a δ have the same tokens where it lies; with padding on the left they may not.
+
+    Args:
+        noise_mask: (rows, tokens).
+        ids: `input_ids`, (n · rows, tokens); other shapes are refused by the search.
+
+    Raises:
+        ValueError: they do not.
+    """
+    rows = len(noise_mask)
+    if ids is None or noise_mask.shape[1:] != ids.shape[1:] or rows == 0 or len(ids) % rows:
+        return
+    copies = ids.view(-1, *noise_mask.shape)
+    if bool(((copies != copies[0]) & (noise_mask != 0)).any()):
+        raise ValueError(
+            "noise_mask: rows that share a δ have different tokens there; accepted: the same tokens at the same "
+            "places, as prompts have with padding on the right"
+        )
 
 
 def _check_precision(perturbed: Any, clean: Any) -> None:

@@ -187,3 +187,13 @@ def test_a_cached_delta_is_at_all_real_tokens() -> None:
         search(SmartPerturbation).regularize(
             lambda: model(**batch), model, model(**batch), mask, cached=cached, noise_mask=mask
         )
+
+
+def test_rows_that_share_their_noise_have_the_same_tokens_there() -> None:
+    batch, prompt = preferences()
+    model = tiny_model("generation")
+    bound = AdversarialTraining.for_model(model)
+    bound(model, batch, None, noise_mask=prompt)
+    shifted = {name: torch.cat([values[:2], values[2:].roll(1, 1)]) for name, values in batch.items()}
+    with pytest.raises(ValueError, match="^noise_mask: rows that share a δ have different tokens there"):
+        bound(model, shifted, None, noise_mask=prompt)
