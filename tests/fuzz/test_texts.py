@@ -178,8 +178,8 @@ def read_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     path.write_text(DEFINITIONS)
     known = TaskDefs(path)
     with pytest.MonkeyPatch.context() as patch:
-        for command in (calc_metrics, prepare_distillation_data):
-            patch.setattr(command, "TaskDefs", lambda path: known)
+        for module in ("tasks.definition", "prepare_distillation_data"):  # calc_metrics imports it when it runs
+            patch.setattr(f"{module}.TaskDefs", lambda path: known)
         yield path
 
 

@@ -102,7 +102,7 @@ def test_a_folder_with_a_test_table_alone_is_scored_by_its_token_file(
     assert "without this step" not in said and "next: python predict.py --task_def " in said
 
 
-@pytest.mark.parametrize(("examples", "expected"), [(1, 20), (395, 20), (2000, 7), (10_000, 3), (10**6, 3)])
+@pytest.mark.parametrize(("examples", "expected"), [(1, 20), (395, 20), (900, 9), (2000, 4), (10_000, 3), (10**6, 3)])
 def test_small_tables_take_more_epochs(examples: int, expected: int) -> None:
     assert epochs_for(examples) == expected
 
