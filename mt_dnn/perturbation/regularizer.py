@@ -107,6 +107,7 @@ class ModelRegularizer:
         self.read: dict[str, Any] = {}
         self._seed = torch.initial_seed()
         self._clean: CleanPass | None = None
+        self._in_clean_block = False
         self._checked_model: nn.Module | None = None
         self._last_view: str | None = None
 
@@ -141,12 +142,14 @@ class ModelRegularizer:
             measure_gain: measure the ascent gain too, at the cost of three forwards.
 
         Raises:
-            ValueError: the logits lack a gradient that the method needs; the clean pass had to run within `clean`;
-                the method searches and gradients are switched off; it is unclear how the logits are read; norms are
-                over sentences and the rows of the batch contain several texts; or rows that share a δ have different
-                tokens where it lies.
+            ValueError: the call is within the `clean` block; the logits lack a gradient that the method needs; the
+                clean pass had to run within `clean`; the method searches and gradients are switched off; it is unclear
+                how the logits are read; norms are over sentences and the rows of the batch contain several texts; or
+                rows that share a δ have different tokens where it lies.
         """
         method = self.perturbation
+        if self._in_clean_block:
+            raise ValueError("R within its own `clean` block, whose pass has not ended; accepted: after the block")
         self._check_model(model)
         clean, self._clean = self._clean, None
         self._check_clean(clean, model, logits)
@@ -214,6 +217,7 @@ class ModelRegularizer:
         """
         state = default_generator(next(model.parameters()).device).get_state()
         self._clean = CleanPass(state, None)
+        self._in_clean_block = True
         try:
             places = self._places(model)
             points = [place.module for place in places]
@@ -229,6 +233,8 @@ class ModelRegularizer:
         except BaseException:
             self.forget_clean()
             raise
+        finally:
+            self._in_clean_block = False
         one_pass = self.perturbation.needs_clean and len(states) == 1
         self._clean = CleanPass(states[0] if one_pass else state, bases_of_one_pass(recorded))
 
@@ -338,7 +344,7 @@ def _check_shared_tokens(noise_mask: Tensor, ids: Tensor | None) -> None:
         ValueError: they do not.
     """
     rows = len(noise_mask)
-    if ids is None or noise_mask.shape[1:] != ids.shape[1:] or rows == 0 or len(ids) % rows:
+    if ids is None or noise_mask.shape[1:] != ids.shape[1:] or rows in (0, len(ids)) or len(ids) % rows:
         return
     copies = ids.view(-1, *noise_mask.shape)
     if bool(((copies != copies[0]) & (noise_mask != 0)).any()):

@@ -376,3 +376,13 @@ def test_what_is_missing_is_named() -> None:
     with pytest.raises(ValueError, match="the clean logits have no gradient, and half of smart's would be lost"):
         bound(model)(model, batch, model(**batch).logits.detach())
     assert bound(model, VatPerturbation)(model, batch, model(**batch).logits.detach()) > 0  # it detaches them itself
+
+
+def test_r_within_its_own_clean_block_is_refused_and_after_it_is_not() -> None:
+    model, batch = tiny_model("classification"), collate(examples("classification"))
+    bound = SmartPerturbation.for_model(model, level="hidden:0")
+    with pytest.raises(ValueError, match="^R within its own `clean` block"), bound.clean(model):
+        bound(model, batch, model(**batch).logits)
+    with bound.clean(model):
+        logits = model(**batch).logits
+    assert bound(model, batch, logits).item() > 0
