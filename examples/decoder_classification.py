@@ -15,7 +15,6 @@ import argparse
 import random
 import tempfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from transformers import (
     set_seed,
 )
 
-from examples.small_decoder import LABELS, Row, attack, load_decoder, noisy, random_noise, read_rows, spread
+from examples.small_decoder import LABELS, Row, attack, load_decoder, noisy, random_noise, read_arguments, spread
 from mt_dnn.hf_trainer import AdversarialTrainer
 from mt_dnn.perturbation import SmartPerturbation
 
@@ -44,21 +43,8 @@ METHODS: dict[str, Callable[..., Trainer]] = {"plain": Trainer, "SMART": with_sm
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sentences = Path(__file__).with_name("sentiment.tsv")
-    parser.add_argument("--data", type=Path, nargs="+", default=[sentences], help="files of label TAB text")
-    parser.add_argument("--decoder", type=Path, default=Path("small_decoder"), help="its folder (default: %(default)s)")
-    parser.add_argument("--updates", type=int, default=400, help="updates of the decoder's training")
-    parser.add_argument("--rows", type=int, default=2000, help="rows to train on, of all files (default: %(default)s)")
-    parser.add_argument("--tests", type=int, default=400, help="rows to test on (default: %(default)s)")
-    parser.add_argument("--epochs", type=float, default=2, help="passes over the rows (default: %(default)s)")
-    parser.add_argument("--radius", type=float, default=0.1, help="size of the attack's noise (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    try:
-        rows = [row for path in arguments.data for row in read_rows(path)]
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+    arguments, files = read_arguments(argv, __doc__, rows=2000, tests=400, epochs=2)
+    rows = [row for file in files for row in file]
     random.Random(0).shuffle(rows)  # mixes the files
     train, test = ([row for row in rows if row.is_test == part] for part in (False, True))
     tokenizer = load_decoder(arguments.decoder, [row.text for row in train], arguments.updates)

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PrinterCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
-from examples.small_decoder import Row, attack, load_decoder, noisy, random_noise, read_rows, spread
+from examples.small_decoder import Row, attack, load_decoder, noisy, random_noise, read_arguments, spread
 from mt_dnn.hf_trainer import AdversarialMixin
 from mt_dnn.perturbation import PERTURBATIONS
 
@@ -39,21 +38,7 @@ METHODS = {"plain": (None, None), "NEFTune": (None, 5.0), "SMART": ("smart", Non
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    sentences = Path(__file__).with_name("sentiment.tsv")
-    parser.add_argument("--data", type=Path, nargs="+", default=[sentences], help="files of label TAB text")
-    parser.add_argument("--decoder", type=Path, default=Path("small_decoder"), help="its folder (default: %(default)s)")
-    parser.add_argument("--updates", type=int, default=400, help="updates of the decoder's training")
-    parser.add_argument("--rows", type=int, default=1200, help="rows to train on (default: %(default)s)")
-    parser.add_argument("--tests", type=int, default=200, help="rows to test on (default: %(default)s)")
-    parser.add_argument("--epochs", type=float, default=1, help="passes over the rows (default: %(default)s)")
-    parser.add_argument("--radius", type=float, default=0.1, help="size of the attack's noise (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default: %(default)s)")
-    arguments = parser.parse_args(argv)
-    try:
-        files = [read_rows(path) for path in arguments.data]
-    except (OSError, ValueError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+    arguments, files = read_arguments(argv, __doc__, rows=1200, tests=200, epochs=1)
     disable_progress_bars()
     texts = [row.text for rows in files for row in rows if not row.is_test]
     tokenizer = load_decoder(arguments.decoder, texts, arguments.updates)

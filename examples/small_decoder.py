@@ -6,6 +6,7 @@ language model of the texts, and it is trained in a few minutes on two cores.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -52,6 +53,31 @@ def read_rows(path: Path) -> list[Row]:
             raise ValueError(f"{path}, line {number}: found {line[:40]!r}; accepted: negative or positive, a tab, text")
         rows.append(Row(label, text))
     return rows
+
+
+def read_arguments(
+    argv: Sequence[str] | None, description: str | None, rows: int, tests: int, epochs: float
+) -> tuple[argparse.Namespace, list[list[Row]]]:
+    """The flags of an example, and the rows of each of its files; a file that cannot be read ends the command.
+
+    Args:
+        rows, tests, epochs: the defaults of these flags.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sentences = Path(__file__).with_name("sentiment.tsv")
+    parser.add_argument("--data", type=Path, nargs="+", default=[sentences], help="files of label TAB text")
+    parser.add_argument("--decoder", type=Path, default=Path("small_decoder"), help="its folder (default: %(default)s)")
+    parser.add_argument("--updates", type=int, default=400, help="updates of the decoder's training")
+    parser.add_argument("--rows", type=int, default=rows, help="rows to train on (default: %(default)s)")
+    parser.add_argument("--tests", type=int, default=tests, help="rows to test on (default: %(default)s)")
+    parser.add_argument("--epochs", type=float, default=epochs, help="passes over the rows (default: %(default)s)")
+    parser.add_argument("--radius", type=float, default=0.1, help="size of the attack's noise (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each method (default: %(default)s)")
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments, [read_rows(path) for path in arguments.data]
+    except (OSError, ValueError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 def load_decoder(folder: Path, texts: Sequence[str], updates: int) -> Any:
