@@ -70,9 +70,14 @@ def baselines(study: Study) -> list[str]:
 
 def study_sample(study: Study, runs: Sequence[Run], stage: str, test: str) -> Sample:
     """The study's metric on a test set after a stage, as a sample over seeds and examples."""
+    return metric_sample(Metric[study.definition.metric], runs, stage, test)
+
+
+def metric_sample(metric: Metric, runs: Sequence[Run], stage: str, test: str) -> Sample:
+    """A metric of runs on a test set after a stage, as a sample over seeds and examples."""
     found = [run.evaluation[stage][test] for run in runs]
     predictions = np.array([one.predicted for one in found])
-    return sample(Metric[study.definition.metric], [run.seed for run in runs], found[0].golds, predictions)
+    return sample(metric, [run.seed for run in runs], found[0].golds, predictions)
 
 
 def accuracy_sample(runs: Sequence[Run], right: ArrayLike) -> Sample:

@@ -74,15 +74,16 @@ class Difference(NamedTuple):
 def sample(
     metric: Metric, seeds: Sequence[int], golds: np.ndarray, predictions: np.ndarray, resamples: int = RESAMPLES
 ) -> Sample:
-    """ACC, MCC or Pearson of every seed, on the examples and on bootstrap resamples of them.
+    """ACC, MCC, Pearson or Spearman of every seed, on the examples and on bootstrap resamples of them.
 
     Args:
-        golds: (examples,), class numbers; for Pearson, numbers.
+        golds: (examples,), class numbers; for correlations, numbers.
         predictions: (seeds, examples), of the same kind.
         resamples: how many. They depend only on the number of examples, so that methods are paired.
     """
-    if metric == Metric.Pearson:
-        values = 100 * _pearson(_counts(len(golds), resamples).astype(np.float64), golds, predictions)
+    if metric in (Metric.Pearson, Metric.Spearman):
+        correlation = _pearson if metric == Metric.Pearson else _spearman
+        values = 100 * correlation(_counts(len(golds), resamples).astype(np.float64), golds, predictions)
         return Sample(tuple(seeds), values[0], values[1:])
     classes = int(max(golds.max(), predictions.max())) + 1
     cells = np.eye(classes**2, dtype=np.float32)[golds * classes + predictions]  # (seeds, examples, cells)
@@ -116,6 +117,36 @@ def _pearson(counts: np.ndarray, golds: np.ndarray, predictions: np.ndarray) -> 
     their_variance = counts @ (theirs**2)[:, None] / total - their_mean**2
     spreads = np.maximum(our_variance, 0) * np.maximum(their_variance, 0)
     return np.divide(covariance, np.sqrt(spreads), out=np.zeros_like(covariance), where=spreads > 0)
+
+
+def _spearman(counts: np.ndarray, golds: np.ndarray, predictions: np.ndarray) -> np.ndarray:
+    """Spearman's correlation (0 where undefined), (draws, seeds): Pearson's, of the ranks within each draw.
+
+    Args: as in `_pearson`.
+    """
+    total, theirs = counts.sum(axis=1), _ranks(counts, golds)
+    by_seed = []
+    for row in predictions:
+        ours = _ranks(counts, row)
+        covariance, our_square, their_square = (
+            (counts * first * second).sum(axis=1) / total
+            for first, second in ((ours, theirs), (ours, ours), (theirs, theirs))
+        )
+        spreads = np.maximum(our_square * their_square, 0)
+        by_seed.append(np.divide(covariance, np.sqrt(spreads), out=np.zeros_like(covariance), where=spreads > 0))
+    return np.stack(by_seed, axis=1)
+
+
+def _ranks(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Ranks of values (examples,) in each draw, less the draw's mean rank, (draws, examples); equal values share one.
+
+    Args: counts (draws, examples), how often each counts.
+    """
+    _, group = np.unique(values, return_inverse=True)
+    order = np.argsort(group, kind="stable")
+    sizes = np.add.reduceat(counts[:, order], np.flatnonzero(np.diff(group[order], prepend=-1)), axis=1)
+    ranks = np.cumsum(sizes, axis=1) - (sizes - 1) / 2
+    return ranks[:, group] - (counts.sum(axis=1, keepdims=True) + 1) / 2
 
 
 def _of_confusion(metric: Metric, confusion: np.ndarray) -> np.ndarray:

@@ -107,15 +107,17 @@ def test_a_damaged_run_of_a_regression_is_refused(results: Path, change: Any):
         read_study(results)
 
 
-def test_the_bootstrap_of_a_correlation_is_that_of_the_drawn_examples():
+@pytest.mark.parametrize(("metric", "correlate"), [(Metric.Pearson, pearsonr), (Metric.Spearman, spearmanr)])
+def test_the_bootstrap_of_a_correlation_is_that_of_the_drawn_examples(metric: Metric, correlate: Any):
     generator = np.random.default_rng(0)
-    golds = generator.random(30) * 5
+    golds = (generator.random(30) * 5).round(1)
     scores = 0.5 * golds + generator.normal(size=(3, 30)) + 1000  # far from zero, for precision
+    scores[1] = scores[1].round()  # many equal ones
     scores[2] = 1.0
-    found = sample(Metric.Pearson, [1, 2, 3], golds, scores, resamples=4)
+    found = sample(metric, [1, 2, 3], golds, scores, resamples=4)
     drawn = [np.repeat(np.arange(30), row.astype(int)) for row in _counts(30, 4)]
     for row, places in zip([found.values, *found.resampled], drawn, strict=True):
-        expected = [100 * pearsonr(golds[places], one[places]).statistic for one in scores[:2]]
+        expected = [100 * correlate(golds[places], one[places]).statistic for one in scores[:2]]
         assert row == pytest.approx([*expected, 0.0])
 
 

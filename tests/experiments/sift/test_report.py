@@ -13,13 +13,11 @@ from statistics import mean, stdev
 import pytest
 import yaml
 
-from data_utils.errors import DataError
 from experiments.sift import report
 from experiments.sift.reporting.comparisons import signed
-from experiments.sift.reporting.published import read_published
 from experiments.sift.reporting.results import read_study
 from experiments.sift.reporting.run_table import COLUMNS
-from tests.experiments.sift.study_results import FIRST, UCI, definition, write_results
+from tests.experiments.sift.study_results import FIRST, UCI, write_results
 
 GAINS = {"plain": -0.2, "sift": 0.5}
 
@@ -259,23 +257,6 @@ def test_published_numbers_stand_beside_ours_with_the_reason(results: Path, writ
     assert "last batch alone" in (written / "report.md").read_text()
 
 
-def test_every_published_table_says_why_it_is_not_comparable():
-    for published in read_published().values():
-        assert published.paper
-        assert all(table.table and len(table.not_comparable) > 20 for table in published.tables)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [("a: {paper: x}", "tables"), ("a: [", "is no YAML"), ("[]", "no published")],
-)
-def test_a_damaged_file_of_published_numbers_is_told(tmp_path: Path, text: str, message: str):
-    path = tmp_path / "published.yml"
-    path.write_text(text)
-    with pytest.raises(DataError, match=message):
-        read_published(path)
-
-
 class Page(HTMLParser):
     """What a page holds: tags that are open, captions by table, links to elsewhere, anchors and links to them."""
 
@@ -378,12 +359,3 @@ def test_one_seed_has_means_without_errors_and_no_comparison(tmp_path: Path):
     assert "One seed: nothing is compared." in text
     _, *rows = table(text, "Accuracy, balanced, percent")
     assert all(re.fullmatch(r"\d+\.\d", cell) for row in rows for cell in row[4:])
-
-
-def test_a_key_of_published_numbers_that_is_not_there_is_told(tmp_path: Path):
-    results = write_results(tmp_path / "results", ["cola"], examples=20)
-    study = definition("cola") | {"published": ["smart_glue"]}
-    (results / "cola" / "study.yml").write_text(yaml.safe_dump(study))
-    with pytest.raises(DataError, match=r"published: found 'smart_glue', accepted: .*did you mean 'smart_glue_dev'"):
-        report.main([str(results)])
-    assert not (results / "report.md").exists()
