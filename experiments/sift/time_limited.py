@@ -2,7 +2,7 @@
 
     python -m experiments.sift.time_limited --data_root DIR --output OUT --pieces DIR --minutes 9 --jobs 6
 
-runs glue.yml, glue-rte.yml and glue-stsb.yml one after the other, with the comparison's three methods, and writes
+runs the five studies with MPNet one after the other, CoLA first, with the comparison's three methods, and writes
 OUT/runs.tar.gz, compressed as `experiments.sift.archive` saves them. At home, unpack it and add each study in it to the
 repository with `python -m experiments.sift.archive save STUDY`. `--pieces` first joins the encoder from pieces that
 `python -m data_utils.mpnet --split DIR` wrote. Repeated on the same machine, the command continues where it was.
@@ -26,7 +26,8 @@ from experiments.sift.archive import save
 from experiments.sift.reporting.results import STUDY_FILE
 from experiments.sift.running.layout import BF16, FULL, TF32
 
-STUDIES = tuple(Path(__file__).with_name("studies") / f"{name}.yml" for name in ("glue", "glue-rte", "glue-stsb"))
+NAMES = ("glue", "glue-rte", "glue-stsb", "hate-mpnet", "sentiment-mpnet")
+STUDIES = tuple(Path(__file__).with_name("studies") / f"{name}.yml" for name in NAMES)
 METHODS = "plain,smart,sift"
 PACKED = "runs.tar.gz"
 STOP_SECONDS = 30  # from SIGTERM to SIGKILL
@@ -75,7 +76,7 @@ def pack(results: Path, output: Path) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = OneLineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("studies", nargs="*", type=Path, default=STUDIES, help="(default: glue, glue-rte, glue-stsb)")
+    parser.add_argument("studies", nargs="*", type=Path, default=STUDIES, help=f"(default: {', '.join(NAMES)})")
     parser.add_argument("--data_root", required=True, help="folder of public data")
     parser.add_argument("--output", type=Path, required=True, help=f"folder that gets {PACKED}")
     parser.add_argument("--results", type=Path, default=Path("borrowed_results"), help="(default: %(default)s)")

@@ -12,6 +12,7 @@ from mt_dnn.configuration.config import parse_args
 
 STUDIES = Path("experiments/sift/studies")
 GLUE = ("glue", "glue-rte", "glue-stsb")
+MPNET = ("hate-mpnet", "sentiment-mpnet")
 SMALL: dict[str, Any] = {
     "study": "small",
     "question": "Is it so?",
@@ -39,18 +40,22 @@ def read(tmp_path: Path, **changes: Any) -> Study:
 
 @pytest.mark.parametrize(
     ("name", "seeds"),
-    [*((name, 10) for name in ("cola", "hate", "sentiment")), *((name, 5) for name in GLUE)],
+    [
+        *((name, 10) for name in ("cola", "hate", "sentiment")),
+        *((name, 5) for name in GLUE),
+        *((name, 3) for name in MPNET),
+    ],
 )
 def test_a_study_compares_plain_smart_and_sift_with_as_many_seeds_at_an_equal_budget(name: str, seeds: int):
     found = read_study(STUDIES / f"{name}.yml")
-    assert found.study == name
+    assert found.study == name.removesuffix("-mpnet")
     assert found.comparison.methods == ["plain", "smart", "sift"]
     assert {len(found.seeds_of(method, found.comparison.setting)) for method in found.comparison.methods} == {seeds}
     assert all(len(found.seeds_of(method, setting)) >= 3 for method in found.methods for setting in found.settings)
     assert found.tuning is not None and set(found.tuning.grid) == set(found.methods)
 
 
-@pytest.mark.parametrize("name", ["cola", "hate", "sentiment", *GLUE])
+@pytest.mark.parametrize("name", ["cola", "hate", "sentiment", *GLUE, *MPNET])
 @pytest.mark.parametrize("encoder", [None, "bert-base-uncased", "microsoft/deberta-v3-base"])
 def test_the_flags_of_every_method_and_trial_are_those_of_a_run(name: str, encoder: str | None):
     found = read_study(STUDIES / f"{name}.yml")
