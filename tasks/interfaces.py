@@ -90,6 +90,7 @@ class Batch:
         positions: the sequences' places in the run's training data, R of them; empty if the batch is not from there,
             or is a placeholder.
         stands_in: the batch is a placeholder that keeps a process in step with the others, and counts as nothing.
+        padded: whether a sequence has padding, of a batch that `to` moved; None if the host has not looked.
     """
 
     input_ids: Tensor
@@ -102,6 +103,7 @@ class Batch:
     soft_labels: Tensor | None = None
     positions: tuple[int, ...] = ()
     stands_in: bool = False
+    padded: bool | None = None
 
     def __len__(self) -> int:
         return len(self.uids)
@@ -120,7 +122,12 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch with its tensors on `device`."""
-        return self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        moved = self._with_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+        return replace(moved, padded=self._has_padding())
+
+    def _has_padding(self) -> bool | None:
+        """Whether a sequence has padding; of a batch on a device what is known, for the host would wait for it."""
+        return self.padded if self.attention_mask.device.type != "cpu" else not bool(self.attention_mask.all())
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory: what `DataLoader(pin_memory=True)` calls."""

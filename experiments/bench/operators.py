@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -194,7 +194,7 @@ class HostBatch(Batch):
         def moved(tensor: Tensor) -> Tensor:
             return torch.from_numpy(tensor.numpy().copy()).to(torch.device(device), non_blocking=non_blocking)
 
-        return self._with_tensors(moved)
+        return replace(self._with_tensors(moved), padded=self._has_padding())
 
 
 def build(row: Row, contest: Contest) -> Step:

@@ -167,6 +167,8 @@ def embedding_size(h: Tensor, mask: Tensor, norm_p: str, scope: str) -> tuple[Te
     """
     real = h.masked_fill(mask.unsqueeze(-1) == 0, 0)
     length = scope_norm(real, "l2", scope)
-    tokens = mask.sum(-1).view(-1, 1, 1) if scope == "sentence" else torch.ones_like(mask).unsqueeze(-1)
-    rms = length / (tokens * h.size(-1)).clamp(min=1).to(h.dtype).sqrt()
+    entries = torch.tensor(h.size(-1), dtype=h.dtype)
+    if scope == "sentence":
+        entries = (mask.sum(-1).view(-1, 1, 1) * h.size(-1)).clamp(min=1).to(h.dtype)
+    rms = length / entries.sqrt()
     return rms, length if norm_p == "l2" else rms

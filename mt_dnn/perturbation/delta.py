@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .ball import SCOPES
+from .divergences import at_least_single
 from .injection import NoiseInjection
 from .method import SearchSettings
 from .noise import dropout_seed, standard_noise
@@ -62,8 +63,8 @@ class Delta:
     ):
         self.method = method
         self.noise_seeds = noise_seeds
-        dtype = torch.promote_types(h.dtype, torch.float32)
-        self.h = h[: len(mask)].detach()
+        dtype = at_least_single(h.dtype)
+        self.h = (h if len(h) == len(mask) else h[: len(mask)]).detach()
         h = self.h.to(dtype)
         noise = method.initial_noise.draw(mask, h.size(-1), dtype, noise_seeds)
         self.mask, noise = injection.padded_like(mask, h), injection.padded_like(noise, h)

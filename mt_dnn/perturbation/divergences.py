@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class Criterion(nn.Module):
         rows = self.rows(input, target, ignore_index)
         if weight is not None:
             rows = rows * weight
-        return self.alpha * rows.mean()
+        return rows.mean() if self.alpha == 1 else self.alpha * rows.mean()
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         """The value of each row, shape (B,)."""
@@ -140,12 +141,19 @@ def grouped(scores: Tensor, sizes: int | Sequence[int]) -> Tensor:
 
 def single_precision(x: Tensor) -> Tensor:
     """`x` in single precision, or in double precision if it has that."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(at_least_single(x.dtype))
+
+
+@cache
+def at_least_single(dtype: torch.dtype) -> torch.dtype:
+    """Single precision, or a wider type that is given."""
+    return torch.promote_types(dtype, torch.float32)
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
     """Log-probabilities (B, C)."""
-    return F.log_softmax(single_precision(logits).reshape(-1, logits.size(-1)), dim=-1)
+    rows = single_precision(logits)
+    return F.log_softmax(rows if rows.dim() == 2 else rows.reshape(-1, rows.size(-1)), dim=-1)
 
 
 def _kl(log_first: Tensor, log_second: Tensor) -> Tensor:

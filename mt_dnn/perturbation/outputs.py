@@ -15,6 +15,7 @@ from .divergences import (
     PADDING_LOGIT,
     MseCriterion,
     SymKlCriterion,
+    at_least_single,
     grouped,
     is_mean_over_rows,
     over_labels,
@@ -202,7 +203,7 @@ class Comparison:
         if real is None or not getattr(divergence, "over_columns", False):
             in_chunks = is_mean_over_rows(divergence)
             return mean_in_chunks(divergence, first, second) if in_chunks else divergence(first, second)
-        real = real.to(first.device, torch.promote_types(first.dtype, torch.float32))
+        real = real.to(first.device, at_least_single(first.dtype))
         return divergence(first, second, first.size(-1) / real)
 
     def _real_columns(self) -> Tensor | None:

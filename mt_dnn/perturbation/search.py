@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -182,7 +183,7 @@ class Search:
         """
         if self.base is None:
             self.base = h
-        self._check_shape(h, self.base)
+        self._check_shape(h.shape, self.base.shape)
         if self.check_base and self.deltas and not torch.equal(h.detach(), self.base.detach()):
             raise ValueError(
                 f"{self._encoder} embeds a batch differently in each pass, for example because it draws noise; run the "
@@ -214,19 +215,19 @@ class Search:
                 self.in_float16 = _computes_in_float16(h)
                 self.skipped = torch.zeros(len(self.mask), dtype=torch.bool, device=h.device)
         delta = self.deltas[number]
-        self._check_shape(h[: len(delta.h)], delta.h)
+        self._check_shape((min(len(h), len(delta.h)), *h.shape[1:]), delta.h.shape)
         return delta
 
-    def _check_shape(self, h: Tensor, before: Tensor) -> None:
-        """Check that h belongs to the same batch as in the pass before.
+    def _check_shape(self, shape: Sequence[int], before: Sequence[int]) -> None:
+        """Check that h, by its shape, belongs to the same batch as in the pass before.
 
         Raises:
             ValueError: it does not.
         """
-        if h.shape != before.shape:
+        if tuple(shape) != tuple(before):
             raise ValueError(
-                f"{self._encoder} embeds {' x '.join(map(str, h.shape))} numbers, in the pass before "
-                f"{' x '.join(map(str, before.shape))}; accepted: passes on one batch"
+                f"{self._encoder} embeds {' x '.join(map(str, shape))} numbers, in the pass before "
+                f"{' x '.join(map(str, before))}; accepted: passes on one batch"
             )
 
     @property
@@ -307,7 +308,12 @@ class Search:
 
     def _mean(self, sums: Sequence[Tensor]) -> Tensor:
         """The mean over the entries of real tokens at all places, from the sum at each; 0 if no token gets noise."""
-        return sum_of(sums) / sum_of(delta.entries for delta in self.deltas.values()).clamp(min=1)
+        return sum_of(sums) / self._entries
+
+    @cached_property
+    def _entries(self) -> Tensor:
+        """The number of entries of real tokens at all places, at least 1."""
+        return sum_of(delta.entries for delta in self.deltas.values()).clamp(min=1)
 
 
 def sum_of(terms: Iterable[Tensor]) -> Tensor:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 
+from module.attention_masks import AttentionMasks, PaddedMask
 from mt_dnn.batcher import Batch
 from mt_dnn.loss import Criterion
 from mt_dnn.matcher import SANBertNetwork
@@ -90,6 +91,7 @@ class TrainingObjective(nn.Module):
         self.bregman = bregman
         self.delta_cache: DeltaCache | None = None
         self.places = () if perturbation is None else find_places(network.encoder, perturbation.level)
+        self._masks = AttentionMasks(network.bert)
 
     def forward(
         self,
@@ -110,6 +112,19 @@ class TrainingObjective(nn.Module):
             regularized: add R; false in updates that `--adv_start_ratio` or `--adv_every` leave plain.
             measure_gain: let the search measure its ascent gain.
         """
+        batches = [PaddedMask(own.attention_mask, own.padded) for own in (batch, unlabeled) if own is not None]
+        with self._masks.made_once(*batches):
+            return self._value(batch, noise_seeds, unlabeled, unlabeled_seeds, regularized, measure_gain)
+
+    def _value(
+        self,
+        batch: Batch,
+        noise_seeds: Sequence[int],
+        unlabeled: Batch | None,
+        unlabeled_seeds: Sequence[int],
+        regularized: bool,
+        measure_gain: bool,
+    ) -> ObjectiveValue:
         method = self.perturbation if regularized else None
         if method is not None and method.replaces_task_loss:
             found = self._regularize(method, batch, noise_seeds, None, measure_gain)

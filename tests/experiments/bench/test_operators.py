@@ -99,16 +99,15 @@ def test_dropout_and_attention_are_an_operator_each_as_on_a_gpu() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_waits_for_its_device_where_stopping_and_finite_numbers_need_it_alone(name: str) -> None:
-    """Beside transformers, which looks in every forward whether the batch has padding, and δ that is kept on a disk."""
+    """Beside δ that is kept on a disk."""
     found = count(name, padding=3).reads
     by_file = {file: sum(times for read, times in found.items() if read.place.startswith(file)) for file in FILES}
     assert sum(by_file.values()) == sum(found.values())
     assert by_file["mt_dnn/model.py"] == 1
     assert by_file["mt_dnn/training/delta_cache.py"] == (3 if name == "sift-free" else 0)
-    assert by_file["mt_dnn/matcher.py"] == {"plain": 1, "freelb": 2, "sift-free": 2}.get(name, 3)
 
 
-FILES = ("mt_dnn/model.py", "mt_dnn/matcher.py", "mt_dnn/training/delta_cache.py")
+FILES = ("mt_dnn/model.py", "mt_dnn/training/delta_cache.py")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -123,7 +122,7 @@ def test_a_smart_step_calls_few_operators_beside_its_passes() -> None:
     plain, smart = count("plain", padding=1), count("smart", padding=1)
     deeper = [added_by_a_layer(name) for name in ("plain", "smart")]
     assert deeper[1] / deeper[0] < 2.7
-    assert smart.calls - plain.calls * deeper[1] / deeper[0] < 260
+    assert smart.calls - plain.calls * deeper[1] / deeper[0] < 160
 
 
 def added_by_a_layer(name: str) -> int:
