@@ -1,7 +1,7 @@
 """Linear layers on the CPU: select the library that multiplies the matrices of a network in training.
 
 torch uses MKL for single-precision products. MKL uses AVX-512 on Intel processors only: on AMD processors with
-full-width AVX-512 it is half as fast as oneDNN, on AMD processors with only AVX2 it is the faster of the two
+full-width AVX-512 it is half as fast as oneDNN, on other AMD processors it is the faster of the two
 (docs/performance.md). torch has no switch between them. But it uses oneDNN for convolutions, and a linear layer is a
 convolution with a window of one token.
 """
@@ -9,6 +9,7 @@ convolution with a window of one token.
 from __future__ import annotations
 
 import platform
+import re
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from torch import Tensor, nn
 
 from data_utils.errors import FlagError
 
-CPUINFO = Path("/proc/cpuinfo")  # Linux; elsewhere the platform module names the vendor
+CPUINFO = Path("/proc/cpuinfo")  # Linux; elsewhere the platform module names vendor and family
+ZEN_5 = 26  # the first family of AMD's whose AVX-512 is twice as wide as its AVX2; Zen 4 computes it in two halves
 
 
 class OnednnLinear(nn.Linear):
@@ -43,8 +45,8 @@ def choose_linears(network: nn.Module, engine: str) -> None:
 
     Args:
         engine: `mkl` (or the library that torch was built with), `onednn`, or `auto`: `onednn` on AMD processors with
-            AVX-512 if torch was built with both libraries, otherwise `mkl`. `auto` looks at the processor and the build
-            and measures nothing, so that a run gives the same numbers every time.
+            AVX-512 of full width (Zen 5) if torch was built with both libraries, otherwise `mkl`. `auto` looks at the
+            processor and the build and measures nothing, so that a run gives the same numbers every time.
 
     Raises:
         FlagError: `onednn`, but torch was built without it.
@@ -58,17 +60,20 @@ def choose_linears(network: nn.Module, engine: str) -> None:
 
 
 def _onednn_is_preferred() -> bool:
-    """Whether MKL would not use an AMD processor's AVX-512, and torch was built with both MKL and oneDNN.
+    """Whether MKL would leave half of an AMD processor unused, and torch was built with both MKL and oneDNN.
 
     torch reports the capability of its own kernels: with ATEN_CPU_CAPABILITY=avx2 it reports no AVX-512.
     """
     built_with_both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    return built_with_both and torch.backends.cpu.get_cpu_capability() == "AVX512" and _is_amd()
+    return built_with_both and torch.backends.cpu.get_cpu_capability() == "AVX512" and _amd_family() >= ZEN_5
 
 
 @cache
-def _is_amd() -> bool:
+def _amd_family() -> int:
+    """The processor's family by AMD's numbers; 0 for other vendors'."""
     try:
-        return "AuthenticAMD" in CPUINFO.read_text(encoding="ascii", errors="replace")
+        text = CPUINFO.read_text(encoding="ascii", errors="replace")
     except OSError:
-        return "AuthenticAMD" in platform.processor()
+        text = platform.processor()
+    family = re.search(r"family\s*:?\s*(\d+)", text, re.IGNORECASE)
+    return int(family[1]) if family and "AuthenticAMD" in text else 0

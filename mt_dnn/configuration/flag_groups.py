@@ -229,7 +229,7 @@ class TrainingConfig:
     bf16: bool = flag(False, "mixed precision with bfloat16")
     cpu_linear: str = flag(
         "auto",
-        "library for linear layers on the CPU; auto: onednn on AMD processors with AVX-512, otherwise mkl",
+        "library for linear layers on the CPU; auto: onednn on AMD processors with full AVX-512 (Zen 5), otherwise mkl",
         choices=("auto", "mkl", "onednn"),
     )
     grad_checkpointing: bool = flag(

@@ -63,25 +63,26 @@ def test_mixed_precision_is_that_of_a_linear_layer() -> None:
         assert fast(x).dtype == torch.bfloat16
 
 
-# (vendor is AMD, what torch reports, built with MKL, built with oneDNN): whether `auto` takes oneDNN
+# (AMD's family, what torch reports, built with MKL, built with oneDNN): whether `auto` takes oneDNN
 PROCESSORS = {
-    "AMD, AVX-512": (True, "AVX512", True, True, True),
-    "AMD, AVX2 alone": (True, "AVX2", True, True, False),
-    "AMD, older than AVX2": (True, "DEFAULT", True, True, False),
-    "Intel, AVX-512": (False, "AVX512", True, True, False),
-    "Intel, AVX2 alone": (False, "AVX2", True, True, False),
-    "ARM": (False, "SVE256", False, True, False),
-    "ARM of Apple": (False, "DEFAULT", False, False, False),
-    "AMD, torch without MKL": (True, "AVX512", False, True, False),
-    "AMD, torch without oneDNN": (True, "AVX512", True, False, False),
+    "AMD, AVX-512 of full width": (26, "AVX512", True, True, True),
+    "AMD, AVX-512 in halves": (25, "AVX512", True, True, False),
+    "AMD, AVX2 alone": (25, "AVX2", True, True, False),
+    "AMD, older than AVX2": (21, "DEFAULT", True, True, False),
+    "Intel, AVX-512": (0, "AVX512", True, True, False),
+    "Intel, AVX2 alone": (0, "AVX2", True, True, False),
+    "ARM": (0, "SVE256", False, True, False),
+    "ARM of Apple": (0, "DEFAULT", False, False, False),
+    "AMD, torch without MKL": (26, "AVX512", False, True, False),
+    "AMD, torch without oneDNN": (26, "AVX512", True, False, False),
 }
 
 
 def pretend(
-    monkeypatch: pytest.MonkeyPatch, amd: bool = True, capability: str = "AVX512", mkl: bool = True, onednn: bool = True
+    monkeypatch: pytest.MonkeyPatch, family: int = 26, capability: str = "AVX512", mkl: bool = True, onednn: bool = True
 ) -> None:
     """Another processor, another build of torch."""
-    monkeypatch.setattr(module.linear, "_is_amd", lambda: amd)
+    monkeypatch.setattr(module.linear, "_amd_family", lambda: family)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: onednn)
@@ -93,11 +94,11 @@ def kinds_of_linears(network: nn.Module) -> set[type[nn.Module]]:
 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_processor_and_build_decide_unless_a_library_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    amd, capability, mkl, onednn, fast = PROCESSORS[name]
+    family, capability, mkl, onednn, fast = PROCESSORS[name]
     network = tiny_encoder("bert")
     names = list(network.state_dict())
     choose_linears(network, "onednn")
-    pretend(monkeypatch, amd, capability, mkl, onednn)
+    pretend(monkeypatch, family, capability, mkl, onednn)
     choose_linears(network, "auto")
     assert kinds_of_linears(network) == {OnednnLinear if fast else nn.Linear}
     choose_linears(network, "mkl")
@@ -120,13 +121,19 @@ def test_torchs_limit_of_kernels_counts_as_the_processors() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpuinfo", "amd"), [("vendor_id\t: AuthenticAMD\n", True), ("vendor_id\t: GenuineIntel\n", False), (None, True)]
+    ("cpuinfo", "family"),
+    [
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 26\nmodel\t\t: 2\n", 26),
+        ("processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\n", 0),
+        ("vendor_id\t: AuthenticAMD\n", 0),
+        (None, 25),
+    ],
 )
-def test_the_vendor_is_read_from_linux_or_from_the_processors_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None, amd: bool
+def test_vendor_and_family_are_read_from_linux_or_from_the_processors_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cpuinfo: str | None, family: int
 ) -> None:
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
     monkeypatch.setattr(module.linear, "CPUINFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(platform, "processor", lambda: "AMD64 Family 25 Model 97 Stepping 2, AuthenticAMD")
-    assert module.linear._is_amd.__wrapped__() is amd
+    assert module.linear._amd_family.__wrapped__() == family
