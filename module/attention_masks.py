@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -28,17 +28,17 @@ class PaddedMask(NamedTuple):
 
 
 class AttentionMasks:
-    """Makes the masks of an encoder. Encoders that make theirs in another way are left alone.
+    """Makes the masks of encoders. Those that make theirs in another way are left alone.
 
     Args:
-        encoder: of transformers.
+        encoders: of transformers.
     """
 
-    def __init__(self, encoder: nn.Module):
-        modules = {sys.modules[type(part).__module__] for part in encoder.modules()}
-        self._makers = [
-            (module, name, getattr(module, name)) for module in modules for name in MAKERS if hasattr(module, name)
-        ]
+    def __init__(self, *encoders: nn.Module):
+        parts = [part for encoder in encoders for part in encoder.modules()]
+        self._modules = {type(part).__module__ for part in parts}
+        # An encoder may make a configuration for one call, whose id may be that of the next one's: these are kept.
+        self._configs = list({id(part.config): part.config for part in parts if hasattr(part, "config")}.values())
 
     @contextmanager
     def made_once(self, *batches: PaddedMask) -> Iterator[None]:
@@ -46,35 +46,42 @@ class AttentionMasks:
 
         The mask is the one that transformers makes. If the host knows whether there is padding, it does not wait.
         """
+        modules = [sys.modules[name] for name in self._modules]
+        makers = [
+            (module, name, getattr(module, name)) for module in modules for name in MAKERS if hasattr(module, name)
+        ]
         made: dict[tuple[Any, ...], Any] = {}
         try:
-            for module, name, maker in self._makers:
-                setattr(module, name, _remembering(maker, batches, made))
+            for module, name, maker in makers:
+                setattr(module, name, self._remembering(maker, batches, made))
             yield
         finally:
-            for module, name, maker in self._makers:
+            for module, name, maker in makers:
                 setattr(module, name, maker)
 
+    def _remembering(
+        self, maker: Callable[..., Any], batches: tuple[PaddedMask, ...], made: dict[tuple[Any, ...], Any]
+    ) -> Callable[..., Any]:
+        """A function of transformers that makes masks, which remembers in `made` those that it made of `batches`."""
+        can_skip = "allow_is_bidirectional_skip" in inspect.signature(maker).parameters
 
-def _remembering(
-    maker: Callable[..., Any], batches: tuple[PaddedMask, ...], made: dict[tuple[Any, ...], Any]
-) -> Callable[..., Any]:
-    """A function of transformers that makes masks, which remembers in `made` those that it made of `batches`."""
-    can_skip = "allow_is_bidirectional_skip" in inspect.signature(maker).parameters
+        def make(*arguments: Any, **options: Any) -> Any:
+            batch = next((batch for batch in batches if options.get("attention_mask") is batch.mask), None)
+            if batch is None or arguments or not self._can_share(options):
+                return maker(*arguments, **options)
+            config, embedded = options["config"], options["inputs_embeds"]
+            key = (maker, id(config), config._attn_implementation, id(batch.mask), embedded.dtype, embedded.shape[:2])
+            if key not in made:
+                if batch.padded is False:
+                    options["attention_mask"] = None
+                elif batch.padded and can_skip:
+                    options["allow_is_bidirectional_skip"] = False
+                made[key] = maker(**options)
+            return made[key]
 
-    def make(*arguments: Any, **options: Any) -> Any:
-        batch = next((batch for batch in batches if options.get("attention_mask") is batch.mask), None)
-        others = [value for name, value in options.items() if name not in SHARED]
-        if batch is None or arguments or any(value is not None for value in others):
-            return maker(*arguments, **options)
-        config, embedded = options["config"], options["inputs_embeds"]
-        key = (maker, id(config), config._attn_implementation, id(batch.mask), embedded.dtype, embedded.shape[:2])
-        if key not in made:
-            if batch.padded is False:
-                options["attention_mask"] = None
-            elif batch.padded and can_skip:
-                options["allow_is_bidirectional_skip"] = False
-            made[key] = maker(**options)
-        return made[key]
+        return make
 
-    return make
+    def _can_share(self, options: Mapping[str, Any]) -> bool:
+        """Whether a call has the arguments of a shared mask alone, with a configuration of these encoders."""
+        given = {name for name, value in options.items() if value is not None}
+        return given == SHARED and any(options["config"] is own for own in self._configs)

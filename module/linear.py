@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from data_utils.errors import FlagError
 
 CPUINFO = Path("/proc/cpuinfo")  # Linux; elsewhere the platform module names vendor and family
-ZEN_5 = 26  # the first family of AMD's whose AVX-512 is twice as wide as its AVX2; Zen 4 computes it in two halves
+# AMD's first family with AVX-512 twice as wide as AVX2, but for its notebooks' chips. Zen 4 computes it in two halves.
+ZEN_5 = 26
 
 
 class OnednnLinear(nn.Linear):

@@ -90,7 +90,8 @@ class Batch:
         positions: the sequences' places in the run's training data, R of them; empty if the batch is not from there,
             or is a placeholder.
         stands_in: the batch is a placeholder that keeps a process in step with the others, and counts as nothing.
-        padded: whether a sequence has padding, of a batch that `to` moved; None if the host has not looked.
+        padded: whether a sequence has padding, of a batch that `to` moved; None if the host has not looked. Whoever
+            changes the mask sets it to None.
     """
 
     input_ids: Tensor

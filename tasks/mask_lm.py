@@ -105,7 +105,8 @@ class MaskLMTask(Task):
             types[row, : len(kept)] = batch.token_type_ids[row, :length].cpu().numpy()[kept]
         device = batch.input_ids.device
         new = [torch.from_numpy(array).to(device) for array in (input_ids, mask, types, labels)]
-        return replace(batch, input_ids=new[0], attention_mask=new[1], token_type_ids=new[2], labels=new[3])
+        masked = replace(batch, input_ids=new[0], attention_mask=new[1], token_type_ids=new[2], labels=new[3])
+        return replace(masked, padded=None)  # a shortened sequence has padding that it had not
 
     @cached_property
     def masker(self) -> Masker:

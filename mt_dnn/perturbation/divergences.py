@@ -39,7 +39,7 @@ class Criterion(nn.Module):
         rows = self.rows(input, target, ignore_index)
         if weight is not None:
             rows = rows * weight
-        return rows.mean() if self.alpha == 1 else self.alpha * rows.mean()
+        return rows.mean() if isinstance(self.alpha, int | float) and self.alpha == 1 else self.alpha * rows.mean()
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         """The value of each row, shape (B,)."""

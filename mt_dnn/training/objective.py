@@ -91,7 +91,8 @@ class TrainingObjective(nn.Module):
         self.bregman = bregman
         self.delta_cache: DeltaCache | None = None
         self.places = () if perturbation is None else find_places(network.encoder, perturbation.level)
-        self._masks = AttentionMasks(network.bert)
+        teachers = [] if bregman is None else [cast(SANBertNetwork, bregman.teacher)]
+        self._masks = AttentionMasks(*(own.bert for own in (network, *teachers)))
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.masking_utils import create_bidirectional_mask
 
 from docs_build.encoder_families import FAMILIES
 from module.attention_masks import MAKERS, AttentionMasks, PaddedMask
@@ -84,6 +86,36 @@ def test_other_widths_and_types_have_masks_of_their_own(counted: list[dict[str, 
         (double,) = outputs(encoder.double(), PADDED)
     assert len(counted) == 2
     assert double.dtype == torch.float64 and torch.allclose(double.float(), single, atol=1e-5)
+
+
+class ConfigsForOneCall(nn.Module):
+    """An encoder that makes masks with configurations of its own for each layer, as NeoMME does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.config = tiny_encoder("bert").config
+        self.config._attn_implementation = "eager"
+
+    def forward(self, mask: Tensor) -> list[Tensor]:
+        made, embedded = [], torch.zeros(*mask.shape, 4)
+        for _ in range(2):
+            config = copy.copy(self.config)  # the next one may get its id
+            made.append(create_bidirectional_mask(config=config, inputs_embeds=embedded, attention_mask=mask))
+            del config
+        return made
+
+
+def test_a_configuration_for_one_call_shares_no_mask() -> None:
+    encoder = ConfigsForOneCall()
+    with AttentionMasks(encoder).made_once(PaddedMask(PADDED, True)):
+        first, second = encoder(PADDED)
+    assert first is not second and torch.equal(first, second)
+
+
+def test_an_objective_can_be_copied() -> None:
+    masks = copy.deepcopy(AttentionMasks(tiny_encoder("bert")))
+    with masks.made_once(PaddedMask(PADDED, True)):
+        pass
 
 
 def test_transformers_is_as_before_after_an_error() -> None:

@@ -149,6 +149,12 @@ def test_masked_tokens_are_the_labels_and_the_rest_stays(data: Path, encoder: Pa
     assert is_masked.any(1).all() and (found.input_ids[is_masked] == 4).float().mean() > 0.6
 
 
+def test_whether_a_masked_batch_has_padding_is_to_be_seen_anew(data: Path, encoder: Path, dev: SingleTaskDataset):
+    batch = Collater(0)([dev[0]]).to("cpu")
+    assert batch.padded is False
+    assert model(data, encoder)._prepare(batch).batch.padded is None
+
+
 def test_the_flags_of_masking_act(data: Path, encoder: Path, dev: SingleTaskDataset):
     batch = Collater(0)([dev[index] for index in range(50)])
     lengths = batch.attention_mask.sum(1)

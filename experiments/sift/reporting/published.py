@@ -144,7 +144,7 @@ def _gain(study: Study, method: str, baseline: str, ours: Counterpart | None) ->
         return None
     setting, metric = study.definition.comparison.setting, Metric[ours.measure]
     runs = [study.of(setting, name) for name in (method, baseline)]
-    if not all(runs):
+    if not all(runs) or not set(ours.tests) <= set(runs[0][0].evaluation.get(ours.stage, ())):
         return None
     first, second = ([metric_sample(metric, found, ours.stage, test) for test in ours.tests] for found in runs)
     return compare(first, second)
