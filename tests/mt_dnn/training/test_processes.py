@@ -115,7 +115,7 @@ def test_gradients_of_two_processes_are_those_of_one_batch_in_one(
     batches = ONE_BATCH if kind == "one batch" else AT_ONCE
     expected = gradients(case, *batches, folder)
     found = two["gradients"][case, kind]
-    assert_same(expected, found, tolerance=3e-6 if case == "san" else 1e-6)  # its search is steep: rounding grows
+    assert_same(expected, found, tolerance=1e-5 if case == "san" else 1e-6)  # its search is steep: rounding grows
     if case in HEADS:
         assert any(name.startswith("scoring_list") and float(own.abs().max()) > 1e-3 for name, own in expected.items())
         assert float(expected["report adv_loss"]) > 1e-3
