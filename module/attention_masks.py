@@ -46,7 +46,7 @@ class AttentionMasks:
 
         The mask is the one that transformers makes. If the host knows whether there is padding, it does not wait.
         """
-        modules = [sys.modules[name] for name in self._modules]
+        modules = [sys.modules[name] for name in self._modules if name in sys.modules]
         makers = [
             (module, name, getattr(module, name)) for module in modules for name in MAKERS if hasattr(module, name)
         ]
