@@ -294,7 +294,9 @@ def _predicted_numbers(stored: _Stored, where: str, path: Path) -> PredictedNumb
             "rows of probabilities; accepted: a score for each example, and no probabilities",
             path,
         )
-    return PredictedNumbers(np.array(stored.golds, dtype=float), np.array(stored.scores))
+    # The file has all digits of single precision, no more: in it these are the very numbers of the model.
+    scores = np.array(stored.scores, dtype=np.float32).astype(float)
+    return PredictedNumbers(np.array(stored.golds, dtype=float), scores)
 
 
 def _check_runs(definition: Definition, runs: Sequence[Run]) -> None:

@@ -16,12 +16,13 @@ from data_utils.errors import DataError
 from data_utils.metrics import Metric
 from data_utils.storage.text_files import write_lines
 from experiments.sift import report
+from experiments.sift.reporting import results as results_module
 from experiments.sift.reporting.results import read_study
 from experiments.sift.reporting.statistics import _counts, sample
 from experiments.sift.running import layout, plan
 from experiments.sift.running.plan import best_flags, run_specs, trial_specs, trials_of
 from experiments.sift.running.study import Study
-from experiments.sift.running.study_run import RunSpec, execute
+from experiments.sift.running.study_run import RunSpec, _outputs, execute
 
 TASK_DEF = Path("experiments/glue/glue_task_def.yml").resolve()
 SIZES = {"train": 12, "dev": 6, "test": 9}
@@ -119,6 +120,17 @@ def test_the_bootstrap_of_a_correlation_is_that_of_the_drawn_examples(metric: Me
     for row, places in zip([found.values, *found.resampled], drawn, strict=True):
         expected = [100 * correlate(golds[places], one[places]).statistic for one in scores[:2]]
         assert row == pytest.approx([*expected, 0.0])
+
+
+def test_scores_that_are_nearly_all_the_same_are_read_as_the_model_gave_them():
+    """Correlations depend on their last digits, and the report refuses a file whose metrics it does not find again."""
+    generator = np.random.default_rng(0)
+    golds, scores = generator.random(50) * 5, (2.5 + 1e-6 * generator.normal(size=(50, 1))).astype(np.float32)
+    assert len(np.unique(scores)) > 5
+    stored = results_module._Stored(golds=golds.tolist(), scores=_outputs(scores)["scores"], metrics={})
+    found = results_module._predicted_numbers(stored, "stsb_test", Path("run.json"))
+    assert np.array_equal(found.predicted, scores[:, 0].astype(float))
+    assert found.measures["Pearson"] == 100 * pearsonr(golds, scores[:, 0].astype(float)).statistic
 
 
 def test_a_run_whose_correlation_is_not_defined_is_reported(results: Path, tmp_path: Path):
