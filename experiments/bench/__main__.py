@@ -50,7 +50,11 @@ from experiments.sift.running.runs import TRAINED_DATASET, prepare_data
 
 
 def run(setting: Setting, names: Sequence[str], command: str, memory: bool = True) -> Bench:
-    """Measure these rows; one that cannot run here is skipped, with its reason."""
+    """Measure these rows; one that cannot run here is skipped, with its reason.
+
+    Raises:
+        UserError: `plain`, the unit of all others, cannot run here.
+    """
     contest, batches = measure.prepare(setting)
     steps: dict[str, Step] = {}
     skipped: dict[str, str] = {}
@@ -58,6 +62,8 @@ def run(setting: Setting, names: Sequence[str], command: str, memory: bool = Tru
         try:
             steps[name] = ROWS[name].build(contest)
         except UserError as error:
+            if name == PLAIN.name:
+                raise
             skipped[name] = str(error)
     memories: dict[str, Memory] = {}
     for name in steps if memory else ():

@@ -39,7 +39,9 @@ class Criterion(nn.Module):
         rows = self.rows(input, target, ignore_index)
         if weight is not None:
             rows = rows * weight
-        return rows.mean() if isinstance(self.alpha, int | float) and self.alpha == 1 else self.alpha * rows.mean()
+        mean = rows.mean()
+        is_one = isinstance(self.alpha, int | float) and self.alpha == 1  # the default, which needs no product
+        return mean if is_one else self.alpha * mean
 
     def rows(self, input: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         """The value of each row, shape (B,)."""

@@ -215,7 +215,7 @@ class Search:
                 self.in_float16 = _computes_in_float16(h)
                 self.skipped = torch.zeros(len(self.mask), dtype=torch.bool, device=h.device)
         delta = self.deltas[number]
-        self._check_shape((min(len(h), len(delta.h)), *h.shape[1:]), delta.h.shape)
+        self._check_shape(h.shape, (self.copies * len(self.mask), *delta.h.shape[1:]))
         return delta
 
     def _check_shape(self, shape: Sequence[int], before: Sequence[int]) -> None:

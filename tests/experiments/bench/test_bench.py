@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_utils.errors import DataError, FlagError
+from data_utils.errors import DataError, FlagError, UserError
 from data_utils.storage.text_files import write_lines
 from experiments.bench import __main__ as bench
 from experiments.bench import measure, report
@@ -103,6 +103,12 @@ def test_the_tables_tell_ratios_rates_memory_and_reasons():
     assert cells[3] == ["trainer", "1.000", "2.00", "2.00 [2.00, 2.00]", "100", "3", "1", "0.25", "1000", "10"]
     assert cells[7] == ["plain", "trainer", "0.50", "0.50 [0.50, 0.50]", "0.80"]
     assert "4 GFLOP/s" in lines[-2] and lines[-1] == "smart-pytorch: not run, not installed."
+
+
+def test_a_bench_whose_plain_row_cannot_run_says_why(tmp_path: Path) -> None:
+    flags = f"--data {COLA} --init_checkpoint {RUN / 'tiny'} --rows trainer --rounds 1 --steps 1 --precision fp16"
+    with pytest.raises(UserError, match="--fp16: "):
+        bench.main([*flags.split(), "--batch_size", "4", "--threads", "1", "--output_dir", str(tmp_path)])
 
 
 def test_a_whole_run_writes_all_times_and_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):

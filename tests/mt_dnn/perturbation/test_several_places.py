@@ -192,6 +192,18 @@ def test_the_first_place_draws_as_if_alone_and_each_other_draws_its_own() -> Non
     assert place_seeds(None, 1) is None
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_later_place_that_meets_another_batch_is_refused(rows: int) -> None:
+    """Of one row it would be repeated for all rows of δ, without a word."""
+    model = three_layers()
+    _, found = searched(search(level=("pre_ln", "hidden:0"), k=0), model, token_batch(model.bert))
+    h = found.deltas[1].h
+    assert len(h) > rows
+    assert found._delta_at(1, h) is found.deltas[1]
+    with pytest.raises(ValueError, match="accepted: passes on one batch"):
+        found._delta_at(1, h[:rows])
+
+
 def test_without_noise_and_ascent_nothing_is_left() -> None:
     model = tiny_model("classification", dropout=0.3)
     batch = collate(examples("classification"))

@@ -18,6 +18,7 @@ from data_utils.errors import DataError, FlagError, UserError
 from data_utils.readers import read_score_file
 from mt_dnn.prediction import Answer, TextModel, load_model
 from mt_dnn.prediction.text_model import ready
+from tests.device import DEVICE, NEEDS_DEVICE, ON_GPU
 from tests.tasks.learning import WORDS, write_task
 
 NOTHING = Answer(None)
@@ -368,9 +369,10 @@ def test_scores_that_are_no_numbers_are_no_answers(every_type: Path) -> None:
 
 
 @pytest.mark.cuda
+@NEEDS_DEVICE
 def test_a_gpu_gives_the_answers_of_the_cpu(every_type: Path, model: TextModel) -> None:
-    on_gpu = load_model(every_type / "model_0.pt", cuda=True)
-    assert on_gpu.tasks["one"].device.type == "cuda"
+    on_gpu = load_model(every_type / "model_0.pt", cuda=ON_GPU)
+    assert on_gpu.tasks["one"].device.type == DEVICE
     for task in ("one", "several", "number"):
         texts = texts_of(100)
         for own, expected in zip(on_gpu.predict(texts, task), model.predict(texts, task), strict=True):
