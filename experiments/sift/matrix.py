@@ -10,9 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,12 +18,19 @@ import yaml
 from data_utils.errors import OneLineParser, at_least, run_command_line
 from data_utils.storage.files import atomic_write, writable_folder
 from experiments.sift.reporting.results import STUDY_FILE, TUNED_FILE
-from experiments.sift.running.jobs import Jobs
-from experiments.sift.running.layout import BF16, FULL, TF32, Folders, check_apart, check_metric, lay_out
+from experiments.sift.running.jobs import Jobs, end_runs_on_sigterm
+from experiments.sift.running.layout import (
+    BF16,
+    FULL,
+    TF32,
+    Folders,
+    check_apart,
+    check_metric,
+    lay_out,
+    set_precision,
+)
 from experiments.sift.running.plan import all_tied, best_flags, run_specs, trial_specs, trials_of
 from experiments.sift.running.study import Study, read_study
-
-TF32_VARIABLE = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"  # torch reads it; the runs' processes inherit it
 
 
 def run_study(study: Study, folders: Folders, jobs: Jobs) -> None:
@@ -86,13 +90,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         study = study.with_methods([name.strip() for name in arguments.methods.split(",")])
     if arguments.precision == BF16:
         study = study.model_copy(update={"flags": study.flags | {"bf16": True}})
-    if arguments.precision == TF32:
-        os.environ[TF32_VARIABLE] = "1"
+    set_precision(arguments.precision)
     check_metric(study)
     results = writable_folder(arguments.results)
-    signal.signal(
-        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
-    )  # by an exception, so that Jobs ends the runs too
+    end_runs_on_sigterm()
     folders = lay_out(study, Path(arguments.data_root), Path(arguments.canonical_root), results, arguments.precision)
     check_apart(study, folders)
     jobs = Jobs(arguments.jobs, arguments.threads, study.metric)

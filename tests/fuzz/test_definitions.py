@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from hypothesis import example, given
 
-from experiments.sift.reporting.results import _read_run
+from experiments.sift.reporting.results import read_run
 from experiments.sift.running import study_run
 from experiments.sift.running.runs import RunStore
 from experiments.sift.running.study import read_study
@@ -160,7 +160,7 @@ RUN: dict[str, Any] = {
 def test_run_files(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "run.json"
     path.write_bytes(content)
-    found = reading("a study's runs (JSON)", lambda: _read_run(path), path)
+    found = reading("a study's runs (JSON)", lambda: read_run(path), path)
     for tests in found.evaluation.values() if found else ():
         for predictions in tests.values():
             assert predictions.measures

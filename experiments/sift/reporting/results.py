@@ -211,8 +211,8 @@ def read_study(folder: Path) -> Study:
             contradict one another.
     """
     definition = read_definition(folder / STUDY_FILE)
-    found = [_read_run(path) for path in run_files(folder / "runs")]
-    tuning = [_read_run(path) for path in run_files(folder / "tuning")]
+    found = [read_run(path) for path in run_files(folder / "runs")]
+    tuning = [read_run(path) for path in run_files(folder / "tuning")]
     methods, settings = list(definition.methods), list(definition.settings)
 
     def listed(runs: Sequence[Run]) -> list[Run]:
@@ -220,7 +220,7 @@ def read_study(folder: Path) -> Study:
         return sorted(known, key=lambda run: (settings.index(run.setting), methods.index(run.method), run.seed))
 
     runs = [run for run in listed(found) if run.seed in definition.seeds_of(run.method, run.setting)]
-    tuned = _read_tuned(folder / TUNED_FILE)
+    tuned = read_tuned(folder / TUNED_FILE)
     unlisted = len(found) - len(runs)
     _check_flags(definition, tuned, runs)
     diverged = [run for run in runs if run.diverged is not None]
@@ -230,7 +230,12 @@ def read_study(folder: Path) -> Study:
     return Study(folder.name, definition, runs, listed(tuning), tuned, diverged, unlisted)
 
 
-def _read_tuned(path: Path) -> dict[str, dict[str, Any]]:
+def read_tuned(path: Path) -> dict[str, dict[str, Any]]:
+    """The flags that tuning chose, by method, from `tuned.json`; none if there is no such file.
+
+    Raises:
+        DataError: the file cannot be used.
+    """
     if not path.exists():
         return {}
     try:
@@ -253,7 +258,12 @@ def given_flags(*parts: Mapping[str, Any], also: Collection[str] = ()) -> dict[s
     return {name: value for name, value in config.items() if name in flags or name in also}
 
 
-def _read_run(path: Path) -> Run:
+def read_run(path: Path) -> Run:
+    """Read a run's file.
+
+    Raises:
+        DataError: it cannot be used, or its metrics differ from those of its predictions.
+    """
     try:
         file = _RunFile.model_validate(read_run_file(path))
     except ValidationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,11 @@ from experiments.sift.running.study import TRAINED
 from experiments.sift.running.study_run import RunSpec, finished, write_spec
 
 POLL_SECONDS = 0.5
+
+
+def end_runs_on_sigterm() -> None:
+    """Let SIGTERM end this process by an exception, so that `Jobs` ends the runs too."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 class Jobs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from experiments.sift.running.study import TRAINED, Study
 from tasks.definition import TaskDefs
 
 FULL, TF32, BF16 = "full", "tf32", "bf16"  # precisions of matrix products
+TF32_VARIABLE = "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"  # torch reads it; the runs' processes inherit it
 MOST_SHARED = 0.01  # of a test set's texts, at most, may be in what is learned from
 
 
@@ -31,6 +33,12 @@ class Folders(NamedTuple):
     trials: Path
     trained: Path
     results: Path
+
+
+def set_precision(precision: str) -> None:
+    """Let the runs that this process starts compute in TF32, if `precision` is `TF32`."""
+    if precision == TF32:
+        os.environ[TF32_VARIABLE] = "1"
 
 
 def check_metric(study: Study) -> None:

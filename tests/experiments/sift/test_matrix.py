@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 import yaml
 
-import prepro_std
 from data_utils.errors import DataError, FlagError, UserError
 from data_utils.storage.text_files import write_lines
 from experiments.sift import matrix, report
-from experiments.sift.running import layout, study_run
+from experiments.sift.running import study_run
 from experiments.sift.running.jobs import Jobs
 from experiments.sift.running.layout import Folders, check_apart, lay_out
 from experiments.sift.running.plan import Trial, all_tied, best_flags, run_specs, trial_specs, trials_of
@@ -29,60 +28,6 @@ from experiments.sift.running.study_run import RunSpec, execute, finished, round
 from mt_dnn.configuration.config import Config
 from mt_dnn.training.trainer import train
 from tests.terminal import Terminal, drawn_to_the_end
-
-TASK_DEF = Path("experiments/sift/sentiment_task_def.yml").resolve()
-SIZES = {"a_train": 24, "a_dev": 8, "a_test": 10, "b_train": 6, "b_test": 12}
-
-
-@pytest.fixture
-def token_dir(tmp_path: Path, tiny_encoder: Path) -> Path:
-    """Token files of two made-up datasets, a and b, of one task; no text is in two of them."""
-    root = tmp_path / "canonical"
-    known = ("good", "fine", "bad", "poor")
-    for part, (name, size) in enumerate(SIZES.items()):
-        words = [known[(part + number * number) % 4] for number in range(size)]
-        labels = ["positive" if word in ("good", "fine") else "negative" for word in words]
-        lines = [
-            f"{n}\t{label}\t{word} {'so ' * part}{known[n % 4]} {known[n // 4 % 4]} {known[n // 16]}"
-            for n, (label, word) in enumerate(zip(labels, words, strict=True))
-        ]
-        write_lines(root / f"sentiment_{name}.tsv", lines)
-    prepro_std.main(["--model", str(tiny_encoder), "--root_dir", str(root), "--task_def", str(TASK_DEF)])
-    return root / tiny_encoder.name
-
-
-@pytest.fixture
-def study(tiny_encoder: Path) -> Study:
-    further = {"train": "sentiment_b", "tests": ["sentiment_b_test"], "flags": {"epochs": 3}}
-    content: dict[str, Any] = {
-        "study": "small",
-        "question": "Is it so?",
-        "encoder": str(tiny_encoder),
-        "task_def": str(TASK_DEF),
-        "task": "sentiment",
-        "metric": "ACC",
-        "data": [],
-        "comparison": {"methods": ["plain", "sift"], "setting": "near", "tests": ["sentiment_b_test"]},
-        "settings": {
-            "near": {
-                "train": "sentiment_a", "tests": ["sentiment_a_test", "sentiment_b_test"], "stages": {"and b": further},
-            },
-        },
-        "flags": {"epochs": 2, "batch_size": 4, "learning_rate": 0.01, "log_per_updates": 2},
-        "methods": {"plain": {}, "sift": {"adv_train": True, "adv_norm_level": "post_ln"}},
-        "seeds": {"compared": 2, "others": 1, "first": 5},
-        "tuning": {
-            "train_fraction": 0.5,
-            "grid": {"plain": [{}, {"learning_rate": 0.001}], "sift": [{"adv_alpha": 1}, {"adv_alpha": 2}]},
-        },
-    }  # fmt: skip
-    return Study.model_validate(content)
-
-
-@pytest.fixture
-def folders(tmp_path: Path, study: Study, token_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Folders:
-    monkeypatch.setattr(layout, "prepare", lambda *arguments: token_dir)
-    return lay_out(study, tmp_path, token_dir.parent, tmp_path / "results")
 
 
 def test_tests_are_cut_evenly_over_the_file_and_nothing_else_is(
@@ -167,7 +112,7 @@ def test_tuning_and_training_read_folders_without_a_test_set(study: Study, folde
         assert Path(spec.test_dir) == Path(spec.train_dir) == folders.trials
         assert spec.tests == ["sentiment_a_dev"] and not spec.stages and not spec.robustness
     assert {path.name for path in folders.trials.iterdir()} == {"sentiment_a_train.json", "sentiment_a_dev.json"}
-    assert len((folders.trials / "sentiment_a_train.json").read_text().splitlines()) == SIZES["a_train"] // 2
+    assert len((folders.trials / "sentiment_a_train.json").read_text().splitlines()) == 24 // 2
     assert {Path(spec.train_dir) for spec in run_specs(study, folders, {})} == {folders.trained}
     assert {path.name for path in folders.trained.iterdir()} == {
         "sentiment_a_train.json", "sentiment_a_dev.json", "sentiment_b_train.json",
@@ -270,7 +215,7 @@ def test_a_stage_begins_with_the_trained_model_and_learns_from_its_own_data(
     study: Study, folders: Folders, tmp_path: Path
 ):
     acting = tmp_path / "acting.yml"  # with an activation, which the stage's heads keep
-    acting.write_text(TASK_DEF.read_text().replace("n_class: 2", "n_class: 2\n  actf: relu"))
+    acting.write_text(Path(study.task_def).read_text().replace("n_class: 2", "n_class: 2\n  actf: relu"))
     spec = replace(first_spec(study, folders), task_def=str(acting))
     still = {"and b": {**spec.stages["and b"], "flags": {"epochs": 1, "learning_rate": 1e-12}}}
     unmoved = execute(replace(spec, stages=still))["evaluation"]
