@@ -73,7 +73,7 @@ def rerun(path: Path, data_root: Path, canonical_root: Path, results: Path) -> b
         raise DataError("was made with other data, settings or tests than the study has here", path)
     threads = stored.environment.get("threads", 1)
     here = environment() | {"threads": threads}
-    for name in sorted(here | stored.environment):
+    for name in sorted({*here, *stored.environment}):
         there = stored.environment.get(name)
         if there != here.get(name):
             print_line(f"{name}: {here.get(name)} here, {there} in the file")

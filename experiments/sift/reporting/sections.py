@@ -152,7 +152,7 @@ def calibration(study: Study, setting: str) -> list[Block]:
         "(0 to 1), lower is better; mean ± standard error over seeds"
     )
     details = study.definition.settings[setting]
-    domains = {test: "in domain" if details.is_in_domain(test) else "out of domain" for test in details.all_tests}
+    domains = {test: details.domain_of(test) for test in details.all_tests}
     return [_measure_table(study, setting, caption, ["ECE", "Brier"], domains)]
 
 

@@ -55,9 +55,11 @@ class Setting(_Part):
         """The tests of all stages, each once."""
         return list(dict.fromkeys(test for stage in self.all_stages for test in self.tests_of(stage)))
 
-    def is_in_domain(self, test: str) -> bool:
-        """Whether a test set, judged by its name, has the domain of the training set."""
-        return test in (f"{self.train}_test", f"{self.train}_in_test")
+    def domain_of(self, test: str) -> str:
+        """The domain of a test set, judged by its name and seen from the training set."""
+        if test == f"{self.train}_all_test":
+            return "both domains"
+        return "in domain" if test in (f"{self.train}_test", f"{self.train}_in_test") else "out of domain"
 
 
 class Comparison(_Part):

@@ -277,10 +277,10 @@ def test_a_folder_without_studies_is_told(tmp_path: Path):
         read_studies(tmp_path)
 
 
-def test_in_domain_goes_by_the_name(folder: Path):
+def test_the_domain_goes_by_the_name(folder: Path):
     setting = read_study(folder).definition.settings["cola"]
-    found = [setting.is_in_domain(test) for test in ("cola_in_test", "cola_out_test", "cola_test")]
-    assert found == [True, False, True]
+    found = [setting.domain_of(test) for test in ("cola_in_test", "cola_out_test", "cola_test", "cola_all_test")]
+    assert found == ["in domain", "out of domain", "in domain", "both domains"]
 
 
 def test_development_scores_are_those_of_the_trained_dataset(folder: Path):
