@@ -36,7 +36,8 @@ HOW_TO_READ = (
     "Every metric is recomputed from the golds and probabilities that the runs stored. ± is the standard error over "
     "seeds. A difference is paired: the same seeds and the same examples; its 95 % interval and p-value allow for new "
     "seeds and new examples (examples by bootstrap, seeds by Student's t), and p-values are corrected by Holm for "
-    "all comparisons of a table. Intervals are not corrected. With 3 seeds or fewer only large differences can be shown."
+    "all comparisons of a table. Intervals are not corrected. With 3 seeds or fewer only large "
+    "differences can be shown."
 )
 
 
