@@ -4,7 +4,7 @@
 
 A trial's file, in `tuning/`, can be made again too. The exit code is 1 if a number differs. On another processor, or
 with another version of a library, rounding differs and training amplifies it; such differences of the environment are
-printed first.
+printed first. `ATEN_CPU_CAPABILITY=avx2` lets torch compute as on a processor without AVX-512.
 """
 
 from __future__ import annotations
@@ -61,6 +61,8 @@ def rerun(path: Path, data_root: Path, canonical_root: Path, results: Path) -> b
         UserError: the file cannot be used; its data or settings are not those that the study has here; the run fails.
     """
     stored, folder = read_run(path), path.resolve().parent.parent
+    if not (folder / STUDY_FILE).is_file():
+        raise DataError(f"is in no study's folder; accepted: STUDY/runs/NAME.json with STUDY/{STUDY_FILE}", path)
     study = read_study(folder / STUDY_FILE)
     suffix = folder.name.rpartition("-")[2]
     precision = suffix if suffix in (TF32, BF16) else FULL
@@ -92,14 +94,21 @@ def _spec_of(path: Path, study: Study, folders: Folders) -> RunSpec:
 
 
 def _compared(stored: Run, made: Run) -> bool:
-    """Print the differences of two runs; returns whether there is none."""
+    """Print the differences of two runs; returns whether there is none.
+
+    Raises:
+        DataError: the stored run lacks a test of the new one, or has other golds.
+    """
     if stored.diverged or made.diverged:
         print_line(f"diverged: {bool(stored.diverged)} in the file, {bool(made.diverged)} here")
         return bool(stored.diverged) == bool(made.diverged)
     same = True
-    for stage, tests in stored.evaluation.items():
+    for stage, tests in made.evaluation.items():
         for test, found in tests.items():
-            difference = difference_of(found, made.evaluation[stage][test])
+            before = stored.evaluation.get(stage, {}).get(test)
+            if before is None or not np.array_equal(before.golds, found.golds):
+                raise DataError(f"{stage}, {test}: found no predictions, or golds of another set", stored.path)
+            difference = difference_of(before, found)
             same = same and difference.largest == 0
             print_line(f"{stage}, {test}: {difference}")
     if stored.robustness != made.robustness:

@@ -56,7 +56,7 @@ class Setting(_Part):
         return list(dict.fromkeys(test for stage in self.all_stages for test in self.tests_of(stage)))
 
     def domain_of(self, test: str) -> str:
-        """The domain of a test set, judged by its name and seen from the training set."""
+        """`in domain`, `out of domain` or `both domains`, by a test set's name; the training set's domain is in."""
         if test == f"{self.train}_all_test":
             return "both domains"
         return "in domain" if test in (f"{self.train}_test", f"{self.train}_in_test") else "out of domain"

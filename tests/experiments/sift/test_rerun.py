@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from experiments.sift import matrix, rerun
 from experiments.sift.reporting.predictions import PredictedNumbers, Predictions
 from experiments.sift.rerun import Difference, difference_of
 from experiments.sift.running.jobs import Jobs
-from experiments.sift.running.layout import Folders
+from experiments.sift.running.layout import TF32_VARIABLE, Folders
 from experiments.sift.running.study import Study
 from experiments.sift.running.study_run import RunSpec, execute
 
@@ -123,6 +124,44 @@ def test_a_run_that_cannot_be_compared_is_refused_before_it_starts(
     with pytest.raises(DataError, match="was made with other data, settings or tests than the study has here"):
         again(path)
     assert not made.exists()
+
+
+def test_a_damaged_file_is_not_taken_for_the_same_run(done: Path, again: Again, tmp_path: Path):
+    path = done / "runs" / "near-plain-5.json"
+    made = tmp_path / "again" / done.name / "runs" / path.name
+    whole = path.read_text()
+
+    def without_a_test(file: Any) -> None:
+        del file["evaluation"]["trained"]["sentiment_a_test"]
+
+    def with_one_example(file: Any) -> None:
+        test = file["evaluation"]["trained"]["sentiment_a_test"]
+        file["evaluation"]["trained"]["sentiment_a_test"] = {
+            "golds": test["golds"][:1], "probabilities": test["probabilities"][:1], "metrics": {},
+        }  # fmt: skip
+
+    for damage in (without_a_test, with_one_example):
+        path.write_text(whole)
+        edit(path, damage)
+        with pytest.raises(DataError, match="trained, sentiment_a_test: found no predictions, or golds of another set"):
+            again(path)
+        made.unlink()
+    alone = tmp_path / "alone.json"
+    alone.write_text(whole)
+    with pytest.raises(DataError, match=r"alone.json: is in no study's folder; accepted: STUDY/runs/NAME.json"):
+        again(alone)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_run_is_made_again_in_its_precision(
+    done: Path, again: Again, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+):
+    """The folder's name has it."""
+    monkeypatch.delenv(TF32_VARIABLE, raising=False)
+    folder = done.rename(done.with_name(f"{done.name}-{precision}"))
+    assert again(folder / "runs" / "near-plain-5.json")
+    assert (os.environ.pop(TF32_VARIABLE, None) == "1") == (precision == "tf32")
+    assert (tmp_path / "again" / folder.name / "runs" / "near-plain-5.json").is_file()
 
 
 def test_differences_by_hand():
